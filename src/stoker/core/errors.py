@@ -1,0 +1,129 @@
+"""The one exception tree.
+
+Everything that Stoker raises on purpose derives from `StokerError`::
+
+    StokerError
+    ├── RequestError              the caller can fix it
+    │   ├── InvalidRequestError       a field is malformed or out of range         400
+    │   │   ├── ContextLengthError    prompt + output do not fit the context       400
+    │   │   └── UnsupportedFieldError a known field that is not supported          400
+    │   ├── AuthenticationError       no key, or a wrong one                       401
+    │   ├── ModelNotFoundError        no such model is served                      404
+    │   └── PayloadTooLargeError      the body is over the limit                   413
+    ├── CapacityError             the caller can try again later
+    │   ├── QueueFullError            every place is taken; carries retry_after_s  429
+    │   └── NotReadyError             no engine is ready                           503
+    ├── EngineError               a fault of ours
+    │   └── EngineDiedError           the engine process ended under a request     500
+    ├── ModelError                a model cannot be fetched, read or loaded
+    │   ├── UnknownModelError         neither the catalogue nor the disk has it
+    │   ├── SourceError               a download failed or its checksum is wrong
+    │   ├── CorruptFileError          a file is truncated or malformed
+    │   ├── UnsupportedModelError     a well-formed file that Stoker cannot run
+    │   └── OutOfMemoryError          weights or KV cache do not fit the machine
+    └── SettingsError             a setting is wrong, or two contradict each other
+
+The status codes are those of the OpenAI dialect; each dialect has one table that maps the classes
+to its own shape. A message says what was wrong, what was expected and what to do.
+"""
+
+
+class StokerError(Exception):
+    """Base of every error that Stoker raises on purpose; `str(error)` is for the person reading it."""
+
+
+class RequestError(StokerError):
+    """The request cannot be served as it is; the caller can fix it."""
+
+
+class InvalidRequestError(RequestError):
+    """A field is malformed or out of range.
+
+    Args:
+        message: What was wrong, what was expected and what to do.
+        param: The field's path in the request (``messages.0.content``), or None for the whole.
+        code: A short machine-readable reason, as the dialect spells them, or None.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and requested output together exceed the model's context; the message says by how much."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """A field of the dialect that would change the answer and is not supported."""
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message, param=param, code="unsupported_parameter")
+
+
+class AuthenticationError(RequestError):
+    """No API key was sent, or a wrong one."""
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that this server does not serve."""
+
+
+class PayloadTooLargeError(RequestError):
+    """The request body is over the configured limit."""
+
+
+class CapacityError(StokerError):
+    """Nothing is wrong with the request; the server cannot take it now."""
+
+
+class QueueFullError(CapacityError):
+    """Every running and waiting place is taken; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReadyError(CapacityError):
+    """No engine is ready to produce a token."""
+
+
+class EngineError(StokerError):
+    """The engine failed under a request."""
+
+
+class EngineDiedError(EngineError):
+    """The engine process ended while it held a request."""
+
+
+class ModelError(StokerError):
+    """A model cannot be fetched, read or loaded."""
+
+
+class UnknownModelError(ModelError):
+    """Neither the catalogue nor the model store nor the disk knows this name."""
+
+
+class SourceError(ModelError):
+    """A model could not be fetched from its source, or what arrived has the wrong checksum."""
+
+
+class CorruptFileError(ModelError):
+    """A model file is truncated or malformed."""
+
+
+class UnsupportedModelError(ModelError):
+    """A well-formed model file whose architecture, tensor types or tokenizer Stoker cannot run."""
+
+
+class OutOfMemoryError(ModelError):
+    """Weights or KV cache do not fit the memory that this process may use."""
+
+
+class SettingsError(StokerError):
+    """A setting is wrong, or two settings contradict each other."""

@@ -1,0 +1,99 @@
+"""The protocols between the layers. Each is small; an optional ability is another protocol."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from stoker.core.step import StepPlan, StepResult
+from stoker.core.text import Event, TextRequest
+from stoker.core.tokens import TokenEvent, TokenRequest
+
+
+class Clock(Protocol):
+    """Monotonic time, passed in so that tests decide it."""
+
+    def __call__(self) -> float:
+        """Return seconds since an arbitrary start; never decreases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine says of itself when it is ready.
+
+    Attributes:
+        model: The served model's name.
+        fingerprint: Names weights, KV type and instruction-set path; the same fingerprint, request
+            and seed give the same tokens.
+        context_length: Most tokens (prompt and output) of one sequence.
+        vocab_size: Token ids are below this.
+        kv_blocks: KV blocks in all, of `BLOCK_TOKENS` tokens each.
+        max_running: Most sequences computed in one step.
+        max_waiting: Most sequences queued behind them.
+    """
+
+    model: str
+    fingerprint: str
+    context_length: int
+    vocab_size: int
+    kv_blocks: int
+    max_running: int
+    max_waiting: int
+
+
+class StepEngine(Protocol):
+    """Computes one step at a time, synchronously; owned by one thread."""
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks in all; block ids in a plan are below this."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, KV type and instruction-set path."""
+
+    def forward(self, plan: StepPlan) -> StepResult:
+        """Compute the plan's tokens into the KV cache and sample where the plan says so.
+
+        Raises:
+            EngineError: The plan is not one this engine can compute.
+        """
+
+    def close(self) -> None:
+        """Free threads and memory."""
+
+
+class TokenEngine(Protocol):
+    """Token ids in, token events out."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine said of itself.
+
+        Raises:
+            NotReadyError: No engine is ready.
+        """
+
+    def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Yield `Admitted`, then `TokensEvent`s, the last with a finish reason.
+
+        Closing the generator before its end aborts the sequence and frees its KV blocks at the next
+        engine call.
+
+        Raises:
+            QueueFullError: Every running and waiting place is taken.
+            NotReadyError: No engine is ready.
+            EngineDiedError: The engine ended under the sequence.
+        """
+
+
+class Generator(Protocol):
+    """Messages or prompt in, text events out. Policies are wrappers over this protocol."""
+
+    def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
+        """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.
+
+        Everything that can be refused is refused before `Started`. Closing the generator aborts.
+
+        Raises:
+            StokerError: See `stoker.core.errors` for the tree.
+        """

@@ -1,0 +1,34 @@
+"""Counters and gauges that an engine reports with every step."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """State of one engine after a step; the counters start at 0 with each incarnation.
+
+    Attributes:
+        running: Sequences that hold KV blocks and take part in steps.
+        waiting: Sequences queued behind them, preempted ones included.
+        kv_blocks_total: KV blocks in all.
+        kv_blocks_used: Blocks held by running sequences.
+        kv_blocks_cached: Blocks held by nobody that keep a prefix for later.
+        prompt_tokens_total: Prompt tokens of admitted sequences.
+        cached_tokens_total: Those of them that came from the prefix cache.
+        generated_tokens_total: Tokens sampled.
+        preemptions_total: Sequences that gave up their blocks to be recomputed later.
+        steps_total: Engine calls.
+        step_seconds_total: Time spent in them.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_cached: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    preemptions_total: int = 0
+    steps_total: int = 0
+    step_seconds_total: float = 0.0
