@@ -1,0 +1,136 @@
+"""`open_model`: a model file on disk, ready to be loaded by an engine or read by the text side."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stoker.models.architecture import read_config
+from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
+from stoker.models.gguf import GgufFile, Metadata, TensorInfo
+from stoker.models.tokenizer_spec import read_tokenizer
+
+DIGEST_CHARS = 32
+"""Length of a digest: 128 bits in hex."""
+
+_SAMPLE_BYTES = 4096
+
+
+class TensorMap(Mapping[str, Tensor]):
+    """The tensors of a file by name; views of the mapped file, made when asked for."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        info = self._file.tensors[name]
+        data = self._file.view(info.start, info.size_bytes)
+        return Tensor(info.name, info.type.name, info.shape, data)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.tensors)
+
+    def __len__(self) -> int:
+        return len(self._file.tensors)
+
+
+class OpenedModel:
+    """A model file whose header and tensor table have been checked; a `WeightSource`.
+
+    Nothing is decoded before it is asked for: the engine process never touches the vocabulary, the
+    gateway never touches a tensor. Also a context manager that closes itself.
+
+    Args:
+        file: The opened file; closed with this object.
+        recorded_sha256: SHA-256 of the whole file when it is already known, else None.
+    """
+
+    def __init__(self, file: GgufFile, recorded_sha256: str | None = None) -> None:
+        self._file = file
+        self._recorded_sha256 = recorded_sha256
+        self._config = read_config(str(file.path), file.metadata, file.tensors)
+        self._tensors = TensorMap(file)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self._file.size_bytes
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        return self._config
+
+    @property
+    def metadata(self) -> Metadata:
+        """Everything that the file says of itself."""
+        return self._file.metadata
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor by name; the data is mapped, not copied."""
+        return self._tensors
+
+    @property
+    def tensor_infos(self) -> Mapping[str, TensorInfo]:
+        """Type, shape and place of every tensor by name."""
+        return self._file.tensors
+
+    @cached_property
+    def tokenizer(self) -> TokenizerSpec:
+        """The tokenizer.
+
+        Raises:
+            CorruptFileError: Parts are missing or contradict each other.
+            UnsupportedModelError: A tokenizer that Stoker does not run.
+        """
+        return read_tokenizer(str(self._file.path), self._file.metadata)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names these weights in `DIGEST_CHARS` hex digits, without reading the whole file.
+
+        For a model in the store it begins the SHA-256 that was checked when the file was pulled.
+        For any other file it is a SHA-256 of the size, the header and 4 KiB from the middle of each
+        tensor: files of different models differ in it, but a change of single weights can go
+        unseen, so do not edit a served file in place.
+        """
+        if self._recorded_sha256 is not None:
+            return self._recorded_sha256[:DIGEST_CHARS]
+        state = sha256(b"stoker sampled file digest 1\0")
+        state.update(self._file.size_bytes.to_bytes(8, "little"))
+        state.update(self._file.view(0, self._file.data_start))
+        for info in self._file.tensors.values():
+            offset = max(0, info.size_bytes - _SAMPLE_BYTES) // 2
+            state.update(self._file.view(info.start + offset, min(_SAMPLE_BYTES, info.size_bytes)))
+        return state.hexdigest()[:DIGEST_CHARS]
+
+    def close(self) -> None:
+        """Let go of the file; tensors handed out earlier stay valid."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_model(path: Path | str) -> OpenedModel:
+    """Open a GGUF model file.
+
+    Raises:
+        UnknownModelError: There is no such file, or it may not be read.
+        CorruptFileError: The file is truncated or malformed.
+        UnsupportedModelError: A well-formed file that Stoker cannot run.
+    """
+    return OpenedModel(GgufFile(Path(path)))
