@@ -9,7 +9,9 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   │   └── UnsupportedFieldError a known field that is not supported          400
     │   ├── AuthenticationError       no key, or a wrong one                       401
     │   ├── ModelNotFoundError        no such model is served                      404
-    │   └── PayloadTooLargeError      the body is over the limit                   413
+    │   ├── PayloadTooLargeError      the body is over the limit                   413
+    │   ├── RequestTimeoutError       the body did not arrive in time              408
+    │   └── ClientGoneError           the client left before the answer was done   (499, in logs only)
     ├── CapacityError             the caller can try again later
     │   ├── QueueFullError            every place is taken; carries retry_after_s  429
     │   └── NotReadyError             no engine is ready                           503
@@ -75,6 +77,14 @@ class ModelNotFoundError(RequestError):
 
 class PayloadTooLargeError(RequestError):
     """The request body is over the configured limit."""
+
+
+class RequestTimeoutError(RequestError):
+    """The request body did not arrive in the time allowed."""
+
+
+class ClientGoneError(RequestError):
+    """The client closed the connection; nobody reads this error, logs and metrics count it as 499."""
 
 
 class CapacityError(StokerError):

@@ -42,7 +42,8 @@ class TextRequest:
     """A request for one or several continuations of one prompt, validated but not yet tokenized.
 
     Attributes:
-        request_id: The ``x-request-id`` of this request.
+        request_id: Unique among requests in flight; begins with the client's ``x-request-id``, which
+            by itself need not be unique.
         model: Name of the served model.
         prompt: What to continue.
         max_tokens: Most tokens to generate per choice; None for the rest of the context.
