@@ -1,1 +1,1 @@
-"""Fakes and file makers for tests; shipped, and imported by nothing but tests."""
+"""Fakes and workload makers for tests, Stoker's own and those of programs built on it."""

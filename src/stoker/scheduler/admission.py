@@ -1,0 +1,117 @@
+"""Which requests are accepted, and when a waiting sequence starts to run."""
+
+from dataclasses import dataclass
+
+from stoker.core.errors import ContextLengthError, InvalidRequestError
+from stoker.core.step import BLOCK_TOKENS
+from stoker.core.tokens import TokenRequest
+from stoker.kvcache import KVCache, blocks_for
+from stoker.scheduler.counters import Counters
+from stoker.scheduler.limits import SchedulerLimits
+from stoker.scheduler.preempt import preempt_last
+from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.sequence import SequenceState
+
+
+def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: int) -> None:
+    """Refuse a request that could never end.
+
+    Raises:
+        ContextLengthError: Prompt and output exceed the context.
+        InvalidRequestError: It is malformed, or needs more KV blocks than exist.
+    """
+    if not request.prompt:
+        raise InvalidRequestError("the prompt has no tokens; send at least one", param="prompt")
+    if request.max_tokens < 1:
+        raise InvalidRequestError(
+            f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens"
+        )
+    n_prompt = len(request.prompt)
+    n_total = n_prompt + request.max_tokens
+    if n_total > limits.context_length:
+        raise ContextLengthError(
+            f"the prompt's {n_prompt} tokens and max_tokens={request.max_tokens} exceed the context of "
+            f"{limits.context_length} tokens by {n_total - limits.context_length}; shorten either",
+            param="max_tokens" if n_prompt < limits.context_length else "prompt",
+        )
+    # The last token sampled is never computed, so it needs no room.
+    n_needed = blocks_for(n_total - 1)
+    if n_needed > n_blocks:
+        raise InvalidRequestError(
+            f"the prompt's {n_prompt} tokens and max_tokens={request.max_tokens} need {n_needed} KV blocks "
+            f"and the engine has {n_blocks}; shorten either, or give the KV cache more memory",
+            param="max_tokens",
+            code="kv_cache_exceeded",
+        )
+
+
+@dataclass(slots=True)
+class Admission:
+    """Moves sequences from the front of the waiting queue to the running ones.
+
+    The front alone is looked at: nobody overtakes it. It starts when it has
+
+    * a running place,
+    * a token in this step (before that, others may still publish blocks that it can share),
+    * blocks for all its tokens, beside one for each running sequence to grow into. Less would
+      admit it only to be preempted soon.
+
+    Running sequences of a lower priority are preempted to make room for it.
+    """
+
+    limits: SchedulerLimits
+    cache: KVCache
+    running: SequenceQueue
+    waiting: SequenceQueue
+    counters: Counters
+
+    def admit_waiting(self) -> None:
+        """Admit as many as can start now."""
+        while self.waiting.items:
+            sequence = self.waiting.items[0]
+            if not (self._has_place(sequence) and self._has_token(sequence)):
+                return
+            if not self._take_blocks(sequence):
+                return
+            if len(self.running) == self.limits.max_running:
+                self._preempt_last()
+            self.waiting.remove(sequence)
+            self.running.add(sequence)
+
+    def _has_place(self, sequence: SequenceState) -> bool:
+        running = self.running.items
+        return len(running) < self.limits.max_running or running[-1].yields_to(sequence)
+
+    def _has_token(self, sequence: SequenceState) -> bool:
+        """Whether the step has tokens left after every decode, and every prefill before this one."""
+        order = sequence.order
+        claimed = 0
+        for other in self.running.items:
+            n_pending = len(other.tokens) - other.n_computed
+            if n_pending == 1 or other.order < order:
+                claimed += n_pending
+        return claimed < self.limits.max_step_tokens
+
+    def _take_blocks(self, sequence: SequenceState) -> bool:
+        cache = self.cache
+        running = self.running.items
+        hits = cache.match(sequence.namespace, sequence.tokens)
+        n_new = blocks_for(len(sequence.tokens)) - len(hits)
+        table = cache.reserve(hits, n_new, spare=len(running))
+        while table is None:
+            if not (running and running[-1].yields_to(sequence)):
+                return False
+            self._preempt_last()
+            table = cache.reserve(hits, n_new, spare=len(running))
+        sequence.table = table
+        sequence.n_published = len(hits)
+        sequence.n_computed = len(hits) * BLOCK_TOKENS
+        if sequence.n_cached is None:
+            sequence.n_cached = sequence.n_computed
+            self.counters.prompt_tokens += sequence.n_prompt
+            self.counters.cached_tokens += sequence.n_cached
+        return True
+
+    def _preempt_last(self) -> None:
+        preempt_last(self.running, self.waiting, self.cache)
+        self.counters.preemptions += 1

@@ -1,0 +1,78 @@
+"""From the result of one step to events."""
+
+from stoker.core.errors import EngineError
+from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
+from stoker.core.tokens import FinishReason, TokensEvent
+from stoker.kvcache import KVCache
+from stoker.scheduler.sequence import SequenceState
+
+
+def validate_result(plan: StepPlan, result: StepResult) -> None:
+    """Refuse a result that does not answer the plan.
+
+    Raises:
+        EngineError: A row is missing, or a token was sampled where none was asked for or the reverse.
+    """
+    if len(result.logprobs) != len(plan.samples) or plan.samples != [
+        token >= 0 for token in result.token_ids
+    ]:
+        raise EngineError(
+            f"a step of {len(plan.samples)} sequences with samples={plan.samples} returned "
+            f"token_ids={result.token_ids} and {len(result.logprobs)} logprobs; report this bug"
+        )
+
+
+def apply_result(
+    plan: StepPlan, rows: list[SequenceState], result: StepResult, cache: KVCache
+) -> tuple[list[TokensEvent], list[SequenceState]]:
+    """Count the plan's tokens as computed, publish the blocks they filled and append what was sampled.
+
+    Args:
+        plan: What was computed.
+        rows: The sequence of each row; aborted ones are passed over.
+        result: What was sampled; validated.
+        cache: Where full blocks are published.
+
+    Returns:
+        One event per sampled token, and the sequences that ended with theirs.
+    """
+    events: list[TokensEvent] = []
+    ended: list[SequenceState] = []
+    for sequence, run, token, logprob in zip(
+        rows, plan.tokens, result.token_ids, result.logprobs, strict=True
+    ):
+        if sequence.aborted:
+            continue
+        n_computed = sequence.n_computed = sequence.n_computed + len(run)
+        if n_computed >= (sequence.n_published + 1) * BLOCK_TOKENS:
+            _publish_full(sequence, cache)
+        if token < 0:
+            continue
+        sequence.tokens.append(token)
+        reason = None
+        if token in sequence.stop_token_ids:
+            reason = FinishReason.STOP
+        elif len(sequence.tokens) == sequence.max_total:
+            reason = FinishReason.LENGTH
+        if reason is not None:
+            ended.append(sequence)
+        events.append(
+            TokensEvent(
+                sequence.request_id,
+                (token,),
+                () if logprob is None else (logprob,),
+                sequence.n_cached or 0,
+                reason,
+            )
+        )
+    return events, ended
+
+
+def _publish_full(sequence: SequenceState, cache: KVCache) -> None:
+    table = sequence.table
+    parent = sequence.parent
+    for i in range(sequence.n_published, sequence.n_computed // BLOCK_TOKENS):
+        start = i * BLOCK_TOKENS
+        parent = cache.publish(parent, sequence.tokens[start : start + BLOCK_TOKENS], table[i])
+        table[i] = parent
+    sequence.n_published = sequence.n_computed // BLOCK_TOKENS

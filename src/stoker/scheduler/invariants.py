@@ -1,0 +1,69 @@
+"""What must hold of the scheduler's sequences between any two calls."""
+
+from collections.abc import Mapping
+
+from stoker.core.errors import EngineError
+from stoker.core.step import BLOCK_TOKENS
+from stoker.kvcache import KVCache, Parent
+from stoker.scheduler.limits import SchedulerLimits
+from stoker.scheduler.sequence import SequenceState
+
+
+def check_sequences(
+    running: list[SequenceState],
+    waiting: list[SequenceState],
+    live: Mapping[str, SequenceState],
+    limits: SchedulerLimits,
+    cache: KVCache,
+) -> None:
+    """Verify queues, order and every sequence's state.
+
+    Args:
+        running: Sequences that hold blocks; those aborted under a step in flight included.
+        waiting: Sequences that hold none.
+        live: All that were submitted and have neither ended nor been aborted, by id.
+        limits: The scheduler's limits.
+        cache: The cache that holds the published blocks.
+
+    Raises:
+        EngineError: An invariant is broken.
+    """
+    queued = [sequence for sequence in (*running, *waiting) if not sequence.aborted]
+    if len(queued) != len(live) or any(live.get(s.request_id) is not s for s in queued):
+        raise _broken("a live sequence is not exactly one of running and waiting")
+    if len(running) > limits.max_running:
+        raise _broken(f"{len(running)} sequences run and {limits.max_running} may")
+    for queue in (running, waiting):
+        orders = [sequence.order for sequence in queue]
+        if orders != sorted(set(orders)):
+            raise _broken("a queue is out of order")
+    if running and any(not w.order > running[-1].order and not running[-1].yields_to(w) for w in waiting):
+        raise _broken("a sequence was overtaken by a newer one of its priority")
+    for sequence in running:
+        _check_running(sequence, cache)
+    for sequence in waiting:
+        if sequence.table or sequence.n_computed or sequence.n_published or sequence.aborted:
+            raise _broken(f"the waiting sequence {sequence.request_id!r} holds blocks or is aborted")
+
+
+def _broken(what: str) -> EngineError:
+    return EngineError(f"scheduler: {what}; report this bug")
+
+
+def _check_running(sequence: SequenceState, cache: KVCache) -> None:
+    name = f"the running sequence {sequence.request_id!r}"
+    n_tokens = len(sequence.tokens)
+    if not 0 <= sequence.n_computed < n_tokens < sequence.max_total:
+        raise _broken(f"{name} has computed {sequence.n_computed} of {n_tokens} tokens")
+    if sequence.n_computed > len(sequence.table) * BLOCK_TOKENS:
+        raise _broken(f"{name} has computed more tokens than its blocks hold")
+    if sequence.n_published != sequence.n_computed // BLOCK_TOKENS:
+        raise _broken(f"{name} has a full block that is not published, or the reverse")
+    parent: Parent = sequence.namespace
+    for i in range(len(sequence.table)):
+        block = sequence.table[i]
+        start = i * BLOCK_TOKENS
+        key = (parent, tuple(sequence.tokens[start : start + BLOCK_TOKENS]))
+        if cache.key_of(block) != (key if i < sequence.n_published else None):
+            raise _broken(f"{name} has the wrong tokens published for its block {i}")
+        parent = block

@@ -1,0 +1,39 @@
+"""How much a scheduler takes on."""
+
+from dataclasses import dataclass
+
+from stoker.core.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLimits:
+    """Bounds of one scheduler.
+
+    Attributes:
+        context_length: Most tokens (prompt and output) of one sequence.
+        max_running: Most sequences computed in one step.
+        max_waiting: Most sequences queued while every running place is taken.
+        max_step_tokens: Most tokens computed in one step; at least `max_running`, so that every
+            running sequence can have one.
+
+    Raises:
+        SettingsError: A limit is out of range, or two contradict each other.
+    """
+
+    context_length: int
+    max_running: int = 64
+    max_waiting: int = 256
+    max_step_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for name, least in (("context_length", 1), ("max_running", 1), ("max_waiting", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)}; set it to {least} or more",
+                )
+        if self.max_step_tokens < self.max_running:
+            raise SettingsError(
+                f"max_step_tokens is {self.max_step_tokens}, less than max_running ({self.max_running}), "
+                "so a step would not have a token for each running sequence; "
+                "raise max_step_tokens or lower max_running"
+            )

@@ -1,0 +1,97 @@
+"""From the running sequences to the plan of one step."""
+
+from stoker.core.step import BLOCK_TOKENS, StepPlan
+from stoker.kvcache import KVCache
+from stoker.scheduler.preempt import preempt_last
+from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.sequence import SequenceState
+
+
+def grow_tables(running: SequenceQueue, waiting: SequenceQueue, cache: KVCache) -> int:
+    """Give each running sequence blocks for all its tokens, those before in order first.
+
+    Returns:
+        How many sequences were preempted for it.
+    """
+    n_preempted = 0
+    # Preemption takes from the end of the list, which ends this loop early and nothing else.
+    for sequence in running.items:
+        while len(sequence.tokens) > len(sequence.table) * BLOCK_TOKENS:
+            block = cache.allocate()
+            if block is not None:
+                sequence.table.append(block)
+                continue
+            preempted_itself = running.items[-1] is sequence
+            preempt_last(running, waiting, cache)
+            n_preempted += 1
+            if preempted_itself:
+                break
+    return n_preempted
+
+
+def build_plan(
+    running: list[SequenceState], cache: KVCache, max_step_tokens: int
+) -> tuple[StepPlan, list[SequenceState]]:
+    """Plan one token for each decode, then chunks of prompts while the step has tokens left.
+
+    Args:
+        running: The running sequences in order; their tables have room for all their tokens.
+        cache: Where another sequence may have published what this one still has to compute.
+        max_step_tokens: Most tokens in the plan; at least as many as there are sequences.
+
+    Returns:
+        The plan, and the sequence of each of its rows. Block tables are shared with the sequences,
+        not copied.
+    """
+    rows = [sequence for sequence in running if len(sequence.tokens) - sequence.n_computed == 1]
+    n_decodes = len(rows)
+    plan = StepPlan(
+        request_ids=[sequence.request_id for sequence in rows],
+        tokens=[sequence.tokens[-1:] for sequence in rows],
+        first_positions=[sequence.n_computed for sequence in rows],
+        block_tables=[sequence.table for sequence in rows],
+        samples=[True] * n_decodes,
+        sampling=[sequence.sampling for sequence in rows],
+    )
+    if n_decodes < len(running):
+        _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes)
+    return plan, rows
+
+
+def _add_chunks(
+    plan: StepPlan, rows: list[SequenceState], running: list[SequenceState], cache: KVCache, n_left: int
+) -> None:
+    for sequence in running:
+        tokens = sequence.tokens
+        if len(tokens) - sequence.n_computed == 1:
+            continue
+        if n_left == 0:
+            return
+        _skip_published(sequence, cache)
+        start = sequence.n_computed
+        end = min(len(tokens), start + n_left)
+        n_left -= end - start
+        rows.append(sequence)
+        plan.request_ids.append(sequence.request_id)
+        plan.tokens.append(tokens[start:end])
+        plan.first_positions.append(start)
+        plan.block_tables.append(sequence.table)
+        plan.samples.append(end == len(tokens))
+        plan.sampling.append(sequence.sampling)
+
+
+def _skip_published(sequence: SequenceState, cache: KVCache) -> None:
+    """Jump over blocks that another sequence has computed since this one was admitted.
+
+    So of several equal prompts that arrive together only one is computed.
+    """
+    tokens = sequence.tokens
+    start = sequence.n_published * BLOCK_TOKENS
+    while (end := start + BLOCK_TOKENS) < len(tokens):
+        own = sequence.table[sequence.n_published]
+        published = cache.exchange(sequence.parent, tokens[start:end], own)
+        if published is None:
+            return
+        sequence.table[sequence.n_published] = published
+        sequence.n_published += 1
+        sequence.n_computed = start = end

@@ -1,0 +1,32 @@
+"""Sequences in the order in which they are served."""
+
+from bisect import bisect_left, insort
+from operator import attrgetter
+
+from stoker.scheduler.sequence import SequenceState
+
+_order = attrgetter("order")
+
+
+class SequenceQueue:
+    """A list of sequences sorted by (-priority, arrival).
+
+    Finding a place costs O(log n), and no operation looks at every sequence. A preempted sequence
+    keeps its order and so comes back to the place it had.
+    """
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[SequenceState] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def add(self, sequence: SequenceState) -> None:
+        """Put a sequence in its place."""
+        insort(self.items, sequence, key=_order)
+
+    def remove(self, sequence: SequenceState) -> None:
+        """Take out a sequence that is in the queue."""
+        del self.items[bisect_left(self.items, sequence.order, key=_order)]

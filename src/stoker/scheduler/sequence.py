@@ -1,0 +1,70 @@
+"""The state of one sequence."""
+
+from dataclasses import dataclass, field
+
+from stoker.core.sampling import SamplingParams
+from stoker.core.tokens import TokenRequest
+from stoker.kvcache import Namespace, Parent
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SequenceState:
+    """What the scheduler knows of one sequence, kept up to date step by step.
+
+    A sequence has no phase. It wants its tokens computed, and a token is sampled whenever the last
+    of them has been.
+
+    Attributes:
+        request_id: The request's id.
+        order: (-priority, arrival): smaller is served first and preempted last.
+        namespace: Parent of its first block in the prefix index.
+        sampling: How its tokens are sampled.
+        stop_token_ids: Tokens that end it.
+        n_prompt: Tokens of the prompt.
+        max_total: It ends when it has this many tokens.
+        tokens: Prompt, then sampled tokens.
+        n_computed: Tokens whose KV is in its blocks.
+        table: Its block ids in order of position. Only changed while no step is in flight, except
+            that `commit` may swap a block for an equal one when the forward is over.
+        n_published: Leading blocks of `table` that are in the prefix index: all the full ones.
+        n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
+        aborted: Aborted under a step in flight; its blocks are released when the step is over.
+    """
+
+    request_id: str
+    order: tuple[int, int]
+    namespace: Namespace
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int]
+    n_prompt: int
+    max_total: int
+    tokens: list[int]
+    n_computed: int = 0
+    table: list[int] = field(default_factory=list)
+    n_published: int = 0
+    n_cached: int | None = None
+    aborted: bool = False
+
+    @classmethod
+    def of(cls, request: TokenRequest, *, arrival: int, root: str) -> "SequenceState":
+        """Return the state of a request that has just been submitted as number `arrival`."""
+        n_prompt = len(request.prompt)
+        return cls(
+            request_id=request.request_id,
+            order=(-request.priority, arrival),
+            namespace=Namespace(root, request.cache_salt),
+            sampling=request.sampling,
+            stop_token_ids=request.stop_token_ids,
+            n_prompt=n_prompt,
+            max_total=n_prompt + request.max_tokens,
+            tokens=list(request.prompt),
+        )
+
+    @property
+    def parent(self) -> Parent:
+        """What precedes its first unpublished block in the prefix index."""
+        return self.table[self.n_published - 1] if self.n_published else self.namespace
+
+    def yields_to(self, other: "SequenceState") -> bool:
+        """Whether `other` has a higher priority (having arrived earlier is not enough)."""
+        return other.order[0] < self.order[0]

@@ -1,0 +1,166 @@
+"""A deterministic engine without weights, which notices every mistake in paging.
+
+It keeps a paged "KV cache" of its own. The entry of a token is a hash of *all entries before it*, as
+a transformer's keys and values depend on everything before them; and both that hash and the sampled
+token are made from what the memory holds where the block table points. So a wrong table, a block
+reused too early or shared wrongly, or a token missed or computed twice gives other tokens than
+`reference_tokens`, which uses no memory at all.
+"""
+
+from array import array
+from collections.abc import Callable
+from hashlib import blake2b
+
+from stoker.core.errors import EngineError
+from stoker.core.sampling import SamplingParams
+from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
+from stoker.core.tokens import TokenLogprob, TokenRequest
+
+DEFAULT_VOCAB_SIZE = 256
+
+
+class FakeStepEngine:
+    """A `StepEngine` whose tokens depend on exactly what the plan's blocks hold.
+
+    Args:
+        kv_blocks: KV blocks in all.
+        vocab_size: Token ids are below this.
+        before_forward: Called with each plan before it is computed; a test may record it, wait or
+            raise there.
+    """
+
+    def __init__(
+        self,
+        kv_blocks: int = 64,
+        vocab_size: int = DEFAULT_VOCAB_SIZE,
+        before_forward: Callable[[StepPlan], None] | None = None,
+    ) -> None:
+        self._kv_blocks = kv_blocks
+        self._vocab_size = vocab_size
+        self._before_forward = before_forward
+        self._memory = array("Q", bytes(8 * kv_blocks * BLOCK_TOKENS))
+        self.n_forwards = 0
+        self.closed = False
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks in all; block ids in a plan are below this."""
+        return self._kv_blocks
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self._vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this fake and its vocabulary."""
+        return f"fake-{self._vocab_size}"
+
+    def forward(self, plan: StepPlan) -> StepResult:
+        """Compute the plan's tokens into the memory and sample where the plan says so.
+
+        Raises:
+            EngineError: The plan is malformed, or computes a block that another sequence uses.
+        """
+        if self.closed:
+            raise EngineError("the engine is closed")
+        if self._before_forward is not None:
+            self._before_forward(plan)
+        _check_plan(plan, self._kv_blocks, self._vocab_size)
+        self.n_forwards += 1
+        token_ids = []
+        logprobs = []
+        for row in range(len(plan.request_ids)):
+            state = self._compute(plan.tokens[row], plan.first_positions[row], plan.block_tables[row])
+            token_id = -1
+            logprob = None
+            if plan.samples[row]:
+                token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size)
+            token_ids.append(token_id)
+            logprobs.append(logprob)
+        return StepResult(token_ids, logprobs)
+
+    def close(self) -> None:
+        """Refuse further steps."""
+        self.closed = True
+
+    def _compute(self, tokens: list[int], first_position: int, table: list[int]) -> bytes:
+        context = blake2b(digest_size=8)
+        n_full, n_rest = divmod(first_position, BLOCK_TOKENS)
+        for block in table[:n_full]:
+            context.update(self._memory[block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS].tobytes())
+        if n_rest:
+            start = table[n_full] * BLOCK_TOKENS
+            context.update(self._memory[start : start + n_rest].tobytes())
+        for position, token in enumerate(tokens, first_position):
+            entry = _entry(context.digest(), token)
+            slot = table[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS
+            self._memory[slot] = entry
+            context.update(self._memory[slot : slot + 1].tobytes())
+        return context.digest()
+
+
+def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE) -> tuple[int, ...]:
+    """Return the tokens that a request must get from a `FakeStepEngine`, whatever else runs."""
+    context = blake2b(digest_size=8)
+    for token in request.prompt:
+        context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
+    output: list[int] = []
+    while len(output) < request.max_tokens:
+        token, _ = _sample(context.digest(), request.sampling, vocab_size)
+        output.append(token)
+        if token in request.stop_token_ids:
+            break
+        context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
+    return tuple(output)
+
+
+def _entry(state: bytes, token: int) -> int:
+    return int.from_bytes(blake2b(state + token.to_bytes(8, "little"), digest_size=8).digest(), "little")
+
+
+def _sample(state: bytes, sampling: SamplingParams, vocab_size: int) -> tuple[int, TokenLogprob | None]:
+    key = f"{sampling.seed}/{sampling.choice}" if sampling.temperature else "greedy"
+    drawn = int.from_bytes(blake2b(state, key=key.encode(), digest_size=8).digest(), "little")
+    token = drawn % vocab_size
+    if sampling.logprobs is None:
+        return token, None
+    top = tuple(((token + rank) % vocab_size, -0.5 - rank) for rank in range(sampling.logprobs))
+    return token, TokenLogprob(-0.5, top)
+
+
+def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
+    n_rows = len(plan.request_ids)
+    columns = (plan.tokens, plan.first_positions, plan.block_tables, plan.samples, plan.sampling)
+    if not n_rows or any(len(column) != n_rows for column in columns):
+        raise EngineError(f"a plan has {n_rows} request ids and {[len(column) for column in columns]} rows")
+    for row in range(n_rows):
+        _check_row(plan, row, kv_blocks, vocab_size)
+    _check_writers(plan)
+
+
+def _check_row(plan: StepPlan, row: int, kv_blocks: int, vocab_size: int) -> None:
+    tokens, first, table = plan.tokens[row], plan.first_positions[row], plan.block_tables[row]
+    end = first + len(tokens)
+    if not tokens or first < 0 or end > len(table) * BLOCK_TOKENS:
+        raise EngineError(f"row {row}: tokens {first}..{end} do not fit {len(table)} blocks")
+    if not all(0 <= token < vocab_size for token in tokens):
+        raise EngineError(f"row {row}: a token is outside the vocabulary of {vocab_size}")
+    if not all(0 <= block < kv_blocks for block in table) or len(set(table)) != len(table):
+        raise EngineError(f"row {row}: the table {table} is not of distinct blocks below {kv_blocks}")
+
+
+def _check_writers(plan: StepPlan) -> None:
+    """Refuse a block that one row writes while another uses it: a race in a real engine."""
+    writer: dict[int, int] = {}
+    for row, table in enumerate(plan.block_tables):
+        first = plan.first_positions[row]
+        end = first + len(plan.tokens[row])
+        for block in table[first // BLOCK_TOKENS : -(-end // BLOCK_TOKENS)]:
+            if writer.setdefault(block, row) != row:
+                raise EngineError(f"rows {writer[block]} and {row} both write block {block}")
+    for row, table in enumerate(plan.block_tables):
+        for block in table:
+            if writer.get(block, row) != row:
+                raise EngineError(f"row {row} uses block {block}, which row {writer[block]} writes")

@@ -1,0 +1,63 @@
+"""Makers of token requests, the same on every run."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from stoker.core.sampling import SamplingParams
+from stoker.core.tokens import TokenRequest
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE
+
+
+def make_tokens(name: str, n_tokens: int, vocab_size: int = DEFAULT_VOCAB_SIZE) -> tuple[int, ...]:
+    """Return `n_tokens` token ids that look random and depend on `name` alone.
+
+    A longer sequence of the same name begins with the shorter one.
+    """
+    return tuple(
+        int.from_bytes(blake2b(f"{name}/{i}".encode(), digest_size=8).digest(), "little") % vocab_size
+        for i in range(n_tokens)
+    )
+
+
+def make_request(
+    request_id: str,
+    *,
+    prompt: Sequence[int] | None = None,
+    n_prompt: int = 20,
+    max_tokens: int = 8,
+    stop_token_ids: frozenset[int] = frozenset(),
+    sampling: SamplingParams | None = None,
+    cache_salt: str = "",
+    priority: int = 0,
+) -> TokenRequest:
+    """Return a request; its prompt is made from its id unless given, and it is greedy unless told."""
+    return TokenRequest(
+        request_id=request_id,
+        prompt=make_tokens(request_id, n_prompt) if prompt is None else tuple(prompt),
+        max_tokens=max_tokens,
+        stop_token_ids=stop_token_ids,
+        sampling=sampling or SamplingParams(temperature=0.0),
+        cache_salt=cache_salt,
+        priority=priority,
+    )
+
+
+def mixed_lengths(
+    n_requests: int, prompt_lengths: Sequence[int] = (1, 15, 16, 17, 60, 200), max_tokens: int = 12
+) -> list[TokenRequest]:
+    """Return requests without common prefixes whose prompt lengths go round `prompt_lengths`."""
+    return [
+        make_request(f"mixed-{i}", n_prompt=prompt_lengths[i % len(prompt_lengths)], max_tokens=max_tokens)
+        for i in range(n_requests)
+    ]
+
+
+def shared_prefix(
+    n_requests: int, n_prefix: int = 100, n_tail: int = 20, max_tokens: int = 12
+) -> list[TokenRequest]:
+    """Return requests whose prompts share their first `n_prefix` tokens, as behind one system prompt."""
+    prefix = make_tokens("shared", n_prefix)
+    return [
+        make_request(f"shared-{i}", prompt=prefix + make_tokens(f"tail-{i}", n_tail), max_tokens=max_tokens)
+        for i in range(n_requests)
+    ]
