@@ -1,0 +1,96 @@
+"""Settings as command-line flags, generated from `stoker.config.Settings`."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from cyclopts import Group, Parameter
+from pydantic import ByteSize
+
+from stoker.config import GROUPS, Settings, load_settings
+
+_Command = Callable[..., None]
+
+_HEADINGS = {title: Group(title, sort_key=order) for order, title in enumerate(GROUPS, start=10)}
+
+_CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        Parameter(
+            group=_HEADINGS["Model and folders"],
+            metavar="FILE",
+            help="The settings file. Unset, it is `STOKER_CONFIG`, `config.toml` in `home`, or "
+            "`~/.config/stoker/config.toml`.",
+        ),
+    ],
+)
+
+
+def with_settings(*fields: str) -> Callable[[_Command], _Command]:
+    """Give a command a flag for each of these settings; `model` may also be its first argument.
+
+    The command is called with the merged settings, then its own arguments. A flag's value stays text
+    until `load_settings` reads it, so that a wrong one is explained in the same words wherever it
+    comes from.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def run(*args: Any, **kwargs: Any) -> None:
+            given = signature.bind(*args, **kwargs).arguments
+            config_file = given.pop("config", None)
+            flags = {field: given.pop(field) for field in fields if field in given}
+            settings = load_settings(
+                flags={field: value for field, value in flags.items() if value is not None},
+                environ=os.environ,
+                config_file=config_file,
+            )
+            command(settings, **given)
+
+        signature = _signature(command, fields)
+        run.__signature__ = signature  # type: ignore[attr-defined] # what cyclopts reads
+        run.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+        return run
+
+    return decorate
+
+
+def fields_of(*groups: str) -> Iterator[str]:
+    """Yield the settings of these groups of `stoker.config.GROUPS`."""
+    for group in groups:
+        yield from GROUPS[group]
+
+
+def _signature(command: Callable[..., None], fields: tuple[str, ...]) -> inspect.Signature:
+    own = list(inspect.signature(command).parameters.values())[1:]
+    positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    model = [_flag("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if "model" in fields else []
+    flags = [_flag(field, inspect.Parameter.KEYWORD_ONLY) for field in fields if field != "model"]
+    return inspect.Signature([*model, *positional, *keywords, _CONFIG, *flags])
+
+
+def _flag(field: str, kind: Any) -> inspect.Parameter:
+    info = Settings.model_fields[field]
+    parameter = Parameter(
+        group=next(_HEADINGS[title] for title, names in GROUPS.items() if field in names),
+        metavar=_metavar(field, info.annotation),
+        help=info.description,
+        show_default=False if info.default is None else lambda _: str(info.default),
+    )
+    return inspect.Parameter(field, kind, default=None, annotation=Annotated[str | None, parameter])
+
+
+def _metavar(field: str, annotation: Any) -> str:
+    """Return the word that stands for a flag's value in help."""
+    types = [t for t in get_args(annotation) if t is not type(None)]
+    if field.endswith("_s"):
+        return "SECONDS"
+    of_type = {ByteSize: "SIZE", int: "N", Path: "FOLDER"}
+    return of_type.get(types[0] if types else annotation, field.rsplit("_", maxsplit=1)[-1].upper())

@@ -1,0 +1,174 @@
+"""Where settings come from, in which order, and how wrong ones are explained."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from stoker.config import GROUPS, Settings, is_loopback, load_settings
+from stoker.core.errors import SettingsError
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def load(
+    config_file: Path, *, flags: dict[str, str] | None = None, environ: dict[str, str] | None = None
+) -> Settings:
+    return load_settings(flags=flags or {}, environ={**(environ or {}), "STOKER_CONFIG": str(config_file)})
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(config_file: Path) -> None:
+    config_file.write_text("port = 1\nmax_waiting = 2\nmax_running = 3\n")
+    settings = load(
+        config_file, flags={"port": "11"}, environ={"STOKER_PORT": "12", "STOKER_MAX_WAITING": "13"}
+    )
+    assert (settings.port, settings.max_waiting, settings.max_running) == (11, 13, 3)
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_config_flag_beats_the_variable(config_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("port = 2")
+    config_file.write_text("port = 1")
+    environ = {"STOKER_CONFIG": str(config_file)}
+    assert load_settings(flags={}, environ=environ, config_file=str(other)).port == 2
+    assert load_settings(flags={}, environ=environ).port == 1
+
+
+def test_home_holds_the_settings_file_and_every_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("port = 7")
+    settings = load_settings(flags={}, environ={"STOKER_HOME": str(tmp_path)})
+    assert settings.port == 7
+    assert settings.models_dir == tmp_path / "models"
+    assert settings.packs_dir == tmp_path / "packs"
+
+
+def test_without_home_folders_follow_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".config" / "stoker"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("port = 8")
+    settings = load_settings(flags={}, environ={})
+    assert settings.port == 8
+    assert settings.models_dir == tmp_path / ".cache" / "stoker" / "models"
+
+
+def test_a_missing_file_is_an_error_only_when_it_was_named(tmp_path: Path) -> None:
+    assert load_settings(flags={"home": str(tmp_path)}, environ={}).port == 8000
+    with pytest.raises(SettingsError, match=r"nowhere\.toml does not exist"):
+        load_settings(flags={}, environ={}, config_file=str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"port = '\xff'", b"port = 1\nport = 2"])
+def test_a_file_that_is_not_toml_is_one_line(config_file: Path, content: bytes) -> None:
+    config_file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"config\.toml cannot be read"):
+        load(config_file)
+
+
+def test_an_unknown_key_in_the_file_names_close_matches(config_file: Path) -> None:
+    config_file.write_text("max_runing = 3")
+    with pytest.raises(SettingsError, match=r"max_runing in .*config\.toml is not a setting; .*max_running"):
+        load(config_file)
+
+
+def test_an_unknown_variable_names_close_matches(config_file: Path) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="STOKER_PROT is not a setting; did you mean STOKER_PORT"):
+        load(config_file, environ={"STOKER_PROT": "1"})
+
+
+@pytest.mark.parametrize("variable", ["STOKER_port", "STOKER_", "STOKER_XYZZYPLUGH"])
+def test_every_variable_with_the_prefix_must_be_a_setting(config_file: Path, variable: str) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match=f"{variable} is not a setting"):
+        load(config_file, environ={variable: "1"})
+
+
+def test_other_variables_are_not_looked_at(config_file: Path) -> None:
+    config_file.touch()
+    assert load(config_file, environ={"PORT": "1", "XSTOKER_PORT": "2"}).port == 8000
+
+
+def test_a_wrong_value_is_blamed_on_where_it_came_from(config_file: Path) -> None:
+    config_file.write_text("isa = 'avx9000'\n")
+    with pytest.raises(SettingsError) as error:
+        load(config_file, flags={"max_running": "none"}, environ={"STOKER_PORT": "-1"})
+    message = str(error.value)
+    assert "--max-running: input should be a valid integer" in message
+    assert "STOKER_PORT: input should be greater than or equal to 0" in message
+    assert f"isa in {config_file}: input should be 'auto', 'avx512vnni' or 'portable'" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2GiB", 2 * 2**30), ("10MB", 10_000_000), ("12345", 12345), ("0.5 KiB", 512)]
+)
+def test_sizes_have_units(config_file: Path, text: str, expected: int) -> None:
+    config_file.write_text(f"kv_memory = '{text}'")
+    assert load(config_file).kv_memory == expected
+
+
+@pytest.mark.parametrize("text", ["", "2XB", "-1", "lots"])
+def test_a_wrong_size_is_refused(config_file: Path, text: str) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="STOKER_KV_MEMORY: "):
+        load(config_file, environ={"STOKER_KV_MEMORY": text})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])  # noqa: S104 - the subject
+def test_an_address_that_others_can_reach_needs_a_key(host: str) -> None:
+    with pytest.raises(SettingsError, match="STOKER_API_KEY"):
+        load_settings(flags={"host": host}, environ={"STOKER_HOME": "/nonexistent"})
+    environ = {"STOKER_HOME": "/nonexistent", "STOKER_API_KEY": "k"}
+    assert load_settings(flags={"host": host}, environ=environ).host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)],
+)
+def test_loopback_addresses(host: str, *, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "new\nline"])
+def test_a_key_that_no_client_can_send_is_refused(config_file: Path, key: str) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="STOKER_API_KEY: must be printable ASCII"):
+        load(config_file, environ={"STOKER_API_KEY": key})
+
+
+def test_a_wrong_key_is_not_repeated_in_the_message(config_file: Path) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError) as error:
+        load(config_file, environ={"STOKER_API_KEY": "hush hush"})
+    assert "hush" not in str(error.value)
+
+
+def test_a_key_is_not_shown_when_settings_are_printed() -> None:
+    settings = Settings.model_validate({"api_key": "hush"})
+    assert "hush" not in repr(settings)
+
+
+def test_a_step_holds_every_running_sequence() -> None:
+    with pytest.raises(SettingsError, match=r"step_tokens \(64\) must be at least max_running \(65\)"):
+        load_settings(
+            flags={"max_running": "65", "step_tokens": "64"}, environ={"STOKER_HOME": "/nonexistent"}
+        )
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_every_setting_has_a_default_a_description_and_one_group() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        assert not field.is_required(), name
+        assert field.description, name
+        assert field.description.endswith("."), name
