@@ -10,6 +10,7 @@ from typing import Self
 from stoker.models.architecture import read_config
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
 from stoker.models.gguf import GgufFile, Metadata, TensorInfo
+from stoker.models.manifest import recorded_sha256
 from stoker.models.tokenizer_spec import read_tokenizer
 
 DIGEST_CHARS = 32
@@ -133,4 +134,5 @@ def open_model(path: Path | str) -> OpenedModel:
         CorruptFileError: The file is truncated or malformed.
         UnsupportedModelError: A well-formed file that Stoker cannot run.
     """
-    return OpenedModel(GgufFile(Path(path)))
+    file = GgufFile(Path(path))
+    return OpenedModel(file, recorded_sha256(file.path, file.size_bytes, file.modified_ns))

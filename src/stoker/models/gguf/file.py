@@ -63,7 +63,7 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _map_file(path)
+        self._map, self.modified_ns = _map_file(path)
         cursor = Cursor(self._map, str(path))
         n_tensors, n_keys = _read_preamble(cursor)
         self.size_bytes = cursor.size
@@ -83,7 +83,8 @@ class GgufFile:
             self._map.close()
 
 
-def _map_file(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> tuple[mmap.mmap, int]:
+    """Map a file; also returns when it was modified last."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,7 +96,7 @@ def _map_file(path: Path) -> mmap.mmap:
             raise CorruptFileError(f"{path} is not a regular file; expected a GGUF model file.")
         if status.st_size < len(MAGIC):
             raise CorruptFileError(f"{path} has {status.st_size} bytes: too short for a GGUF model file.")
-        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status.st_mtime_ns
     finally:
         os.close(descriptor)
 

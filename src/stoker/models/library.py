@@ -1,0 +1,275 @@
+"""The models that a name can mean: files, the store, the catalogue. What the command line talks to."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+
+from stoker.core.errors import SourceError, UnknownModelError
+from stoker.models.catalogue import Catalogue, CatalogueEntry, ModelSource
+from stoker.models.config import ModelConfig
+from stoker.models.gguf import Metadata
+from stoker.models.opened import open_model
+from stoker.models.sources import Progress
+from stoker.models.sources.space import require_space
+from stoker.models.store import ModelStore, StoredModel
+
+SUFFIX = ".gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedModel:
+    """A model file on this machine, and the name it is served under."""
+
+    model_id: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """One line of the list of models.
+
+    Attributes:
+        name: Its name.
+        stored: Whether its file is on this machine.
+        size_bytes: Size of the file, or None when not known before it is pulled.
+        licence: The weights' licence.
+        description: One line for people; empty for a stored model that the catalogue does not know.
+    """
+
+    name: str
+    stored: bool
+    size_bytes: int | None
+    licence: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetails:
+    """What a model's file says.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its size.
+        digest: Names the weights.
+        config: Shape of the model.
+        tensor_types: How many tensors are stored in each type, most frequent first.
+        n_parameters: Elements of all tensors.
+        title: The model's name in the file, or None.
+        licence: The licence in the file, or None.
+    """
+
+    path: Path
+    size_bytes: int
+    digest: str
+    config: ModelConfig
+    tensor_types: Mapping[str, int]
+    n_parameters: int
+    title: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDetails:
+    """All that is known of one model.
+
+    Attributes:
+        name: The name it is served under.
+        description: One line for people, or None.
+        licence: The weights' licence, or None when nothing states it.
+        sources: Where it came from, or could be fetched from, for people.
+        sha256: SHA-256 of the file as checked when it was pulled, or None.
+        pulled_at: When it was pulled, or None.
+        file: What the file says, or None while it is not on this machine.
+    """
+
+    name: str
+    description: str | None
+    licence: str | None
+    sources: tuple[str, ...]
+    sha256: str | None
+    pulled_at: datetime | None
+    file: FileDetails | None
+
+
+class ModelLibrary:
+    """Finds, fetches, lists and removes models.
+
+    A name is a path (if it ends in ``.gguf`` or holds a ``/``), else a model in the store, else a
+    model in the catalogue; letter case does not matter in the last two.
+
+    Args:
+        models_dir: The model store's folder; made when the first model is pulled.
+        catalogue: What can be pulled; see `load_catalogue`.
+    """
+
+    def __init__(self, models_dir: Path, catalogue: Catalogue) -> None:
+        self.store = ModelStore(models_dir)
+        self.catalogue = catalogue
+
+    def locate(self, name: str) -> LocatedModel | None:
+        """The model's file, if it is on this machine; nothing is fetched and no file is read."""
+        if _is_path(name):
+            path = Path(name).expanduser()
+            return LocatedModel(path.stem.lower(), path) if path.is_file() else None
+        stored = self.store.find(name.lower())
+        return None if stored is None else LocatedModel(stored.name, stored.path)
+
+    def ensure(self, name: str, progress: Progress | None = None) -> LocatedModel:
+        """The model's file, pulled first when it is missing. Raises as `pull` does."""
+        located = self.locate(name)
+        if located is not None:
+            return located
+        stored = self.pull(name, progress)
+        return LocatedModel(stored.name, stored.path)
+
+    def pull(self, name: str, progress: Progress | None = None) -> StoredModel:
+        """Fetch a model into the store, unless it is there already.
+
+        Sources are tried in order. When another process pulls the same model, this waits for it and
+        finds the model complete.
+
+        Args:
+            name: A name in the catalogue (or already in the store).
+            progress: Told of bytes done and bytes in all.
+
+        Raises:
+            UnknownModelError: Neither the store nor the catalogue has it.
+            SourceError: No source could deliver it, or there is no room for it.
+            CorruptFileError: What the source delivers is not a valid model file.
+            UnsupportedModelError: What the source delivers is a model that Stoker cannot run.
+        """
+        key = name.lower()
+        stored = self.store.find(key)
+        if stored is not None:
+            return stored
+        entry = self.catalogue.get(key)
+        if entry is None:
+            raise self._unknown(name)
+        with self.store.lock(key):
+            return self.store.find(key) or self._fetch(entry, progress or _silent)
+
+    def list_models(self) -> list[ListedModel]:
+        """Every model in the store or the catalogue, stored ones first, then by name."""
+        stored = {model.name: model for model in self.store.list_models()}
+        listed = [
+            self._listed(name, stored.get(name), self.catalogue.get(name))
+            for name in stored.keys() | self.catalogue.keys()
+        ]
+        return sorted(listed, key=lambda model: (not model.stored, model.name))
+
+    def show(self, name: str) -> ModelDetails:
+        """All that is known of a model, pulled or not; a path to a file works too.
+
+        Raises:
+            UnknownModelError: Nothing has this name.
+            CorruptFileError: Its file is malformed.
+            UnsupportedModelError: Its file is of a model that Stoker cannot run.
+        """
+        located = self.locate(name)
+        key = located.model_id if located is not None else name.lower()
+        by_name = not _is_path(name)
+        stored = self.store.find(key) if by_name else None
+        entry = self.catalogue.get(key) if by_name else None
+        if located is None and entry is None:
+            raise self._unknown(name)
+        file = None if located is None else _read_details(located.path)
+        licences = [each.licence for each in (stored, entry, file) if each is not None]
+        sources = (
+            (stored.source,) if stored else tuple(source.label for source in entry.sources) if entry else ()
+        )
+        return ModelDetails(
+            name=key,
+            description=entry.description if entry else None,
+            licence=next(filter(None, licences), None),
+            sources=sources,
+            sha256=stored.sha256 if stored else None,
+            pulled_at=stored.pulled_at if stored else None,
+            file=file,
+        )
+
+    def remove(self, name: str) -> None:
+        """Remove a model from the store; a file outside the store is never touched.
+
+        Raises:
+            UnknownModelError: The store has no such model.
+            SourceError: It cannot be removed.
+        """
+        self.store.remove(name if _is_path(name) else name.lower())
+
+    def _fetch(self, entry: CatalogueEntry, progress: Progress) -> StoredModel:
+        failures = []
+        for source in entry.sources:
+            try:
+                return self._fetch_from(entry, source, progress)
+            except SourceError as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        said = " ".join(f"({index}) {error}" for index, error in enumerate(failures, 1))
+        raise SourceError(f"None of the {len(failures)} sources of {entry.name} worked. {said}")
+
+    def _fetch_from(self, entry: CatalogueEntry, source: ModelSource, progress: Progress) -> StoredModel:
+        needed_bytes = source.peak_bytes
+        with self.store.workspace(entry.name, needed_bytes) as workspace:
+            require_space(workspace, needed_bytes)
+            fetched = source.fetch(workspace, progress)
+            open_model(fetched.path).close()
+            return self.store.publish(entry.name, fetched, source=source.label, licence=entry.licence)
+
+    def _listed(self, name: str, stored: StoredModel | None, entry: CatalogueEntry | None) -> ListedModel:
+        expected = [source.size_bytes for source in entry.sources] if entry else []
+        size_bytes = stored.size_bytes if stored else next(filter(None, expected), None)
+        licence = stored.licence if stored else entry.licence if entry else ""
+        return ListedModel(
+            name=name,
+            stored=stored is not None,
+            size_bytes=size_bytes,
+            licence=licence,
+            description=entry.description if entry else "",
+        )
+
+    def _unknown(self, name: str) -> UnknownModelError:
+        shown = repr(name[:100])
+        if _is_path(name):
+            if Path(name).expanduser().is_file():
+                return UnknownModelError(f"{shown} is a file, not a name: it can be served as it is.")
+            return UnknownModelError(f"There is no model file {shown}.")
+        known = sorted({model.name for model in self.store.list_models()} | self.catalogue.keys())
+        close = get_close_matches(name.lower()[:100], known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        return UnknownModelError(
+            f"There is no model {shown}.{hint} `stoker list` shows the names that are known; "
+            f"the path of a {SUFFIX} file works too."
+        )
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(SUFFIX) or "/" in name
+
+
+def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
+    """Report progress to nobody."""
+
+
+def _read_details(path: Path) -> FileDetails:
+    with open_model(path) as model:
+        types = Counter(info.type.name for info in model.tensor_infos.values())
+        return FileDetails(
+            path=path,
+            size_bytes=model.size_bytes,
+            digest=model.digest,
+            config=model.config,
+            tensor_types=dict(types.most_common()),
+            n_parameters=sum(prod(info.shape) for info in model.tensor_infos.values()),
+            title=_stated(model.metadata, "general.name"),
+            licence=_stated(model.metadata, "general.license"),
+        )
+
+
+def _stated(metadata: Metadata, key: str) -> str | None:
+    value = metadata.get(key)
+    return value if isinstance(value, str) else None
