@@ -1,0 +1,1 @@
+"""The HTTP edge: one folder a dialect, and what all dialects share."""

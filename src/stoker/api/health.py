@@ -1,0 +1,54 @@
+"""Probes for load balancers, and the metrics page."""
+
+from collections.abc import Callable
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from stoker.api.reply import Reply
+from stoker.observe.metrics import CONTENT_TYPE, Metrics
+
+OPEN_PATHS = ("/health", "/livez", "/readyz")
+"""Routes that need no API key: probes have none, and learn nothing but up or down."""
+
+
+class Alive:
+    """``/health`` and ``/livez``: 200 as long as the process answers at all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer the probe."""
+        await Reply(200, b'{"status":"ok"}').send(send)
+
+
+class Ready:
+    """``/readyz``: 200 if a request would get its first token now, else 503 with the reason.
+
+    Args:
+        readiness: Returns None when ready, otherwise why not.
+    """
+
+    def __init__(self, readiness: Callable[[], str | None]) -> None:
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer the probe."""
+        reason = self._readiness()
+        if reason is None:
+            await Reply(200, b'{"status":"ready"}').send(send)
+        else:
+            await Reply(503, orjson.dumps({"status": "not ready", "reason": reason})).send(send)
+
+
+class MetricsPage:
+    """``/metrics``: everything in Prometheus's text format.
+
+    Args:
+        metrics: Where the numbers are.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer the scrape."""
+        await Reply(200, self._metrics.render(), CONTENT_TYPE.encode()).send(send)

@@ -1,0 +1,92 @@
+"""Bounds on what a client may send, and the middleware that holds bodies to them."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stoker.core.errors import PayloadTooLargeError, RequestTimeoutError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """Bounds on one request.
+
+    Attributes:
+        max_body_bytes: Largest body.
+        body_timeout_s: Longest time from asking for the body to its last byte.
+        max_json_depth: Deepest nesting of arrays and objects in a body.
+        max_messages: Most messages in one conversation.
+        max_prompts: Most prompts in one completion request.
+        max_n: Largest `n`.
+        max_choices: Most choices in one request: prompts times `n`.
+    """
+
+    max_body_bytes: int = 10_000_000
+    body_timeout_s: float = 30.0
+    max_json_depth: int = 64
+    max_messages: int = 4096
+    max_prompts: int = 64
+    max_n: int = 16
+    max_choices: int = 128
+
+
+class BodyLimit:
+    """ASGI middleware that bounds a body's size and the time it takes to arrive.
+
+    The wrapped application's `receive` raises; whoever translates errors into responses is outside.
+
+    Args:
+        app: The application within.
+        limits: The bounds.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: ApiLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application.
+
+        Raises:
+            PayloadTooLargeError: ``content-length``, or what has arrived, is over the limit.
+            RequestTimeoutError: The body was not complete in time.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                self._check_size(int(value[:20]))
+        limits = self._limits
+        n_received = 0
+        deadline_s: float | None = None
+        complete = False
+
+        async def bounded_receive() -> Message:
+            nonlocal n_received, deadline_s, complete
+            if complete:
+                return await receive()
+            if deadline_s is None:
+                deadline_s = asyncio.get_running_loop().time() + limits.body_timeout_s
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise RequestTimeoutError(
+                    f"The request body did not arrive within {limits.body_timeout_s:g} s "
+                    f"({n_received} bytes did). Send it faster, or send less."
+                ) from error
+            n_received += len(message.get("body", b""))
+            self._check_size(n_received)
+            complete = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, bounded_receive, send)
+
+    def _check_size(self, n_bytes: int) -> None:
+        if n_bytes > self._limits.max_body_bytes:
+            raise PayloadTooLargeError(
+                f"The request body is over the limit of {self._limits.max_body_bytes} bytes. "
+                "Send less at a time."
+            )

@@ -1,0 +1,195 @@
+"""Every field of OpenAI's requests and what Stoker does with it.
+
+A field that can change the answer is honoured or refused by name, never ignored. The tables are
+what the code goes by and what `docs/openai-api.md` shows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from stoker.api.body import shown
+from stoker.api.openai.errors import UNKNOWN_PARAMETER
+from stoker.core.errors import InvalidRequestError, UnsupportedFieldError
+
+
+class Treatment(StrEnum):
+    """What becomes of a field."""
+
+    HONOURED = "honoured"
+    NO_OP = "no-op"
+    REFUSED = "refused"
+
+
+Body = Mapping[str, Any]
+Neutral = Callable[[Any, Body], bool]
+"""Whether a refused field's value asks for nothing, given the whole object it stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field.
+
+    Attributes:
+        name: Its name on the wire.
+        treatment: What becomes of it. ``null`` is always the same as leaving it out.
+        note: For a reader of the docs: its values, or why it is a no-op, or what is accepted.
+        neutral: Of a refused field: whether a value is accepted because it asks for nothing.
+    """
+
+    name: str
+    treatment: Treatment
+    note: str
+    neutral: Neutral | None = None
+
+
+def honoured(name: str, note: str) -> Field:
+    """A field that does what OpenAI says."""
+    return Field(name, Treatment.HONOURED, note)
+
+
+def no_op(name: str, note: str) -> Field:
+    """A field that cannot change the answer; any value is accepted."""
+    return Field(name, Treatment.NO_OP, note)
+
+
+def refused(name: str, *values: Any, note: str = "") -> Field:
+    """A field that is not supported; `values` are those that ask for nothing and are accepted."""
+
+    def neutral(value: Any, _: Body) -> bool:
+        return any(isinstance(value, bool) == isinstance(v, bool) and value == v for v in values)
+
+    return Field(name, Treatment.REFUSED, note, neutral)
+
+
+def _equals_n(value: Any, body: Body) -> bool:
+    n = body.get("n")
+    return type(value) is int and value == (1 if n is None else n)
+
+
+_SHARED = (
+    honoured("model", "required; one of `GET /v1/models`"),
+    honoured("temperature", "0 to 2, default 1; 0 is greedy"),
+    honoured("top_p", "above 0, up to 1; default 1"),
+    honoured("seed", "any signed 64-bit integer; random when unset"),
+    honoured("stop", "a string or up to 16, each of 1 to 512 characters"),
+    honoured("n", "1 to 16, default 1"),
+    honoured("stream", "default false"),
+    honoured("stream_options", "only with `stream`; see below"),
+    honoured("top_k", "extension: 0 or above, default 0 = off"),
+    honoured("min_p", "extension: 0 to 1, default 0 = off"),
+    honoured("ignore_eos", "extension: go on after end tokens; default false"),
+    no_op("user", "names the end user"),
+    refused("frequency_penalty", 0, note="accepted: 0"),
+    refused("presence_penalty", 0, note="accepted: 0"),
+    refused("logit_bias", {}, note="accepted: `{}`"),
+)
+
+CHAT_FIELDS = (
+    honoured("messages", "required; 1 to 4,096; see below"),
+    honoured("max_tokens", "1 or above; default: the rest of the context"),
+    honoured("max_completion_tokens", "the same as `max_tokens`; both given must be equal"),
+    honoured("logprobs", "true or false, default false"),
+    honoured("top_logprobs", "0 to 20, only with `logprobs`"),
+    *_SHARED,
+    no_op("metadata", "labels for stored completions"),
+    no_op("store", "nothing is stored"),
+    no_op("safety_identifier", "names the end user"),
+    no_op("prompt_cache_key", "prefixes are shared without it"),
+    no_op("prompt_cache_options", "prefixes are shared without it"),
+    no_op("prompt_cache_retention", "prefixes are kept as long as there is room"),
+    no_op("prediction", "could only make the same answer faster"),
+    no_op("parallel_tool_calls", "means nothing without `tools`, which are refused"),
+    refused("tools", [], note="accepted: `[]`"),
+    refused("tool_choice", "none", "auto", note='accepted: `"none"`, `"auto"`'),
+    refused("functions", [], note="accepted: `[]`"),
+    refused("function_call", "none", "auto", note='accepted: `"none"`, `"auto"`'),
+    refused("response_format", {"type": "text"}, note='accepted: `{"type": "text"}`'),
+    refused("modalities", ["text"], note='accepted: `["text"]`'),
+    refused("audio"),
+    refused("reasoning_effort", "none", note='accepted: `"none"`'),
+    refused("verbosity", "medium", note='accepted: `"medium"`'),
+    refused("service_tier", "auto", "default", note='accepted: `"auto"`, `"default"`'),
+    refused("web_search_options"),
+    refused("moderation"),
+)
+"""Fields of ``POST /v1/chat/completions``."""
+
+COMPLETION_FIELDS = (
+    honoured("prompt", "required; a string, token ids, or up to 64 of either in a list"),
+    honoured("max_tokens", "1 or above; default 16"),
+    honoured("logprobs", "0 to 20 alternatives a token"),
+    *_SHARED,
+    Field("best_of", Treatment.REFUSED, "accepted: the same as `n`", _equals_n),
+    refused("echo", False, note="accepted: false"),
+    refused("suffix", "", note='accepted: `""`'),
+)
+"""Fields of ``POST /v1/completions``."""
+
+STREAM_OPTIONS_FIELDS = (
+    honoured("include_usage", "a last chunk with the usage; default false"),
+    no_op("include_obfuscation", "no padding is ever added"),
+)
+"""Fields of ``stream_options``."""
+
+MESSAGE_FIELDS = (
+    honoured("role", "required; `system`, `developer` (the same), `user` or `assistant`"),
+    honoured("content", "required; a string or a list of parts, which are joined by a line break"),
+    no_op("annotations", "part of answers that clients send back"),
+    refused("name"),
+    refused("refusal"),
+    refused("audio"),
+    refused("tool_calls", [], note="accepted: `[]`"),
+    refused("tool_call_id"),
+    refused("function_call"),
+)
+"""Fields of one of ``messages``."""
+
+PART_FIELDS = (
+    honoured("type", 'required; `"text"`, every other type is refused'),
+    honoured("text", "required; a string"),
+    no_op("prompt_cache_breakpoint", "prefixes are shared without it"),
+)
+"""Fields of one part of a message's ``content``."""
+
+
+class FieldTable:
+    """A table in use.
+
+    Args:
+        fields: The table.
+    """
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        self._fields = {field.name: field for field in fields}
+
+    def sift(self, body: Body, *, path: str = "") -> dict[str, Any]:
+        """Return the honoured fields that are not null.
+
+        Args:
+            body: The object as parsed.
+            path: Where it stands in the request, such as ``messages.0.``.
+
+        Raises:
+            InvalidRequestError: A field that is in no table.
+            UnsupportedFieldError: A refused field with a value that asks for something.
+        """
+        kept = {}
+        for name, value in body.items():
+            field = self._fields.get(name)
+            if field is None:
+                where = path + shown(name)
+                raise InvalidRequestError(
+                    f"Unrecognized request argument supplied: '{where}'.", param=where, code=UNKNOWN_PARAMETER
+                )
+            if value is None or field.treatment is Treatment.NO_OP:
+                continue
+            if field.treatment is Treatment.HONOURED:
+                kept[name] = value
+            elif field.neutral is None or not field.neutral(value, body):
+                hint = f" ({field.note})" if field.note else ""
+                raise UnsupportedFieldError(
+                    f"'{path}{name}' is not supported{hint}. Leave it out.", param=path + name
+                )
+        return kept

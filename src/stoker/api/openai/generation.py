@@ -1,0 +1,196 @@
+"""The endpoints that generate: parse, generate, answer, whole or as a stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from secrets import token_hex
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from stoker.api.body import parse_object, read_body, require_json
+from stoker.api.disconnect import until_disconnect
+from stoker.api.edge import note_failure, record_of
+from stoker.api.fan_in import fan_in
+from stoker.api.limits import ApiLimits
+from stoker.api.openai.answer import Answer, ChoiceText, Header
+from stoker.api.openai.errors import describe
+from stoker.api.openai.job import Job, ParseJob
+from stoker.api.openai.models import find_model
+from stoker.api.reply import Reply
+from stoker.api.served import ServedModel
+from stoker.core.errors import EngineError, StokerError
+from stoker.core.text import Event, Finished, Started, TextDelta, Usage
+from stoker.observe.metrics import Metrics, TokenTimer
+from stoker.observe.record import RequestRecord
+
+_logger = structlog.get_logger()
+
+_INLINE_BODY_BYTES = 64 * 1024
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What tells the two generating endpoints apart.
+
+    Attributes:
+        parse: Body to job.
+        answer: Makes the writer of the answer (`ChatAnswer` or `CompletionAnswer`).
+        id_prefix: How the answer's id begins.
+    """
+
+    parse: ParseJob
+    answer: Callable[..., Answer]
+    id_prefix: str
+
+
+class Generation:
+    """ASGI endpoint of one generating route.
+
+    Args:
+        endpoint: Which one.
+        models: Served models by name.
+        limits: Bounds on a request.
+        metrics: Where token times are counted.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics
+    ) -> None:
+        self._endpoint = endpoint
+        self._models = models
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            StokerError: The request was refused or failed before the response began.
+        """
+        record = record_of(scope)
+        require_json(scope)
+        body = await read_body(receive)
+        if len(body) <= _INLINE_BODY_BYTES:
+            job = self._parse(body, record.request_id)
+        else:
+            # A large body would stall every stream while it is parsed on the event loop.
+            job = await asyncio.to_thread(self._parse, body, record.request_id)
+        model = find_model(self._models, job.model)
+        record.model = model.name
+        record.stream = job.stream
+        await until_disconnect(receive, self._respond(job, model, record, send))
+
+    def _parse(self, body: bytes, request_id: str) -> Job:
+        fields = parse_object(body, max_depth=self._limits.max_json_depth)
+        # The client's id need not be unique, and two requests of one id must not meet in an engine.
+        return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
+
+    async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
+        timer = self._metrics.token_timer(record, model=model.name, n_choices=job.n_choices)
+        async with aclosing(_events(job, model)) as events:
+            # What can be refused is refused before `Started`: until then no status has been sent.
+            if not isinstance(await anext(events, None), Started):
+                raise EngineError("The generator did not begin with `Started`.")
+            answer = self._answer(job, model)
+            if job.stream:
+                await _stream(events, answer, record, timer, send)
+            else:
+                choices, usage = await _gather(events, job.n_choices, timer)
+                _count(record, usage)
+                await Reply(200, answer.document(choices, usage)).send(send)
+
+    def _answer(self, job: Job, model: ServedModel) -> Answer:
+        header = Header(
+            id=self._endpoint.id_prefix + token_hex(12),
+            created=int(time.time()),
+            model=model.name,
+            system_fingerprint=model.fingerprint(),
+        )
+        return self._endpoint.answer(
+            header,
+            n_choices=job.n_choices,
+            logprobs=job.requests[0].logprobs is not None,
+            include_usage=job.include_usage,
+        )
+
+
+def _events(job: Job, model: ServedModel) -> AsyncGenerator[Event]:
+    streams = [model.generator.generate(request) for request in job.requests]
+    return streams[0] if len(streams) == 1 else fan_in(streams, n=job.requests[0].n)
+
+
+def _count(record: RequestRecord, usage: Usage) -> None:
+    record.prompt_tokens = usage.prompt_tokens
+    record.cached_tokens = usage.cached_tokens
+    record.completion_tokens = usage.completion_tokens
+
+
+async def _gather(
+    events: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
+) -> tuple[list[ChoiceText], Usage]:
+    """Collect a whole answer."""
+    choices = [ChoiceText() for _ in range(n_choices)]
+    usage = None
+    async for event in events:
+        if isinstance(event, TextDelta):
+            timer.tick(event.choice)
+            choices[event.choice].parts.append(event.text)
+            choices[event.choice].logprobs += event.logprobs
+        elif isinstance(event, Finished):
+            choices[event.choice].reason = event.reason
+        elif isinstance(event, Usage):
+            usage = event
+    if usage is None or any(choice.reason is None for choice in choices):
+        raise EngineError("The answer ended before it was complete.")
+    return choices, usage
+
+
+async def _stream(
+    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
+    opening = answer.opening()
+    if opening:
+        await send({"type": "http.response.body", "body": opening, "more_body": True})
+    try:
+        last = await _pump(events, answer, record, timer, send)
+    except StokerError as error:
+        last = _failed(error, record)
+    except Exception as error:
+        _logger.exception("unexpected error", request_id=record.request_id)
+        last = _failed(error, record)
+    await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+async def _pump(
+    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+) -> bytes:
+    """Send everything but the stream's last bytes, and return those."""
+    async for event in events:
+        if isinstance(event, TextDelta):
+            timer.tick(event.choice)
+            chunk = answer.delta(event)
+        elif isinstance(event, Finished):
+            chunk = answer.finish(event)
+        elif isinstance(event, Usage):
+            _count(record, event)
+            return answer.closing(event)
+        else:
+            continue
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    raise EngineError("The answer ended before it was complete.")
+
+
+def _failed(error: Exception, record: RequestRecord) -> bytes:
+    """The status is sent already: the error becomes the last event, and ``[DONE]`` stays away."""
+    failure = describe(error, {})
+    note_failure(record, failure)
+    return b"data: " + failure.reply.body + b"\n\n"

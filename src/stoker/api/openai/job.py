@@ -1,0 +1,108 @@
+"""A parsed request, whichever of the two endpoints it came to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.api.limits import ApiLimits
+from stoker.api.openai.fields import STREAM_OPTIONS_FIELDS, FieldTable
+from stoker.api.openai.wire import GenerationBody
+from stoker.core.errors import InvalidRequestError
+from stoker.core.sampling import MAX_SEED
+from stoker.core.text import Prompt, TextRequest
+
+_STREAM_OPTIONS = FieldTable(STREAM_OPTIONS_FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What an endpoint has to do.
+
+    Attributes:
+        requests: One per prompt; choice ``c`` of prompt ``p`` has the index ``p * n + c``.
+        stream: Whether to stream the answer.
+        include_usage: Whether a stream ends with the usage.
+    """
+
+    requests: tuple[TextRequest, ...]
+    stream: bool
+    include_usage: bool
+
+    @property
+    def model(self) -> str:
+        """Name of the model asked for."""
+        return self.requests[0].model
+
+    @property
+    def n_choices(self) -> int:
+        """Choices over all prompts."""
+        return len(self.requests) * self.requests[0].n
+
+
+ParseJob = Callable[[dict[str, Any], ApiLimits, str], Job]
+"""Body, limits and a unique request id to a job; raises `InvalidRequestError`."""
+
+
+def sift_stream_options(fields: dict[str, Any]) -> None:
+    """Apply the table of ``stream_options`` in place, if that is an object."""
+    options = fields.get("stream_options")
+    if isinstance(options, dict):
+        fields["stream_options"] = _STREAM_OPTIONS.sift(options, path="stream_options.")
+
+
+def make_job(
+    body: GenerationBody,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    limits: ApiLimits,
+    request_id: str,
+) -> Job:
+    """Check what depends on several fields or on settings, and build the job.
+
+    Raises:
+        InvalidRequestError: Too many choices, or ``stream_options`` without ``stream``.
+    """
+    if body.n > limits.max_n:
+        raise InvalidRequestError(
+            f"Invalid 'n': it should be at most {limits.max_n}, not {body.n}.",
+            param="n",
+            code="integer_above_max_value",
+        )
+    n_choices = len(prompts) * body.n
+    if n_choices > limits.max_choices:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts with 'n' = {body.n} make {n_choices} choices; "
+            f"at most {limits.max_choices} are taken at a time.",
+            param="prompt",
+            code="invalid_value",
+        )
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequestError(
+            "'stream_options' is only allowed together with 'stream': true.",
+            param="stream_options",
+            code="invalid_value",
+        )
+    return Job(
+        requests=tuple(
+            TextRequest(
+                request_id=request_id if len(prompts) == 1 else f"{request_id}.{index}",
+                model=body.model,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                n=body.n,
+                temperature=body.temperature,
+                top_k=body.top_k,
+                top_p=body.top_p,
+                min_p=body.min_p,
+                seed=None if body.seed is None else body.seed & MAX_SEED,
+                stop=tuple(body.stop),
+                ignore_eos=body.ignore_eos,
+                logprobs=logprobs,
+            )
+            for index, prompt in enumerate(prompts)
+        ),
+        stream=body.stream,
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+    )

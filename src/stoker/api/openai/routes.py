@@ -1,0 +1,32 @@
+"""The dialect's routes."""
+
+from collections.abc import Mapping
+
+from starlette.routing import Route
+
+from stoker.api.limits import ApiLimits
+from stoker.api.openai.chat_answer import ChatAnswer
+from stoker.api.openai.chat_request import parse_chat
+from stoker.api.openai.completion_answer import CompletionAnswer
+from stoker.api.openai.completion_request import parse_completion
+from stoker.api.openai.generation import Endpoint, Generation
+from stoker.api.openai.models import ModelDetail, ModelList
+from stoker.api.served import ServedModel
+from stoker.observe.metrics import Metrics
+
+CHAT = Endpoint(parse_chat, ChatAnswer, "chatcmpl-")
+COMPLETION = Endpoint(parse_completion, CompletionAnswer, "cmpl-")
+
+
+def openai_routes(*, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics) -> list[Route]:
+    """Return the routes under ``/v1``."""
+
+    def generation(endpoint: Endpoint) -> Generation:
+        return Generation(endpoint, models=models, limits=limits, metrics=metrics)
+
+    return [
+        Route("/v1/chat/completions", generation(CHAT), methods=["POST"]),
+        Route("/v1/completions", generation(COMPLETION), methods=["POST"]),
+        Route("/v1/models", ModelList(models), methods=["GET"]),
+        Route("/v1/models/{model:path}", ModelDetail(models), methods=["GET"]),
+    ]

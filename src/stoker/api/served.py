@@ -1,0 +1,25 @@
+"""What the HTTP edge knows of a model that it serves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stoker.core.protocols import Generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """One model behind the API.
+
+    Attributes:
+        name: The model id that clients send.
+        generator: Answers requests for it, every policy included.
+        created: When the model was made or fetched, in seconds since 1970.
+        fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
+        context_length: Most tokens (prompt and output) of one sequence.
+    """
+
+    name: str
+    generator: Generator
+    created: int
+    fingerprint: Callable[[], str | None]
+    context_length: int

@@ -1,0 +1,139 @@
+"""Prometheus metrics of the gateway, in a registry of their own."""
+
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from stoker.observe.engine_metrics import EngineCollector, StatsProvider
+from stoker.observe.record import RequestRecord
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""Media type of `Metrics.render`'s text."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300, 900)
+_FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
+_INTER_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+
+class TokenTimer:
+    """Measures one request's time to first token and the times between tokens.
+
+    `tick` is the only metrics work done per piece of text: a clock reading and a histogram's observe.
+    """
+
+    __slots__ = ("_first", "_inter", "_last_s", "_record")
+
+    def __init__(self, *, first: Histogram, inter: Histogram, record: RequestRecord, n_choices: int) -> None:
+        self._first = first
+        self._inter = inter
+        self._record = record
+        self._last_s: list[float | None] = [None] * n_choices
+
+    def tick(self, choice: int) -> None:
+        """New text of this choice is here."""
+        now_s = perf_counter()
+        last_s = self._last_s[choice]
+        self._last_s[choice] = now_s
+        if last_s is not None:
+            self._inter.observe(now_s - last_s)
+        elif self._record.first_token_s is None:
+            self._record.first_token_s = now_s
+            self._first.observe(now_s - self._record.started_s)
+
+
+class Metrics:
+    """Every metric of one gateway process; all names begin with ``stoker_``.
+
+    Args:
+        version: Version of Stoker, for ``stoker_build_info``.
+    """
+
+    def __init__(self, *, version: str) -> None:
+        # A process-wide switch of the library: no `_created` series, which would double every metric.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        build = Gauge(
+            "stoker_build_info", "1, labelled with the version.", ["version"], registry=self.registry
+        )
+        build.labels(version).set(1)
+        self._in_flight = Gauge(
+            "stoker_http_requests_in_flight", "HTTP requests being answered.", registry=self.registry
+        )
+        self._requests = Counter(
+            "stoker_http_requests_total",
+            "HTTP requests answered.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self._request_seconds = Histogram(
+            "stoker_http_request_seconds",
+            "Time from a request's head to its answer's end.",
+            ["route"],
+            buckets=_REQUEST_SECONDS,
+            registry=self.registry,
+        )
+        self._rejected = Counter(
+            "stoker_requests_rejected_total",
+            "Requests that failed, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._first_token = Histogram(
+            "stoker_time_to_first_token_seconds",
+            "Time from a request's head to its first text.",
+            ["model"],
+            buckets=_FIRST_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self._inter_token = Histogram(
+            "stoker_inter_token_seconds",
+            "Time between consecutive pieces of one choice's text.",
+            ["model"],
+            buckets=_INTER_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self._request_tokens = Histogram(
+            "stoker_request_tokens",
+            "Tokens of a finished request.",
+            ["model", "kind"],
+            buckets=_TOKENS,
+            registry=self.registry,
+        )
+        self._engines = EngineCollector()
+        self.registry.register(self._engines)
+
+    def watch_engine(self, model: str, provider: StatsProvider) -> None:
+        """Report this model's engine from now on; the provider is called at every scrape."""
+        self._engines.watch(model, provider)
+
+    def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
+        """Return the timer of one request's tokens."""
+        return TokenTimer(
+            first=self._first_token.labels(model),
+            inter=self._inter_token.labels(model),
+            record=record,
+            n_choices=n_choices,
+        )
+
+    def request_began(self) -> None:
+        """Count a request in."""
+        self._in_flight.inc()
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count a request out; exactly once for each `request_began`."""
+        self._in_flight.dec()
+        method = record.method if record.method in _METHODS else "other"
+        self._requests.labels(record.route, method, str(record.status)).inc()
+        self._request_seconds.labels(record.route).observe(perf_counter() - record.started_s)
+        if record.error is not None:
+            self._rejected.labels(record.error).inc()
+        if record.model is not None and record.completion_tokens is not None:
+            self._request_tokens.labels(record.model, "prompt").observe(record.prompt_tokens or 0)
+            self._request_tokens.labels(record.model, "generated").observe(record.completion_tokens)
+
+    def render(self) -> bytes:
+        """Return every metric in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,39 @@
+"""What is remembered of one HTTP request until it ends."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """Facts about one request, filled in as they become known; never the text of a prompt or an answer.
+
+    Attributes:
+        request_id: The ``x-request-id`` that the response carries.
+        method: HTTP method.
+        started_s: When the request's head had arrived, on `time.perf_counter`'s scale.
+        route: The route's path pattern; ``unmatched`` when no route fits.
+        status: HTTP status of the response; 499 when the client left first; the error's own status
+            when a stream that began with 200 failed. 0 until known.
+        model: Name of the served model, once it is known to exist.
+        stream: Whether the answer is streamed.
+        prompt_tokens: Tokens of all prompts.
+        cached_tokens: Those of them that came from the prefix cache.
+        completion_tokens: Tokens generated over all choices.
+        first_token_s: When the first new text came, on the scale of `started_s`.
+        error: Why the request failed: a short word from a fixed set, such as ``queue_full``.
+        error_param: The field to blame, if one is.
+    """
+
+    request_id: str
+    method: str
+    started_s: float
+    route: str = "unmatched"
+    status: int = 0
+    model: str | None = None
+    stream: bool = False
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    first_token_s: float | None = None
+    error: str | None = None
+    error_param: str | None = None

@@ -1,0 +1,1 @@
+"""Policies: wrappers over the `Generator` protocol, one small file each."""
