@@ -125,7 +125,9 @@ class Settings(BaseModel):
         description="Most tokens of one sequence, prompt and output together; at most the model's own "
         "context length, which is the default.",
     )
-    max_choices: int = Field(default=16, ge=1, le=1024, description="Most choices (`n`) of one request.")
+    max_choices: int = Field(
+        default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."
+    )
     max_body_bytes: ByteSize = Field(
         default=ByteSize(10_000_000),
         ge=1024,
@@ -147,10 +149,10 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to write: `debug`, `info`, `warning` or `error`."
     )
-    log_format: Literal["auto", "text", "json"] = Field(
+    log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
-        description="Log lines as `text`, or as one `json` object a line; `auto` is text on a terminal, "
-        "else json.",
+        description="Log lines for people (`console`) or one `json` object a line; `auto` is console on a "
+        "terminal, else json.",
     )
 
     @field_validator("home", mode="after")
@@ -185,6 +187,11 @@ class Settings(BaseModel):
     def models_dir(self) -> Path:
         """Where pulled models are stored."""
         return (self.home or _default_cache()) / "models"
+
+    @property
+    def catalogue_file(self) -> Path:
+        """The user's own catalogue, which adds to the built-in one; need not exist."""
+        return (self.home or _default_config()) / "catalogue.toml"
 
     @property
     def packs_dir(self) -> Path:
@@ -229,7 +236,7 @@ def find_config_file(
     home = flags.get("home") or environ.get(ENV_PREFIX + "HOME")
     if home:
         return Path(home).expanduser() / "config.toml", False
-    return Path("~/.config/stoker/config.toml").expanduser(), False
+    return _default_config() / "config.toml", False
 
 
 def is_loopback(host: str) -> bool:
@@ -240,6 +247,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _default_config() -> Path:
+    return Path("~/.config/stoker").expanduser()
 
 
 def _default_cache() -> Path:

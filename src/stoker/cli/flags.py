@@ -51,9 +51,13 @@ def with_settings(*fields: str) -> Callable[[_Command], _Command]:
                 environ=os.environ,
                 config_file=config_file,
             )
-            command(settings, **given)
+            positional = [given.pop(name) for name in positional_only if name in given]
+            command(settings, *positional, **given)
 
         signature = _signature(command, fields)
+        positional_only = [
+            p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_ONLY
+        ]
         run.__signature__ = signature  # type: ignore[attr-defined] # what cyclopts reads
         run.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
         return run

@@ -1,0 +1,69 @@
+"""Writes docs/settings.md and docs/cli.md from the code; with ``--check`` only compares them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from stoker.cli import app
+from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, Settings
+
+DOCS = Path(__file__).parent
+
+SETTINGS_HEAD = f"""# Settings
+
+<!-- Written by docs/generate.py from src/stoker/config.py; do not edit. -->
+
+Every setting is a flag of `stoker serve`, an environment variable and a key of the settings file. The first
+of them that is given wins, in this order. The settings file is TOML; it is looked for at `--config`, at
+`{CONFIG_VARIABLE}`, as `config.toml` in `home`, and at `~/.config/stoker/config.toml`. Unknown keys and
+unknown `{ENV_PREFIX}…` variables are errors. Sizes take units (`512MB`, `2GiB`).
+
+A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
+catalogue; `src/stoker/models/catalogue.py` describes its fields.
+"""
+
+CLI_HEAD = "<!-- Written by docs/generate.py from the commands' own help; do not edit. -->\n\n"
+
+
+def settings_page(settings: type[BaseModel]) -> str:
+    """Return the page with every setting under its group."""
+    parts = [SETTINGS_HEAD]
+    for group, names in GROUPS.items():
+        parts.append(f"\n## {group}\n")
+        for name in names:
+            field = settings.model_fields[name]
+            default = "unset" if field.default is None else f"`{field.default}`"
+            parts.append(
+                f"\n### {name}\n\n"
+                f"`--{name.replace('_', '-')}` · `{ENV_PREFIX}{name.upper()}` · default: {default}\n\n"
+                f"{field.description}\n"
+            )
+    return "".join(parts)
+
+
+def cli_page() -> str:
+    """Return the page with every command's help."""
+    return CLI_HEAD + app.generate_docs(heading_level=1).rstrip() + "\n"
+
+
+def main() -> int:
+    """Write the pages, or say which of them are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    check = parser.parse_args().check
+    stale = []
+    for file, text in (("settings.md", settings_page(Settings)), ("cli.md", cli_page())):
+        path = DOCS / file
+        if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
+            stale.append(file)
+        elif not check:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        sys.stderr.write(f"out of date: {', '.join(stale)}; run python docs/generate.py\n")
+    return len(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""``stoker pull``, ``list``, ``show`` and ``rm``."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from stoker.cli.flags import with_settings
+from stoker.cli.progress import megabytes, pull_progress
+from stoker.config import Settings
+from stoker.models.catalogue import load_catalogue
+from stoker.models.library import FileDetails, ModelLibrary
+
+
+@with_settings("home", "model")
+def pull(settings: Settings) -> None:
+    """Fetch a model into the model store.
+
+    A model that is already there is left as it is.
+    """
+    with pull_progress(settings.model) as report:
+        stored = _library(settings).pull(settings.model, report)
+    sys.stdout.write(f"{stored.name}: {stored.path}\n")
+
+
+@with_settings("home")
+def list_models(settings: Settings) -> None:
+    """List the models that are stored or known."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title in ("NAME", "STORED", "SIZE", "LICENCE", "DESCRIPTION"):
+        table.add_column(title, overflow="fold", no_wrap=title != "DESCRIPTION")
+    for model in _library(settings).list_models():
+        size = "" if model.size_bytes is None else megabytes(model.size_bytes)
+        table.add_row(model.name, "yes" if model.stored else "no", size, model.licence, model.description)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = sum(max(len(str(cell)) for cell in column.cells) + 20 for column in table.columns)
+    console.print(table)
+
+
+@with_settings("home")
+def show(settings: Settings, name: str, /) -> None:
+    """Show what is known of one model.
+
+    Args:
+        settings: The merged settings.
+        name: A name that `stoker list` shows, or the path of a GGUF file.
+    """
+    details = _library(settings).show(name)
+    rows = {
+        "name": details.name,
+        "description": details.description,
+        "licence": details.licence,
+        "source": ", ".join(details.sources) or None,
+        "sha256": details.sha256,
+        "pulled": None if details.pulled_at is None else f"{details.pulled_at:%Y-%m-%d %H:%M} UTC",
+        **({"file": "not pulled yet"} if details.file is None else _file_rows(details.file)),
+    }
+    for key, value in rows.items():
+        if value is not None:
+            sys.stdout.write(f"{key:<15}{value}\n")
+
+
+@with_settings("home")
+def remove(settings: Settings, name: str, /) -> None:
+    """Remove a model from the model store.
+
+    Args:
+        settings: The merged settings.
+        name: A name that `stoker list` shows as stored.
+    """
+    _library(settings).remove(name)
+    sys.stdout.write(f"removed {name}\n")
+
+
+def _library(settings: Settings) -> ModelLibrary:
+    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]))
+
+
+def _file_rows(file: FileDetails) -> dict[str, str | None]:
+    config = file.config
+    tensors = ", ".join(f"{count} {kind}" for kind, count in file.tensor_types.items())
+    return {
+        "file": str(file.path),
+        "size": megabytes(file.size_bytes),
+        "title": file.title,
+        "digest": file.digest,
+        "architecture": config.architecture,
+        "parameters": f"{file.n_parameters / 1e6:.1f} million",
+        "tensors": tensors,
+        "layers": str(config.n_layers),
+        "width": str(config.width),
+        "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",
+        "vocabulary": str(config.vocab_size),
+        "context": f"{config.context_length} tokens",
+    }

@@ -1,0 +1,67 @@
+"""Progress of a download: a bar on a terminal, a few plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+LINE_INTERVAL_S = 5.0
+"""Least time between two plain lines."""
+
+Report = Callable[[int, int | None], None]
+"""Takes the bytes done and the bytes in all (None when unknown)."""
+
+
+@contextmanager
+def pull_progress(name: str) -> Iterator[Report]:
+    """Show the progress of pulling `name` on standard error; nothing is shown until it is reported."""
+    if not sys.stderr.isatty():
+        yield _lines(name)
+        return
+    columns = (
+        TextColumn("pulling {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=None, visible=False)
+
+        def report(done_bytes: int, total_bytes: int | None) -> None:
+            progress.update(task, completed=done_bytes, total=total_bytes, visible=True)
+
+        yield report
+
+
+def _lines(name: str) -> Report:
+    next_s = 0.0
+
+    def report(done_bytes: int, total_bytes: int | None) -> None:
+        nonlocal next_s
+        now_s = monotonic()
+        complete = done_bytes == total_bytes
+        if next_s == inf or (now_s < next_s and not complete):
+            return
+        next_s = inf if complete else now_s + LINE_INTERVAL_S
+        share = "" if total_bytes is None else f" of {megabytes(total_bytes)}"
+        sys.stderr.write(f"pulling {name}: {megabytes(done_bytes)}{share}\n")
+        sys.stderr.flush()
+
+    return report
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size as people read it."""
+    return f"{size_bytes / 1e6:.1f} MB"
