@@ -1,0 +1,99 @@
+"""A scheduler driven by a fake engine and a fake clock, as the worker process drives the real ones."""
+
+from stoker.core.step import StepPlan
+from stoker.core.tokens import FinishReason, TokenRequest, TokensEvent
+from stoker.scheduler import Scheduler, SchedulerLimits
+from stoker.testing.clock import FakeClock
+from stoker.testing.step_engine import FakeStepEngine
+
+STEP_S = 0.005
+"""What each step takes on the loop's clock."""
+
+
+class SchedulerLoop:
+    """Submits, steps and keeps what came out; every invariant is checked after every call.
+
+    Args:
+        kv_blocks: KV blocks of the fake engine.
+        context_length, max_running, max_waiting, max_step_tokens: As in `SchedulerLimits`.
+
+    Attributes:
+        clock: The time that the scheduler is told.
+        engine: What computes its plans.
+        scheduler: The scheduler under test.
+        tokens: Output of each request so far, by id.
+        finished: Why each request that ended did so, by id.
+        events: Every event, in order.
+        plans: Every plan, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        kv_blocks: int = 64,
+        context_length: int = 1024,
+        max_running: int = 8,
+        max_waiting: int = 16,
+        max_step_tokens: int = 64,
+    ) -> None:
+        self.clock = FakeClock()
+        self.engine = FakeStepEngine(kv_blocks)
+        limits = SchedulerLimits(
+            context_length=context_length,
+            max_running=max_running,
+            max_waiting=max_waiting,
+            max_step_tokens=max_step_tokens,
+        )
+        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
+        self.tokens: dict[str, list[int]] = {}
+        self.finished: dict[str, FinishReason] = {}
+        self.events: list[TokensEvent] = []
+        self.plans: list[StepPlan] = []
+
+    def submit(self, *requests: TokenRequest) -> None:
+        """Submit requests at the present time."""
+        for request in requests:
+            self.scheduler.submit(request, self.clock())
+            self.scheduler.check()
+
+    def abort(self, request_id: str) -> bool:
+        """Abort a request."""
+        known = self.scheduler.abort(request_id)
+        self.scheduler.check()
+        return known
+
+    def schedule(self) -> StepPlan | None:
+        """Schedule a step, to be given to `commit`; None when there is nothing to do."""
+        plan = self.scheduler.schedule(self.clock())
+        self.scheduler.check()
+        if plan is not None:
+            self.plans.append(plan)
+        return plan
+
+    def commit(self, plan: StepPlan) -> list[TokensEvent]:
+        """Compute a plan and commit its result."""
+        result = self.engine.forward(plan)
+        events = self.scheduler.commit(plan, result, self.clock.advance(STEP_S))
+        self.scheduler.check()
+        for event in events:
+            self.tokens.setdefault(event.request_id, []).extend(event.token_ids)
+            if event.finish_reason is not None:
+                self.finished[event.request_id] = event.finish_reason
+        self.events.extend(events)
+        return events
+
+    def step(self) -> list[TokensEvent] | None:
+        """Schedule, compute and commit one step; None when there is nothing to do."""
+        plan = self.schedule()
+        return None if plan is None else self.commit(plan)
+
+    def run(self, max_steps: int = 10_000) -> None:
+        """Step until there is nothing to do.
+
+        Raises:
+            RuntimeError: There still was after `max_steps` steps.
+        """
+        for _ in range(max_steps):
+            if self.step() is None:
+                return
+        raise RuntimeError(f"the scheduler still has work after {max_steps} steps")

@@ -1,0 +1,162 @@
+"""Random schedules: every invariant after every call, every token compared with the request run alone."""
+
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stoker.core.errors import InvalidRequestError, QueueFullError
+from stoker.core.sampling import SamplingParams
+from stoker.core.step import StepPlan
+from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.testing.scheduler_loop import SchedulerLoop
+from stoker.testing.step_engine import reference_tokens
+from stoker.testing.workloads import make_request, make_tokens
+
+
+@dataclass
+class Expected:
+    request: TokenRequest
+    output: tuple[int, ...]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Tiny pools force eviction and preemption; few prefixes and salts force sharing."""
+
+    @initialize(
+        kv_blocks=st.integers(2, 14),
+        max_running=st.integers(1, 5),
+        max_waiting=st.integers(0, 6),
+        spare_step_tokens=st.integers(0, 60),
+    )
+    def start(self, kv_blocks: int, max_running: int, max_waiting: int, spare_step_tokens: int) -> None:
+        self.loop = SchedulerLoop(
+            kv_blocks=kv_blocks,
+            context_length=160,
+            max_running=max_running,
+            max_waiting=max_waiting,
+            max_step_tokens=max_running + spare_step_tokens,
+        )
+        self.n_places = max_running + max_waiting
+        self.max_step_tokens = max_running + spare_step_tokens
+        self.live: dict[str, Expected] = {}
+        self.plan: StepPlan | None = None
+        self.n_submitted = 0
+
+    @rule(
+        prefix=st.sampled_from(["p", "q"]),
+        n_prefix=st.sampled_from([0, 1, 15, 16, 17, 31, 32, 33, 48, 64]),
+        n_tail=st.sampled_from([0, 0, 1, 7, 16, 20]),
+        max_tokens=st.sampled_from([1, 2, 15, 16, 17, 40]),
+        salt=st.sampled_from(["", "", "tenant"]),
+        priority=st.integers(0, 2),
+        seed=st.integers(0, 2),
+        with_stop=st.booleans(),
+    )
+    def submit(
+        self,
+        *,
+        prefix: str,
+        n_prefix: int,
+        n_tail: int,
+        max_tokens: int,
+        salt: str,
+        priority: int,
+        seed: int,
+        with_stop: bool,
+    ) -> None:
+        request_id = str(self.n_submitted)
+        self.n_submitted += 1
+        request = make_request(
+            request_id,
+            prompt=make_tokens(prefix, n_prefix) + make_tokens(f"tail {request_id}", n_tail),
+            max_tokens=max_tokens,
+            stop_token_ids=frozenset(range(12)) if with_stop else frozenset(),
+            sampling=SamplingParams(seed=seed),
+            cache_salt=salt,
+            priority=priority,
+        )
+        try:
+            self.loop.submit(request)
+        except QueueFullError:
+            assert len(self.live) == self.n_places
+        except InvalidRequestError:
+            n_total = len(request.prompt) + max_tokens
+            assert not request.prompt or -(-(n_total - 1) // 16) > self.loop.engine.kv_blocks
+        else:
+            assert len(self.live) < self.n_places
+            self.live[request_id] = Expected(request, reference_tokens(request))
+
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        """Abort anybody, at any time: waiting, running, in flight, ended or unknown."""
+        request_id = data.draw(st.sampled_from([*map(str, range(self.n_submitted)), "nobody"]))
+        assert self.loop.abort(request_id) == (request_id in self.live)
+        self.live.pop(request_id, None)
+
+    @precondition(lambda self: self.plan is None)
+    @rule()
+    def schedule(self) -> None:
+        self.plan = self.loop.schedule()
+        assert (self.plan is None) == (not self.live)
+        if self.plan is not None:
+            assert 1 <= self.plan.n_tokens <= self.max_step_tokens
+
+    @precondition(lambda self: self.plan is not None)
+    @rule()
+    def commit(self) -> None:
+        assert self.plan is not None
+        for event in self.loop.commit(self.plan):
+            expected = self.live[event.request_id]
+            output = self.loop.tokens[event.request_id]
+            assert tuple(output) == expected.output[: len(output)]
+            assert event.cached_tokens < len(expected.request.prompt)
+            if event.finish_reason is not None:
+                stopped = output[-1] in expected.request.stop_token_ids
+                assert event.finish_reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
+            assert (event.finish_reason is not None) == (len(output) == len(expected.output))
+            if event.finish_reason is not None:
+                del self.live[event.request_id]
+        self.plan = None
+
+    @rule(n_steps=st.integers(1, 40))
+    def run_steps(self, n_steps: int) -> None:
+        for _ in range(n_steps):
+            if self.plan is None:
+                self.schedule()
+            if self.plan is not None:
+                self.commit()
+
+    @invariant()
+    def gauges_agree(self) -> None:
+        stats = self.loop.scheduler.stats()
+        if self.plan is None:
+            assert stats.running + stats.waiting == len(self.live)
+        assert stats.kv_blocks_used + stats.kv_blocks_cached <= stats.kv_blocks_total
+        if not self.live and self.plan is None:
+            assert stats.kv_blocks_used == 0
+
+    def teardown(self) -> None:
+        """Every request that was admitted ends, and nothing is held when all have."""
+        if not hasattr(self, "loop"):
+            return
+        # Alone, each would take at most one step per prompt and output token; preemption
+        # recomputes, but the first in order never.
+        n_steps = 200 * (1 + len(self.live)) ** 2
+        while self.live or self.plan is not None:
+            n_steps -= 1
+            assert n_steps > 0, f"{sorted(self.live)} never end"
+            self.run_steps(1)
+        self.gauges_agree()
+        assert self.loop.schedule() is None
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestScheduler = SchedulerMachine.TestCase

@@ -1,0 +1,112 @@
+import pytest
+
+from stoker.testing.scheduler_loop import SchedulerLoop
+from stoker.testing.step_engine import reference_tokens
+from stoker.testing.workloads import make_request, make_tokens, shared_prefix
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "n_cached"), [(15, 0), (16, 0), (17, 16), (32, 16), (33, 32), (48, 32), (49, 48)]
+)
+def test_an_equal_prompt_is_served_from_the_cache_but_for_its_last_token(
+    n_prompt: int, n_cached: int
+) -> None:
+    loop = SchedulerLoop()
+    prompt = make_tokens("p", n_prompt)
+    first, second = (make_request(name, prompt=prompt, max_tokens=4) for name in ("first", "second"))
+    loop.submit(first)
+    loop.run()
+    n_plans = len(loop.plans)
+    loop.submit(second)
+    loop.run()
+    assert loop.plans[n_plans].first_positions == [n_cached]
+    assert loop.tokens["first"] == loop.tokens["second"] == list(reference_tokens(first))
+    assert {e.cached_tokens for e in loop.events if e.request_id == "first"} == {0}
+    assert {e.cached_tokens for e in loop.events if e.request_id == "second"} == {n_cached}
+    stats = loop.scheduler.stats()
+    assert (stats.prompt_tokens_total, stats.cached_tokens_total) == (2 * n_prompt, n_cached)
+
+
+def test_generated_tokens_are_shared_too() -> None:
+    loop = SchedulerLoop()
+    first = make_request("turn 1", n_prompt=20, max_tokens=30)
+    loop.submit(first)
+    loop.run()
+    answer = tuple(loop.tokens["turn 1"])
+    loop.submit(make_request("turn 2", prompt=first.prompt + answer + make_tokens("reply", 10)))
+    loop.run()
+    # 20 + 30 tokens, of which the last was sampled and never computed: 3 full blocks.
+    assert loop.events[-1].cached_tokens == 48
+
+
+@pytest.mark.parametrize("salts", [("", "b"), ("a", "b"), ("a", "")])
+def test_nothing_is_shared_across_salts(salts: tuple[str, str]) -> None:
+    loop = SchedulerLoop()
+    prompt = make_tokens("p", 64)
+    for i, salt in enumerate(salts):
+        loop.submit(make_request(str(i), prompt=prompt, cache_salt=salt))
+        loop.run()
+    assert {event.cached_tokens for event in loop.events} == {0}
+
+
+def test_blocks_are_not_shared_before_they_are_computed() -> None:
+    loop = SchedulerLoop(max_step_tokens=100)
+    prompt = make_tokens("p", 48)
+    loop.submit(make_request("a", prompt=prompt))
+    plan = loop.schedule()
+    assert plan is not None
+    loop.submit(make_request("b", prompt=prompt))
+    loop.abort("a")
+    loop.commit(plan)
+    loop.run()
+    assert loop.events[-1].cached_tokens == 0
+    assert tuple(loop.tokens["b"]) == reference_tokens(make_request("b", prompt=prompt))
+
+
+def test_equal_prompts_computed_at_once_end_up_in_the_same_blocks() -> None:
+    loop = SchedulerLoop(max_step_tokens=200)
+    prompt = make_tokens("p", 50)
+    loop.submit(make_request("a", prompt=prompt), make_request("b", prompt=prompt))
+    loop.step()
+    # Three full blocks shared, and one partial block each.
+    assert loop.scheduler.stats().kv_blocks_used == 5
+    plan = loop.schedule()
+    assert plan is not None
+    assert plan.block_tables[0][:3] == plan.block_tables[1][:3]
+    loop.commit(plan)
+    loop.run()
+    assert loop.tokens["a"] == loop.tokens["b"]
+
+
+def test_a_prefill_skips_what_another_has_computed_meanwhile() -> None:
+    loop = SchedulerLoop(max_step_tokens=60)
+    prompt = make_tokens("p", 100)
+    requests = [make_request(name, prompt=prompt, max_tokens=4) for name in "abcd"]
+    loop.submit(*requests)
+    loop.run()
+    n_computed = sum(len(run) for plan in loop.plans for run in plan.tokens)
+    # Each needs its last 4 prompt tokens and 3 sampled ones; of the 96 before them one copy is
+    # computed, and what "b" began beside "a" in one step.
+    assert n_computed <= 96 + 4 * 7 + 60
+    assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
+
+
+def test_a_shared_prefix_needs_its_blocks_once() -> None:
+    loop = SchedulerLoop(kv_blocks=24, max_running=8, max_step_tokens=256)
+    requests = shared_prefix(8, n_prefix=160, n_tail=10, max_tokens=4)
+    loop.submit(*requests)
+    loop.run()
+    stats = loop.scheduler.stats()
+    # 8 x 11 blocks would not fit 24.
+    assert stats.preemptions_total == 0
+    assert max(len(plan.request_ids) for plan in loop.plans) > 2
+    assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
+
+
+def test_when_idle_every_block_is_free_or_cached() -> None:
+    loop = SchedulerLoop(kv_blocks=40)
+    loop.submit(*shared_prefix(10, n_prefix=40, n_tail=9))
+    loop.run()
+    stats = loop.scheduler.stats()
+    assert stats.kv_blocks_used == 0
+    assert 0 < stats.kv_blocks_cached <= 40
