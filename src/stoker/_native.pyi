@@ -1,4 +1,92 @@
 """The C++ compute library: weights, KV cache, forward pass and sampling. See ``native/``."""
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stoker._native import kernels as kernels
+
+MAX_LOGPROBS: int
+
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
+
+class Model:
+    """A decoder-only transformer with its packed weights, paged KV cache and threads.
+
+    Methods raise ValueError for arguments that break the rules and MemoryError when memory cannot
+    be reserved. `forward` and `logits` release the interpreter lock.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        width: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_size: int,
+        ffn_width: int,
+        vocab_size: int,
+        context_length: int,
+        rope_base: float,
+        norm_epsilon: float,
+        isa: str,
+        n_threads: int,
+        kv_blocks: int,
+        max_step_tokens: int,
+        max_step_seqs: int,
+        float_path: bool,
+    ) -> None: ...
+    def set_matrix(
+        self, name: str, layer: int, type: str, data: NDArray[np.uint8], adjacent_pairs: bool
+    ) -> None:
+        """Pack a matrix: embedding, output, q, k, v, o, gate, up or down, stored as GGUF's `type`."""
+
+    def set_norm(self, name: str, layer: int, data: NDArray[np.float32]) -> None:
+        """Set attn_norm, ffn_norm or output_norm."""
+
+    def finish(self) -> None:
+        """Check that the model is whole."""
+
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        run_starts: NDArray[np.int32],
+        first_positions: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        table_starts: NDArray[np.int32],
+        samples: NDArray[np.uint8],
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int32],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        seed: NDArray[np.uint64],
+        choice: NDArray[np.uint32],
+        n_logprobs: NDArray[np.int32],
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        """Compute one step of ``n`` sequences.
+
+        Returns the sampled tokens ``[n]`` (-1 where none was asked for), their log-probabilities
+        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``.
+        """
+
+    def logits(
+        self,
+        tokens: NDArray[np.int32],
+        run_starts: NDArray[np.int32],
+        first_positions: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        table_starts: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """Compute one step and return the raw logits of every token, ``[n_tokens, vocab_size]``."""
+
+    @property
+    def isa(self) -> str: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def kv_blocks(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int: ...

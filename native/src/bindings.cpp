@@ -1,0 +1,231 @@
+// The Python module stoker._native. Arrays are checked for type and contiguity here, for meaning in Model.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <stdexcept>
+
+#include "bindings.h"
+#include "model.h"
+
+namespace nb = nanobind;
+
+namespace stoker {
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T, size_t kDims>
+using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
+
+// The arrays of one batch, sized by `n` sequences.
+struct BatchArrays {
+  Array<int32_t> tokens, run_starts, first_positions, block_tables, table_starts;
+
+  Batch view() const {
+    const size_t n = first_positions.size();
+    if (n == 0 || run_starts.size() != n + 1 || table_starts.size() != n + 1) {
+      throw std::invalid_argument("run_starts and table_starts must be one longer than first_positions");
+    }
+    for (const auto& [starts, values] : {std::pair{&run_starts, &tokens}, std::pair{&table_starts, &block_tables}}) {
+      if (!std::is_sorted(starts->data(), starts->data() + n + 1) || (*starts)(0) < 0 ||
+          static_cast<size_t>((*starts)(n)) != values->size()) {
+        throw std::invalid_argument("starts must ascend from 0 to the length of what they index");
+      }
+    }
+    return {.n_seqs = static_cast<int>(n),
+            .tokens = tokens.data(),
+            .run_starts = run_starts.data(),
+            .first_positions = first_positions.data(),
+            .block_tables = block_tables.data(),
+            .table_starts = table_starts.data(),
+            .samples = nullptr,
+            .params = nullptr};
+  }
+};
+
+struct SamplingArrays {
+  Array<uint8_t> samples;
+  Array<float> temperature;
+  Array<int32_t> top_k;
+  Array<float> top_p, min_p;
+  Array<uint64_t> seed;
+  Array<uint32_t> choice;
+  Array<int32_t> n_logprobs;
+
+  std::vector<SampleParams> params(const Batch& batch) const {
+    const auto n = static_cast<size_t>(batch.n_seqs);
+    if (samples.size() != n || temperature.size() != n || top_k.size() != n || top_p.size() != n ||
+        min_p.size() != n || seed.size() != n || choice.size() != n || n_logprobs.size() != n) {
+      throw std::invalid_argument("every sampling array must have one entry per sequence");
+    }
+    std::vector<SampleParams> out;
+    out.reserve(n);
+    for (size_t s = 0; s < n; ++s) {
+      const int end = batch.first_positions[s] + batch.run_starts[s + 1] - batch.run_starts[s];
+      if (n_logprobs(s) > kMaxLogprobs) throw std::invalid_argument("at most 20 log-probabilities can be asked for");
+      out.push_back({temperature(s), top_k(s), top_p(s), min_p(s), seed(s), choice(s), static_cast<uint32_t>(end),
+                     n_logprobs(s)});
+    }
+    return out;
+  }
+};
+
+template <class T, size_t kDims>
+Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
+  size_t size = 1;
+  for (size_t dim : shape) size *= dim;
+  data = new T[std::max<size_t>(size, 1)]();
+  return Result<T, kDims>(data, kDims, shape.data(), nb::capsule(data, [](void* p) noexcept {
+                            delete[] static_cast<T*>(p);
+                          }));
+}
+
+// Model with a lock: Python may call from any thread while a step runs without the interpreter lock.
+class PyModel {
+ public:
+  PyModel(const ModelShape& shape, const ModelOptions& options) : model_(shape, options), options_(options) {}
+
+  void set_matrix(const std::string& name, int layer, const std::string& type, Array<uint8_t> data,
+                  bool adjacent_pairs) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.set_matrix(name, layer, type, data.data(), data.size(), adjacent_pairs);
+  }
+
+  void set_norm(const std::string& name, int layer, Array<float> data) {
+    const std::lock_guard lock(mutex_);
+    model_.set_norm(name, layer, data.data(), data.size());
+  }
+
+  void finish() {
+    const std::lock_guard lock(mutex_);
+    model_.finish();
+    finished_ = true;
+  }
+
+  nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling) {
+    Batch batch = arrays.view();
+    const std::vector<SampleParams> params = sampling.params(batch);
+    batch.samples = sampling.samples.data();
+    batch.params = params.data();
+    const auto n = static_cast<size_t>(batch.n_seqs);
+    std::vector<Sample> samples(n);
+    for (Sample& s : samples) s.token = -1;
+    {
+      const nb::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      require_finished();
+      model_.forward(batch, samples.data());
+    }
+    int32_t* tokens = nullptr;
+    float* logprobs = nullptr;
+    int32_t* top_tokens = nullptr;
+    float* top_logprobs = nullptr;
+    auto tokens_array = make_array<int32_t, 1>({n}, tokens);
+    auto logprobs_array = make_array<float, 1>({n}, logprobs);
+    auto top_tokens_array = make_array<int32_t, 2>({n, kMaxLogprobs}, top_tokens);
+    auto top_logprobs_array = make_array<float, 2>({n, kMaxLogprobs}, top_logprobs);
+    for (size_t s = 0; s < n; ++s) {
+      tokens[s] = samples[s].token;
+      logprobs[s] = samples[s].logprob;
+      std::copy_n(samples[s].top_tokens, kMaxLogprobs, top_tokens + s * kMaxLogprobs);
+      std::copy_n(samples[s].top_logprobs, kMaxLogprobs, top_logprobs + s * kMaxLogprobs);
+    }
+    return nb::make_tuple(tokens_array, logprobs_array, top_tokens_array, top_logprobs_array);
+  }
+
+  Result<float, 2> logits(const BatchArrays& arrays) {
+    const Batch batch = arrays.view();
+    float* out = nullptr;
+    auto result = make_array<float, 2>({arrays.tokens.size(), static_cast<size_t>(model_.shape().vocab_size)}, out);
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    require_finished();
+    model_.logits(batch, out);
+    return result;
+  }
+
+  const char* isa() const { return model_.isa(); }
+  int n_threads() const { return model_.n_threads(); }
+  int kv_blocks() const { return options_.kv_blocks; }
+  size_t weight_bytes() const { return model_.weight_bytes(); }
+  size_t kv_bytes() const { return model_.kv_bytes(); }
+
+ private:
+  void require_finished() const {
+    if (!finished_) throw std::invalid_argument("finish() has not been called");
+  }
+
+  Model model_;
+  ModelOptions options_;
+  std::mutex mutex_;
+  bool finished_ = false;
+};
+
+}  // namespace
+
+}  // namespace stoker
+
+NB_MODULE(_native, m) {
+  using namespace stoker;
+  m.doc() = "The C++ compute library: weights, KV cache, forward pass and sampling.";
+  m.attr("MAX_LOGPROBS") = kMaxLogprobs;
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+    return names;
+  });
+
+  nb::class_<PyModel>(m, "Model")
+      .def(
+          "__init__",
+          [](PyModel* self, int n_layers, int width, int n_heads, int n_kv_heads, int head_size, int ffn_width,
+             int vocab_size, int context_length, float rope_base, float norm_epsilon, const std::string& isa,
+             int n_threads, int kv_blocks, int max_step_tokens, int max_step_seqs, bool float_path) {
+            new (self) PyModel(
+                {n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, vocab_size, context_length, rope_base,
+                 norm_epsilon},
+                {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
+          },
+          nb::kw_only(), nb::arg("n_layers"), nb::arg("width"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
+          nb::arg("head_size"), nb::arg("ffn_width"), nb::arg("vocab_size"), nb::arg("context_length"),
+          nb::arg("rope_base"), nb::arg("norm_epsilon"), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
+          nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
+      .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("type"), nb::arg("data"),
+           nb::arg("adjacent_pairs"))
+      .def("set_norm", &PyModel::set_norm, nb::arg("name"), nb::arg("layer"), nb::arg("data"))
+      .def("finish", &PyModel::finish)
+      .def(
+          "forward",
+          [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
+             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples,
+             Array<float> temperature, Array<int32_t> top_k, Array<float> top_p, Array<float> min_p,
+             Array<uint64_t> seed, Array<uint32_t> choice, Array<int32_t> n_logprobs) {
+            return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
+                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs});
+          },
+          nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
+          nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
+          nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"))
+      .def(
+          "logits",
+          [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
+             Array<int32_t> block_tables, Array<int32_t> table_starts) {
+            return self.logits({tokens, run_starts, first_positions, block_tables, table_starts});
+          },
+          nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
+          nb::arg("table_starts"))
+      .def_prop_ro("isa", &PyModel::isa)
+      .def_prop_ro("n_threads", &PyModel::n_threads)
+      .def_prop_ro("kv_blocks", &PyModel::kv_blocks)
+      .def_prop_ro("weight_bytes", &PyModel::weight_bytes)
+      .def_prop_ro("kv_bytes", &PyModel::kv_bytes);
+
+  bind_kernels(m);
+}

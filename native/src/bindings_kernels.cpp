@@ -1,0 +1,226 @@
+// Single kernels as Python functions over NumPy arrays, so that tests can hold each against a plain reference.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <vector>
+
+#include "bindings.h"
+#include "float_mode.h"
+#include "kernels.h"
+#include "sampler.h"
+#include "thread_pool.h"
+
+namespace nb = nanobind;
+
+namespace stoker {
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Cube = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<size_t> shape) {
+  auto* held = new std::vector<T>(std::move(values));
+  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.begin(), owner);
+}
+
+PackedMatrix pack_bytes(const std::string& type, const Bytes& data, int n, int k) {
+  const SourceType source = source_type(type);
+  if (n <= 0 || data.size() != source_row_size(source, k) * static_cast<size_t>(n)) {
+    throw std::invalid_argument("data does not hold n rows of k values");
+  }
+  ThreadPool pool(1);
+  return pack(source, data.data(), n, k, {}, pool);
+}
+
+struct Quantized {
+  std::vector<int8_t> codes;
+  std::vector<GroupMeta> meta;
+};
+
+Quantized quantize_rows(const Kernels& kernels, const Matrix& x) {
+  const size_t m = x.shape(0), k = x.shape(1);
+  if (k % kGroup != 0) throw std::invalid_argument("rows must be a multiple of 32 long");
+  Quantized out{std::vector<int8_t>(m * k), std::vector<GroupMeta>(m * k / kGroup)};
+  for (size_t r = 0; r < m; ++r) {
+    kernels.quantize(x.data() + r * k, static_cast<int>(k), out.codes.data() + r * k, out.meta.data() + r * k / kGroup);
+  }
+  return out;
+}
+
+auto matmul(const std::string& isa, const std::string& type, Bytes data, int n, int k, Matrix x) {
+  const Kernels& kernels = find_kernels(isa);
+  const FloatMode float_mode;
+  const PackedMatrix matrix = pack_bytes(type, data, n, k);
+  if (x.shape(1) != static_cast<size_t>(k)) throw std::invalid_argument("x must have k columns");
+  const auto m = static_cast<int>(x.shape(0));
+  const Quantized q = quantize_rows(kernels, x);
+  const ptrdiff_t stride = ptrdiff_t{matrix.n_blocks()} * kLanes;
+  std::vector<float> padded(static_cast<size_t>(m * stride));
+  kernels.matmul(matrix, {x.data(), q.codes.data(), q.meta.data(), k}, 0, m, 0, matrix.n_blocks(), padded.data(),
+                 stride);
+  std::vector<float> out;
+  for (int r = 0; r < m; ++r) out.insert(out.end(), padded.begin() + r * stride, padded.begin() + r * stride + n);
+  return to_numpy(std::move(out), {x.shape(0), static_cast<size_t>(n)});
+}
+
+auto unpack(const std::string& type, Bytes data, int n, int k) {
+  const PackedMatrix matrix = pack_bytes(type, data, n, k);
+  std::vector<float> out(static_cast<size_t>(n) * static_cast<size_t>(k));
+  for (int r = 0; r < n; ++r) unpack_row(matrix, r, out.data() + static_cast<size_t>(r) * static_cast<size_t>(k));
+  return to_numpy(std::move(out), {static_cast<size_t>(n), static_cast<size_t>(k)});
+}
+
+nb::tuple quantize(const std::string& isa, Matrix x) {
+  const Quantized q = quantize_rows(find_kernels(isa), x);
+  std::vector<float> scales, sums;
+  for (const GroupMeta& meta : q.meta) {
+    scales.push_back(meta.scale);
+    sums.push_back(meta.scaled_sum);
+  }
+  const size_t groups = x.shape(1) / kGroup;
+  return nb::make_tuple(to_numpy(q.codes, {x.shape(0), x.shape(1)}), to_numpy(scales, {x.shape(0), groups}),
+                        to_numpy(sums, {x.shape(0), groups}));
+}
+
+void need_sixteens(size_t n) {
+  if (n == 0 || n % 16 != 0) throw std::invalid_argument("length must be a multiple of 16");
+}
+
+auto rms_norm(const std::string& isa, Vector x, Vector weight, float epsilon) {
+  need_sixteens(x.size());
+  if (weight.size() != x.size()) throw std::invalid_argument("weight must be as long as x");
+  std::vector<float> out(x.size());
+  find_kernels(isa).rms_norm(x.data(), weight.data(), static_cast<int>(x.size()), epsilon, out.data());
+  return to_numpy(std::move(out), {x.size()});
+}
+
+auto swiglu(const std::string& isa, Vector gate, Vector up) {
+  need_sixteens(gate.size());
+  if (up.size() != gate.size()) throw std::invalid_argument("up must be as long as gate");
+  std::vector<float> out(gate.size());
+  find_kernels(isa).swiglu(gate.data(), up.data(), static_cast<int>(gate.size()), out.data());
+  return to_numpy(std::move(out), {gate.size()});
+}
+
+auto rotate(const std::string& isa, Vector x, Vector cosine, Vector sine, float scale) {
+  need_sixteens(cosine.size());
+  if (x.size() != 2 * cosine.size() || sine.size() != cosine.size()) {
+    throw std::invalid_argument("x must be twice as long as cosine and sine");
+  }
+  std::vector<float> out(x.data(), x.data() + x.size());
+  find_kernels(isa).rotate(out.data(), cosine.data(), sine.data(), static_cast<int>(cosine.size()), scale);
+  return to_numpy(std::move(out), {x.size()});
+}
+
+auto exp_terms(const std::string& isa, Vector x, float maximum, float factor) {
+  std::vector<float> out(x.size());
+  std::vector<double> sums(x.size() / kSumChunk + 1);
+  find_kernels(isa).exp_terms(x.data(), static_cast<int>(x.size()), maximum, factor, out.data(), sums.data());
+  return to_numpy(std::move(out), {x.size()});
+}
+
+// Attention of consecutive positions with one KV head, through blocks in the given order. Blocks that hold no key
+// are filled with NaN, as recycled memory may be.
+auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, int first_position, Ints block_table,
+            bool half) {
+  const Kernels& kernels = find_kernels(isa);
+  const FloatMode float_mode;
+  const auto n_rows = static_cast<int>(queries.shape(0));
+  const auto group = static_cast<int>(queries.shape(1));
+  const auto head_size = static_cast<int>(queries.shape(2));
+  const int n_keys = first_position + n_rows;
+  if (head_size % kGroup != 0 || keys.shape(0) != static_cast<size_t>(n_keys) ||
+      keys.shape(1) != queries.shape(2) || values.shape(0) != keys.shape(0) || values.shape(1) != keys.shape(1) ||
+      block_table.size() * kBlockTokens < static_cast<size_t>(n_keys)) {
+    throw std::invalid_argument("shapes do not fit each other");
+  }
+  const KvType type = half ? KvType::f16 : KvType::f32;
+  const size_t element = half ? 2 : 4;
+  const size_t block_elements = static_cast<size_t>(head_size) * kBlockTokens;
+  int n_blocks = 0;
+  for (size_t i = 0; i < block_table.size(); ++i) n_blocks = std::max(n_blocks, block_table(i) + 1);
+  std::vector<uint8_t> key_store(static_cast<size_t>(n_blocks) * block_elements * element, 0xff);
+  std::vector<uint8_t> value_store(key_store);
+  for (int i = 0; i < n_keys; ++i) {
+    const auto block = static_cast<size_t>(block_table(static_cast<size_t>(i / kBlockTokens)));
+    const size_t at = block * block_elements * element;
+    kernels.store_key(keys.data() + ptrdiff_t{i} * head_size, head_size, i % kBlockTokens, type, &key_store[at]);
+    kernels.store_value(values.data() + ptrdiff_t{i} * head_size, head_size, i % kBlockTokens, type, &value_store[at]);
+  }
+  const size_t pairs = static_cast<size_t>(n_rows * group);
+  std::vector<float> scratch(static_cast<size_t>(2 * kTileTokens * head_size), __builtin_nanf(""));
+  std::vector<float> maximum(pairs), sum(pairs), total(pairs * static_cast<size_t>(head_size));
+  std::vector<float> piece_maximum(pairs), piece_sum(pairs), piece_total(total.size());
+  const int n_pieces = (n_keys - 1) / kPieceTokens + 1;
+  for (int piece = 0; piece < n_pieces; ++piece) {
+    const bool first = piece == 0;
+    kernels.attend({.queries = queries.data(),
+                    .query_stride = ptrdiff_t{group} * head_size,
+                    .n_rows = n_rows,
+                    .group = group,
+                    .head_size = head_size,
+                    .first_position = first_position,
+                    .key_begin = piece * kPieceTokens,
+                    .key_end = (piece + 1) * kPieceTokens,
+                    .block_table = block_table.data(),
+                    .keys = key_store.data(),
+                    .values = value_store.data(),
+                    .block_stride = block_elements,
+                    .kv_type = type,
+                    .scratch = scratch.data(),
+                    .maximum = first ? maximum.data() : piece_maximum.data(),
+                    .sum = first ? sum.data() : piece_sum.data(),
+                    .accumulator = first ? total.data() : piece_total.data()});
+    for (size_t i = 0; !first && i < pairs; ++i) {
+      if (first_position + static_cast<int>(i) / group < piece * kPieceTokens) continue;
+      const size_t at = i * static_cast<size_t>(head_size);
+      kernels.merge(&maximum[i], &sum[i], &total[at], piece_maximum[i], piece_sum[i], &piece_total[at], head_size);
+    }
+  }
+  for (size_t i = 0; i < pairs; ++i) {
+    float* out = &total[i * static_cast<size_t>(head_size)];
+    kernels.divide(out, sum[i], head_size, out);
+  }
+  return to_numpy(std::move(total), {queries.shape(0), queries.shape(1), queries.shape(2)});
+}
+
+nb::tuple sample_one(const std::string& isa, Vector logits, float temperature, int top_k, float top_p, float min_p,
+                     uint64_t seed, uint32_t choice, uint32_t position, int n_logprobs) {
+  if (logits.size() == 0 || n_logprobs > kMaxLogprobs) throw std::invalid_argument("no logits, or too many logprobs");
+  const auto vocab = static_cast<int>(logits.size());
+  SampleScratch scratch(vocab);
+  const Sample s = sample(find_kernels(isa), logits.data(), vocab,
+                          {temperature, top_k, top_p, min_p, seed, choice, position, n_logprobs}, scratch);
+  nb::list top;
+  for (int i = 0; i < std::min(n_logprobs, vocab); ++i) top.append(nb::make_tuple(s.top_tokens[i], s.top_logprobs[i]));
+  return nb::make_tuple(s.token, s.logprob, top);
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& parent) {
+  nb::module_ m = parent.def_submodule("kernels", "Single kernels, for checking them against a reference.");
+  m.def("matmul", &matmul, nb::arg("isa"), nb::arg("type"), nb::arg("data"), nb::arg("n"), nb::arg("k"), nb::arg("x"));
+  m.def("unpack", &unpack, nb::arg("type"), nb::arg("data"), nb::arg("n"), nb::arg("k"));
+  m.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
+  m.def("rms_norm", &rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
+  m.def("swiglu", &swiglu, nb::arg("isa"), nb::arg("gate"), nb::arg("up"));
+  m.def("rotate", &rotate, nb::arg("isa"), nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("scale"));
+  m.def("exp_terms", &exp_terms, nb::arg("isa"), nb::arg("x"), nb::arg("maximum"), nb::arg("factor"));
+  m.def("attend", &attend, nb::arg("isa"), nb::arg("queries"), nb::arg("keys"), nb::arg("values"),
+        nb::arg("first_position"), nb::arg("block_table"), nb::arg("half"));
+  m.def("sample", &sample_one, nb::arg("isa"), nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"),
+        nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("position"),
+        nb::arg("n_logprobs"));
+}
+
+}  // namespace stoker

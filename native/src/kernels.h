@@ -1,0 +1,99 @@
+// The table of compute kernels: one implementation per instruction set, chosen at run time.
+//
+// Every kernel is deterministic per row: each output element has one order of summation that depends on its own
+// row and on absolute positions only, never on how many other rows or threads there are.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "weights.h"
+
+namespace stoker {
+
+constexpr int kBlockTokens = 16;   // tokens in a KV block
+constexpr int kTileTokens = 64;    // keys in one step of the online softmax; tiles begin at multiples of it
+constexpr int kPieceTokens = 512;  // keys of one partial softmax; pieces begin at multiples of it
+constexpr int kSumChunk = 1024;    // vocabulary entries summed in one vector pass
+
+// Scale of a group of int8 activations, and scale times the sum of its codes.
+struct GroupMeta {
+  float scale;
+  float scaled_sum;
+};
+
+// Rows of activations in the form that a matrix wants: int8 codes for u4 and u8, floats for the others.
+struct Activations {
+  const float* values;     // [m][k]
+  const int8_t* codes;     // [m][k]
+  const GroupMeta* meta;   // [m][k / 32]
+  int k;
+};
+
+enum class KvType { f16, f32 };
+
+// Attention of a few consecutive positions of one sequence with the query heads of one KV head, over the keys
+// in [key_begin, key_end). KV of one head of one block: keys [head_size][16], values [16][head_size].
+struct AttendArgs {
+  const float* queries;       // [n_rows][group][head_size], scaled; rows are `query_stride` floats apart
+  ptrdiff_t query_stride;
+  int n_rows;                 // rows at positions first_position, first_position + 1, ...
+  int group;                  // query heads per KV head
+  int head_size;              // a multiple of 32
+  int first_position;
+  int key_begin;              // multiple of kPieceTokens
+  int key_end;                // at most key_begin + kPieceTokens
+  const int32_t* block_table;
+  const void* keys;           // this layer's and head's part of block 0
+  const void* values;
+  size_t block_stride;        // elements between a head's parts of consecutive blocks
+  KvType kv_type;
+  float* scratch;             // 2 * kTileTokens * head_size floats
+  // Results per (row, head): maximum score, sum of weights, weighted sum of values. A row whose position lies
+  // before key_begin is left alone.
+  float* maximum;             // [n_rows][group]
+  float* sum;                 // [n_rows][group]
+  float* accumulator;         // [n_rows][group][head_size]
+};
+
+struct Kernels {
+  const char* name;
+
+  // out[row][0 .. 16 * (block_end - block_begin)) for rows [row_begin, row_end); `out` rows are `stride` apart.
+  void (*matmul)(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
+                 int block_end, float* out, ptrdiff_t stride);
+  // Symmetric int8 per group of 32: scale = max|x| / 127.
+  void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
+  void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
+  void (*add)(float* x, const float* y, int n);  // x += y
+  void (*swiglu)(const float* gate, const float* up, int n, float* out);  // silu(gate) * up
+  // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are given, then scales.
+  void (*rotate)(float* x, const float* cosine, const float* sine, int half, float scale);
+  // Store one position's key or value of one head into its block; `slot` is the position inside the block.
+  void (*store_key)(const float* key, int head_size, int slot, KvType type, void* block);
+  void (*store_value)(const float* value, int head_size, int slot, KvType type, void* block);
+  void (*attend)(const AttendArgs& args);
+  // Joins the partial result (other_*) of a later piece to (maximum, sum, accumulator) of one row and head.
+  void (*merge)(float* maximum, float* sum, float* accumulator, float other_maximum, float other_sum,
+                const float* other_accumulator, int head_size);
+  void (*divide)(const float* x, float divisor, int n, float* out);
+  int (*argmax)(const float* x, int n);  // ties to the lowest index
+  // out[i] = exp((x[i] - maximum) * factor); chunk_sums[c] is the sum over entries [1024 c, 1024 (c + 1)).
+  void (*exp_terms)(const float* x, int n, float maximum, float factor, float* out, double* chunk_sums);
+};
+
+// Kernels that this processor can run, fastest first.
+std::vector<const Kernels*> available_kernels();
+
+// By name, or the fastest for "auto". Throws std::invalid_argument for a name that is unknown or cannot run here.
+const Kernels& find_kernels(const std::string& name);
+
+namespace avx512vnni {
+extern const Kernels kKernels;
+}
+namespace portable {
+extern const Kernels kKernels;
+}
+
+}  // namespace stoker

@@ -1,0 +1,203 @@
+// Attention over paged KV with an online softmax.
+//
+// A piece of at most 512 keys is walked in tiles of 64. A tile's keys and values are widened to fp32 once into
+// scratch (keys [head_size][64], values [64][head_size]) and used by every row and head of the call. Tiles and
+// pieces begin at multiples of their size in absolute positions and a row takes part only up to its own position,
+// so a row's arithmetic is the same whatever rows share the call.
+
+namespace stoker::STOKER_ISA {
+
+constexpr int kTileVectors = kTileTokens / 16;
+constexpr int kMaxPairs = 4;  // (row, head) pairs that share the loads of one tile
+
+template <KvType kType>
+STOKER_INLINE F32 load_kv(const void* base, size_t index) {
+  if constexpr (kType == KvType::f16) return load_half(static_cast<const uint16_t*>(base) + index);
+  if constexpr (kType == KvType::f32) return load(static_cast<const float*>(base) + index);
+}
+
+// Widens `n_keys` keys and values from position `begin` on (begin is a multiple of the tile).
+template <KvType kType>
+static void widen_tile(const AttendArgs& a, int begin, int n_keys, float* keys, float* values) {
+  for (int b = 0; b * kBlockTokens < n_keys; ++b) {
+    const size_t block = static_cast<size_t>(a.block_table[begin / kBlockTokens + b]) * a.block_stride;
+    for (int d = 0; d < a.head_size; ++d) {
+      store(keys + d * kTileTokens + b * kBlockTokens,
+            load_kv<kType>(a.keys, block + static_cast<size_t>(d) * kBlockTokens));
+    }
+    const int n_slots = n_keys - b * kBlockTokens < kBlockTokens ? n_keys - b * kBlockTokens : kBlockTokens;
+    float* out = values + b * kBlockTokens * a.head_size;
+    for (int i = 0; i < n_slots * a.head_size; i += 16) {
+      store(out + i, load_kv<kType>(a.values, block + static_cast<size_t>(i)));
+    }
+  }
+}
+
+struct Pair {
+  const float* query;
+  float* maximum;
+  float* sum;
+  float* accumulator;
+};
+
+// accumulator = accumulator * rescale + sum over keys of weight * value, for kVectors vectors of the head.
+template <int kPairs, int kVectors>
+STOKER_INLINE void accumulate(const Pair* pairs, const float (*weights)[kTileTokens], const float* rescale,
+                              const float* values, int head_size, int n_keys, int offset) {
+  F32 sums[kPairs][kVectors];
+  for (int p = 0; p < kPairs; ++p) {
+    for (int v = 0; v < kVectors; ++v) {
+      sums[p][v] = mul(load(pairs[p].accumulator + offset + 16 * v), splat(rescale[p]));
+    }
+  }
+  for (int key = 0; key < n_keys; ++key) {
+    F32 value[kVectors];
+    for (int v = 0; v < kVectors; ++v) value[v] = load(values + key * head_size + offset + 16 * v);
+    for (int p = 0; p < kPairs; ++p) {
+      const F32 weight = splat(weights[p][key]);
+      for (int v = 0; v < kVectors; ++v) sums[p][v] = fma(weight, value[v], sums[p][v]);
+    }
+  }
+  for (int p = 0; p < kPairs; ++p) {
+    for (int v = 0; v < kVectors; ++v) store(pairs[p].accumulator + offset + 16 * v, sums[p][v]);
+  }
+}
+
+// One tile for kPairs pairs that all see its first `n_keys` keys.
+template <int kPairs>
+static void attend_tile(const Pair* pairs, const float* keys, const float* values, int head_size, int n_keys) {
+  F32 scores[kPairs][kTileVectors];
+  for (int p = 0; p < kPairs; ++p) {
+    for (int v = 0; v < kTileVectors; ++v) scores[p][v] = zero();
+  }
+  for (int d = 0; d < head_size; ++d) {
+    F32 key[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) key[v] = load(keys + d * kTileTokens + 16 * v);
+    for (int p = 0; p < kPairs; ++p) {
+      const F32 query = splat(pairs[p].query[d]);
+      for (int v = 0; v < kTileVectors; ++v) scores[p][v] = fma(query, key[v], scores[p][v]);
+    }
+  }
+  float weights[kPairs][kTileTokens];
+  float rescale[kPairs];
+  const F32 minus_infinity = splat(-__builtin_inff());
+  for (int p = 0; p < kPairs; ++p) {
+    if (n_keys < kTileTokens) {  // keys beyond are unwritten memory: selected away, never multiplied
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int left = n_keys - 16 * v;
+        const Mask seen = first_lanes(left < 0 ? 0 : left > 16 ? 16 : left);
+        scores[p][v] = select(seen, scores[p][v], minus_infinity);
+      }
+    }
+    const F32 highest = max(max(scores[p][0], scores[p][1]), max(scores[p][2], scores[p][3]));
+    const float old_maximum = *pairs[p].maximum;
+    const float tile_maximum = max_lanes(highest);
+    const float maximum = tile_maximum > old_maximum ? tile_maximum : old_maximum;
+    F32 exponentials[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) {
+      exponentials[v] = exp(sub(scores[p][v], splat(maximum)));
+      if (n_keys < kTileTokens) {
+        exponentials[v] = select(greater(scores[p][v], minus_infinity), exponentials[v], zero());
+      }
+      store(weights[p] + 16 * v, exponentials[v]);
+    }
+    rescale[p] = old_maximum == maximum ? 1.0f : exp_scalar(old_maximum - maximum);
+    *pairs[p].maximum = maximum;
+    *pairs[p].sum = *pairs[p].sum * rescale[p] + sum_lanes(add(add(exponentials[0], exponentials[1]),
+                                                              add(exponentials[2], exponentials[3])));
+  }
+  int offset = 0;
+  for (; offset + 64 <= head_size; offset += 64) {
+    accumulate<kPairs, 4>(pairs, weights, rescale, values, head_size, n_keys, offset);
+  }
+  for (; offset < head_size; offset += 32) {
+    accumulate<kPairs, 2>(pairs, weights, rescale, values, head_size, n_keys, offset);
+  }
+}
+
+static void attend_pairs(const Pair* pairs, int n_pairs, const float* keys, const float* values, int head_size,
+                         int n_keys) {
+  switch (n_pairs) {
+    case 1: attend_tile<1>(pairs, keys, values, head_size, n_keys); return;
+    case 2: attend_tile<2>(pairs, keys, values, head_size, n_keys); return;
+    case 3: attend_tile<3>(pairs, keys, values, head_size, n_keys); return;
+    default: attend_tile<4>(pairs, keys, values, head_size, n_keys); return;
+  }
+}
+
+static void attend(const AttendArgs& a) {
+  float* keys = a.scratch;
+  float* values = a.scratch + kTileTokens * a.head_size;
+  const int last_position = a.first_position + a.n_rows - 1;
+  const int first_row = a.key_begin > a.first_position ? a.key_begin - a.first_position : 0;
+  for (int i = first_row * a.group; i < a.n_rows * a.group; ++i) {
+    a.maximum[i] = -__builtin_inff();
+    a.sum[i] = 0.0f;
+    for (int d = 0; d < a.head_size; d += 16) store(a.accumulator + i * a.head_size + d, zero());
+  }
+  for (int tile = a.key_begin; tile < a.key_end && tile <= last_position; tile += kTileTokens) {
+    const int end = a.key_end < last_position + 1 ? a.key_end : last_position + 1;
+    const int n_keys = end - tile < kTileTokens ? end - tile : kTileTokens;
+    if (a.kv_type == KvType::f16) {
+      widen_tile<KvType::f16>(a, tile, n_keys, keys, values);
+    } else {
+      widen_tile<KvType::f32>(a, tile, n_keys, keys, values);
+    }
+    Pair pairs[kMaxPairs];
+    int n_pairs = 0;
+    int pairs_keys = 0;  // keys that the gathered pairs see
+    for (int row = 0; row < a.n_rows; ++row) {
+      const int visible = a.first_position + row + 1 - tile;
+      if (visible <= 0) continue;
+      const int row_keys = visible < kTileTokens ? visible : kTileTokens;
+      for (int head = 0; head < a.group; ++head) {
+        if (n_pairs == kMaxPairs || (n_pairs > 0 && pairs_keys != row_keys)) {
+          attend_pairs(pairs, n_pairs, keys, values, a.head_size, pairs_keys);
+          n_pairs = 0;
+        }
+        const int i = row * a.group + head;
+        pairs[n_pairs++] = {a.queries + row * a.query_stride + head * a.head_size, a.maximum + i, a.sum + i,
+                            a.accumulator + i * a.head_size};
+        pairs_keys = row_keys;
+      }
+    }
+    if (n_pairs > 0) attend_pairs(pairs, n_pairs, keys, values, a.head_size, pairs_keys);
+  }
+}
+
+static void merge(float* maximum, float* sum, float* accumulator, float other_maximum, float other_sum,
+                  const float* other_accumulator, int head_size) {
+  const float highest = *maximum > other_maximum ? *maximum : other_maximum;
+  const float factor = exp_scalar(*maximum - highest);
+  const float other_factor = exp_scalar(other_maximum - highest);
+  *maximum = highest;
+  *sum = *sum * factor + other_sum * other_factor;
+  for (int d = 0; d < head_size; d += 16) {
+    store(accumulator + d, fma(load(accumulator + d), splat(factor), mul(load(other_accumulator + d), splat(other_factor))));
+  }
+}
+
+static void store_key(const float* key, int head_size, int slot, KvType type, void* block) {
+  if (type == KvType::f32) {
+    for (int d = 0; d < head_size; ++d) static_cast<float*>(block)[d * kBlockTokens + slot] = key[d];
+    return;
+  }
+  for (int d = 0; d < head_size; d += 16) {
+    uint16_t halves[16];
+    store_half(halves, load(key + d));
+    for (int i = 0; i < 16; ++i) static_cast<uint16_t*>(block)[(d + i) * kBlockTokens + slot] = halves[i];
+  }
+}
+
+static void store_value(const float* value, int head_size, int slot, KvType type, void* block) {
+  for (int d = 0; d < head_size; d += 16) {
+    const int at = slot * head_size + d;
+    if (type == KvType::f32) {
+      store(static_cast<float*>(block) + at, load(value + d));
+    } else {
+      store_half(static_cast<uint16_t*>(block) + at, load(value + d));
+    }
+  }
+}
+
+}  // namespace stoker::STOKER_ISA

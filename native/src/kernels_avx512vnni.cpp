@@ -1,0 +1,9 @@
+// Compiled with AVX-512 F, BW, DQ, VL and VNNI. Nothing here may instantiate a template or inline function that
+// another translation unit also uses: the linker could keep this one's code for processors that lack AVX-512.
+#define STOKER_ISA avx512vnni
+#include "simd_avx512.h"
+// clang-format off
+#include "kernels_math.inl"
+#include "kernels_matmul.inl"
+#include "kernels_attention.inl"
+#include "kernels_table.inl"

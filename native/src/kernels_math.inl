@@ -1,0 +1,124 @@
+// Element-wise and row-wise kernels, over the vectors of simd_*.h.
+#include "kernels.h"
+
+namespace stoker::STOKER_ISA {
+
+// exp(x), relative error below 3e-7 for x in [-87, 88]; clamped there. 2^n * p(r) with x = n ln 2 + r,
+// |r| <= ln(2) / 2, and the Taylor polynomial of degree 7, whose last term is below half a unit in the last place.
+STOKER_INLINE F32 exp(F32 x) {
+  x = min(max(x, splat(-87.0f)), splat(88.0f));
+  const F32 magic = splat(12582912.0f);  // 1.5 * 2^23 rounds to the nearest whole number
+  const F32 n = sub(fma(x, splat(1.44269504f), magic), magic);
+  F32 r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  F32 p = splat(1.98412698e-4f);
+  p = fma(p, r, splat(1.38888889e-3f));
+  p = fma(p, r, splat(8.33333333e-3f));
+  p = fma(p, r, splat(4.16666667e-2f));
+  p = fma(p, r, splat(1.66666667e-1f));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  return mul(p, exp2_whole(to_int(n)));
+}
+
+STOKER_INLINE float exp_scalar(float x) {
+  float lanes[16];
+  store(lanes, exp(splat(x)));
+  return lanes[0];
+}
+
+static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
+  for (int g = 0; g < n / kGroup; ++g) {
+    const F32 low = load(x + g * kGroup);
+    const F32 high = load(x + g * kGroup + 16);
+    const float largest = max_lanes(max(abs(low), abs(high)));
+    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    const I32 low_codes = to_int(mul(low, splat(inverse)));
+    const I32 high_codes = to_int(mul(high, splat(inverse)));
+    store_int8(codes + g * kGroup, low_codes);
+    store_int8(codes + g * kGroup + 16, high_codes);
+    const float scale = largest / 127.0f;
+    meta[g] = {scale, scale * static_cast<float>(sum_lanes_int(add_int(low_codes, high_codes)))};
+  }
+}
+
+static void rms_norm(const float* x, const float* weight, int n, float epsilon, float* out) {
+  F32 squares = zero();
+  for (int i = 0; i < n; i += 16) squares = fma(load(x + i), load(x + i), squares);
+  const float mean = sum_lanes(squares) / static_cast<float>(n);
+  const F32 inverse = splat(1.0f / __builtin_sqrtf(mean + epsilon));
+  for (int i = 0; i < n; i += 16) store(out + i, mul(mul(load(x + i), inverse), load(weight + i)));
+}
+
+static void add_to(float* x, const float* y, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, add(load(x + i), load(y + i)));
+}
+
+static void swiglu(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += 16) {
+    const F32 g = load(gate + i);
+    const F32 sigmoid = div(splat(1.0f), add(splat(1.0f), exp(sub(zero(), g))));
+    store(out + i, mul(mul(g, sigmoid), load(up + i)));
+  }
+}
+
+static void rotate(float* x, const float* cosine, const float* sine, int half, float scale) {
+  for (int i = 0; i < half; i += 16) {
+    const F32 a = load(x + i);
+    const F32 b = load(x + half + i);
+    const F32 c = load(cosine + i);
+    const F32 s = load(sine + i);
+    store(x + i, mul(sub(mul(a, c), mul(b, s)), splat(scale)));
+    store(x + half + i, mul(add(mul(b, c), mul(a, s)), splat(scale)));
+  }
+}
+
+static void divide(const float* x, float divisor, int n, float* out) {
+  const F32 inverse = splat(1.0f / divisor);
+  for (int i = 0; i < n; i += 16) store(out + i, mul(load(x + i), inverse));
+}
+
+static int argmax(const float* x, int n) {
+  int best = 0;
+  float value = x[0];
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const F32 lanes = load(x + i);
+    if (mask_bits(greater(lanes, splat(value))) == 0) continue;
+    for (int j = i; j < i + 16; ++j) {
+      if (x[j] > value) {
+        value = x[j];
+        best = j;
+      }
+    }
+  }
+  for (; i < n; ++i) {
+    if (x[i] > value) {
+      value = x[i];
+      best = i;
+    }
+  }
+  return best;
+}
+
+static void exp_terms(const float* x, int n, float maximum, float factor, float* out, double* chunk_sums) {
+  for (int begin = 0, chunk = 0; begin < n; begin += kSumChunk, ++chunk) {
+    const int end = begin + kSumChunk < n ? begin + kSumChunk : n;
+    F32 sum = zero();
+    int i = begin;
+    for (; i + 16 <= end; i += 16) {
+      const F32 term = exp(mul(sub(load(x + i), splat(maximum)), splat(factor)));
+      store(out + i, term);
+      sum = add(sum, term);
+    }
+    double total = static_cast<double>(sum_lanes(sum));
+    for (; i < end; ++i) {
+      out[i] = exp_scalar((x[i] - maximum) * factor);
+      total += static_cast<double>(out[i]);
+    }
+    chunk_sums[chunk] = total;
+  }
+}
+
+}  // namespace stoker::STOKER_ISA

@@ -1,0 +1,8 @@
+// Compiled for the oldest processor that the build targets.
+#define STOKER_ISA portable
+#include "simd_portable.h"
+// clang-format off
+#include "kernels_math.inl"
+#include "kernels_matmul.inl"
+#include "kernels_attention.inl"
+#include "kernels_table.inl"

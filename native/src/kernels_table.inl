@@ -1,0 +1,25 @@
+// Gathers this instruction set's kernels into its table.
+
+namespace stoker::STOKER_ISA {
+
+#define STOKER_TEXT(x) #x
+#define STOKER_NAME(x) STOKER_TEXT(x)
+
+const Kernels kKernels = {
+    .name = STOKER_NAME(STOKER_ISA),
+    .matmul = matmul,
+    .quantize = quantize,
+    .rms_norm = rms_norm,
+    .add = add_to,
+    .swiglu = swiglu,
+    .rotate = rotate,
+    .store_key = store_key,
+    .store_value = store_value,
+    .attend = attend,
+    .merge = merge,
+    .divide = divide,
+    .argmax = argmax,
+    .exp_terms = exp_terms,
+};
+
+}  // namespace stoker::STOKER_ISA

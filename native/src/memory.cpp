@@ -1,0 +1,41 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <new>
+#include <utility>
+
+namespace stoker {
+
+namespace {
+constexpr size_t kHugePage = size_t{2} << 20;
+}
+
+Memory::Memory(size_t size) : size_(size) {
+  if (size == 0) return;
+  if (size >= kHugePage) size_ = (size + kHugePage - 1) / kHugePage * kHugePage;
+  data_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw std::bad_alloc();
+  }
+#ifdef MADV_HUGEPAGE
+  // A hint: where huge pages are switched off, ordinary ones serve.
+  if (size_ >= kHugePage) madvise(data_, size_, MADV_HUGEPAGE);
+#endif
+}
+
+Memory::~Memory() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace stoker

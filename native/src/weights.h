@@ -1,0 +1,69 @@
+// The weight family: one packed layout for all matrices, made for the kernels.
+//
+// A matrix maps K inputs to N outputs. Outputs are cut into column blocks of 16, one output per vector lane.
+//
+// u4, u8: w = code * scale + minimum, with unsigned codes and, per group of 32 inputs and output, an fp16 scale
+// and an fp16 minimum. A column block is K/32 groups one after the other:
+//
+//   u4 group, 320 bytes                                u8 group, 576 bytes
+//   4 x 64 bytes of codes                              8 x 64 bytes of codes
+//     byte 4*lane+j of vector v: low nibble              byte 4*lane+j of vector v: input 4v+j
+//     is input 8v+j, high nibble input 8v+4+j          16 fp16 scales, 16 fp16 minimums
+//   16 fp16 scales, 16 fp16 minimums
+//
+// f16, bf16, f32: a column block is K rows of 16 values.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "memory.h"
+
+namespace stoker {
+
+class ThreadPool;
+
+constexpr int kGroup = 32;  // inputs that share a scale
+constexpr int kLanes = 16;  // outputs in a column block
+
+enum class WeightType { u4, u8, f16, bf16, f32 };
+
+// GGUF's tensor types that the family holds exactly.
+enum class SourceType { f32, f16, bf16, q8_0, q4_0, q4_1 };
+
+// Throws std::invalid_argument for a name that is none of F32, F16, BF16, Q8_0, Q4_0, Q4_1.
+SourceType source_type(const std::string& name);
+
+// Bytes of one row of `k` values. Throws std::invalid_argument when k is not a whole number of the type's blocks.
+size_t source_row_size(SourceType type, int k);
+
+struct QuantGroupTail {  // behind the codes of a group
+  uint16_t scale[kLanes];
+  uint16_t minimum[kLanes];
+};
+
+struct PackedMatrix {
+  WeightType type = WeightType::f32;
+  int n = 0;              // outputs
+  int k = 0;              // inputs
+  size_t block_size = 0;  // bytes of one column block
+  Memory memory;
+
+  int n_blocks() const { return (n + kLanes - 1) / kLanes; }
+  bool quantized() const { return type == WeightType::u4 || type == WeightType::u8; }
+  const uint8_t* block(int index) const { return memory.as<uint8_t>() + static_cast<size_t>(index) * block_size; }
+};
+
+struct PackOptions {
+  bool dequantize = false;  // to f32, for the float path
+  int rotary_heads = 0;     // > 0: rows are this many heads whose rotary pairs are neighbours; store them as halves
+};
+
+// Packs `n` rows of `k` values stored as `type`. The last column block is padded with zeros.
+// Throws std::invalid_argument when sizes do not fit the layout or a scale does not fit fp16.
+PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool);
+
+// Row `index` of the matrix (one output's weights) as `k` floats; embedding lookup.
+void unpack_row(const PackedMatrix& matrix, int index, float* out);
+
+}  // namespace stoker

@@ -1,0 +1,109 @@
+"""`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
+
+from collections.abc import Iterable
+from itertools import accumulate, chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stoker import _native
+from stoker.core.errors import EngineError
+from stoker.core.step import StepPlan, StepResult
+from stoker.core.tokens import TokenLogprob
+
+
+def _starts(runs: Iterable[list[int]]) -> NDArray[np.int32]:
+    return np.fromiter(accumulate(map(len, runs), initial=0), np.int32)
+
+
+def _flat(runs: Iterable[list[int]]) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(runs), np.int32)
+
+
+class NativeEngine:
+    """A loaded model that computes steps on the processor; a `StepEngine`.
+
+    Args:
+        model: The native model, finished.
+        fingerprint: Names weights, KV type and instruction-set path.
+    """
+
+    def __init__(self, model: _native.Model, fingerprint: str) -> None:
+        self._model: _native.Model | None = model
+        self._kv_blocks = model.kv_blocks
+        self._fingerprint = fingerprint
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks in all."""
+        return self._kv_blocks
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, KV type and instruction-set path."""
+        return self._fingerprint
+
+    def forward(self, plan: StepPlan) -> StepResult:
+        """Compute the plan's tokens into the KV cache and sample where the plan says so.
+
+        Raises:
+            EngineError: The plan breaks the engine's rules, or the engine is closed.
+        """
+        sampling = plan.sampling
+        logprobs = [-1 if s.logprobs is None else s.logprobs for s in sampling]
+        try:
+            tokens, token_logprobs, top_tokens, top_logprobs = self._open_model().forward(
+                _flat(plan.tokens),
+                _starts(plan.tokens),
+                np.array(plan.first_positions, np.int32),
+                _flat(plan.block_tables),
+                _starts(plan.block_tables),
+                np.array(plan.samples, np.uint8),
+                np.array([s.temperature for s in sampling], np.float32),
+                np.array([s.top_k for s in sampling], np.int32),
+                np.array([s.top_p for s in sampling], np.float32),
+                np.array([s.min_p for s in sampling], np.float32),
+                np.array([s.seed for s in sampling], np.uint64),
+                np.array([s.choice for s in sampling], np.uint32),
+                np.array(logprobs, np.int32),
+            )
+        except ValueError as error:
+            raise EngineError(f"the engine refused a step: {error}") from error
+        return StepResult(
+            token_ids=tokens.tolist(),
+            logprobs=[
+                TokenLogprob(
+                    float(token_logprobs[i]),
+                    tuple(zip(top_tokens[i, :n].tolist(), top_logprobs[i, :n].tolist(), strict=True)),
+                )
+                if n >= 0 and sampled
+                else None
+                for i, (n, sampled) in enumerate(zip(logprobs, plan.samples, strict=True))
+            ],
+        )
+
+    def logits(self, plan: StepPlan) -> NDArray[np.float32]:
+        """Compute the plan's tokens and return every token's raw logits, ``[n_tokens, vocab_size]``.
+
+        Raises:
+            EngineError: As `forward`.
+        """
+        try:
+            return self._open_model().logits(
+                _flat(plan.tokens),
+                _starts(plan.tokens),
+                np.array(plan.first_positions, np.int32),
+                _flat(plan.block_tables),
+                _starts(plan.block_tables),
+            )
+        except ValueError as error:
+            raise EngineError(f"the engine refused a step: {error}") from error
+
+    def close(self) -> None:
+        """Free threads and memory."""
+        self._model = None
+
+    def _open_model(self) -> _native.Model:
+        if self._model is None:
+            raise EngineError("the engine is closed")
+        return self._model

@@ -1,0 +1,135 @@
+"""Loads an opened model file into the native library."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stoker import __version__, _native
+from stoker.core.errors import CorruptFileError, OutOfMemoryError, SettingsError
+from stoker.engine.native.engine import NativeEngine
+from stoker.engine.native.sizing import available_memory_bytes, choose_kv_blocks, kv_block_bytes, packed_bytes
+from stoker.models.config import Tensor, WeightSource
+
+_MATRICES = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+"""Native name of each layer's matrices, and the file's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeEngineSettings:
+    """How the native engine runs.
+
+    Attributes:
+        threads: Compute threads.
+        isa: Instruction-set path, or ``auto`` for the fastest that this processor has.
+        kv_memory_bytes: Size of the KV cache; None for a share of the memory that is left.
+        context_length: Most tokens of one sequence; at most what the model was made for.
+        max_running: Most sequences in one step.
+        step_tokens: Most tokens in one step.
+        float_path: Compute in fp32 throughout (weights, activations, KV); slow, for checking.
+    """
+
+    threads: int
+    isa: str = "auto"
+    kv_memory_bytes: int | None = None
+    context_length: int
+    max_running: int = 64
+    step_tokens: int = 512
+    float_path: bool = False
+
+
+def _read_norm(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    match tensor.dtype:
+        case "F32":
+            return np.frombuffer(tensor.data, np.float32)
+        case "F16":
+            return np.frombuffer(tensor.data, np.float16).astype(np.float32)
+        case "BF16":
+            return (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        case _:
+            raise CorruptFileError(
+                f"tensor {tensor.name} is stored as {tensor.dtype}; a norm must be F32, F16 or BF16"
+            )
+
+
+def _set_weights(model: _native.Model, source: WeightSource) -> None:
+    adjacent = source.config.rope_pairs == "adjacent"
+    tensors = source.tensors
+
+    def set_matrix(name: str, layer: int, tensor: Tensor) -> None:
+        try:
+            model.set_matrix(name, layer, tensor.dtype, np.frombuffer(tensor.data, np.uint8), adjacent)
+        except ValueError as error:
+            raise CorruptFileError(f"tensor {tensor.name}: {error}") from error
+
+    set_matrix("embedding", 0, tensors["token_embd.weight"])
+    if not source.config.tied_embeddings:
+        set_matrix("output", 0, tensors["output.weight"])
+    model.set_norm("output_norm", 0, _read_norm(tensors["output_norm.weight"]))
+    for layer in range(source.config.n_layers):
+        for name, file_name in _MATRICES.items():
+            set_matrix(name, layer, tensors[f"blk.{layer}.{file_name}.weight"])
+        for name in ("attn_norm", "ffn_norm"):
+            model.set_norm(name, layer, _read_norm(tensors[f"blk.{layer}.{name}.weight"]))
+    model.finish()
+
+
+def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeEngine:
+    """Pack a model's weights and reserve its KV cache.
+
+    The file may be closed afterwards.
+
+    Raises:
+        CorruptFileError: A tensor's contents cannot be used.
+        OutOfMemoryError: Weights or KV cache do not fit the memory that is available.
+        SettingsError: The instruction-set path is unknown here, or the context is too long.
+    """
+    config = source.config
+    if settings.isa not in ("auto", *_native.available_isas()):
+        raise SettingsError(
+            f"isa is {settings.isa!r}; this processor can run {', '.join(_native.available_isas())} (or auto)"
+        )
+    if settings.context_length > config.context_length:
+        raise SettingsError(
+            f"context_length is {settings.context_length}, but the model was made for {config.context_length} tokens"
+        )
+    weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
+    kv_blocks = choose_kv_blocks(
+        block_bytes=kv_block_bytes(config, float_path=settings.float_path),
+        weight_bytes=weight_bytes,
+        available_bytes=available_memory_bytes(),
+        kv_memory_bytes=settings.kv_memory_bytes,
+        context_length=settings.context_length,
+        max_running=settings.max_running,
+    )
+    try:
+        model = _native.Model(
+            n_layers=config.n_layers,
+            width=config.width,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_size=config.head_size,
+            ffn_width=config.ffn_width,
+            vocab_size=config.vocab_size,
+            context_length=settings.context_length,
+            rope_base=config.rope_base,
+            norm_epsilon=config.norm_epsilon,
+            isa=settings.isa,
+            n_threads=settings.threads,
+            kv_blocks=kv_blocks,
+            max_step_tokens=settings.step_tokens,
+            max_step_seqs=settings.max_running,
+            float_path=settings.float_path,
+        )
+        _set_weights(model, source)
+    except MemoryError as error:
+        raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
+    kv_type = "f32" if settings.float_path else "f16"
+    return NativeEngine(model, f"stoker-{__version__}-{source.digest[:12]}-{kv_type}-{model.isa}")

@@ -1,0 +1,100 @@
+"""How much memory a model takes and how much there is."""
+
+from pathlib import Path
+
+from stoker.core.errors import OutOfMemoryError
+from stoker.core.step import BLOCK_TOKENS
+from stoker.models.config import ModelConfig, Tensor
+
+KV_SHARE = 0.25
+"""Share of the memory left beside the weights that the KV cache may take when no size is set."""
+
+RESERVE_BYTES = 200 << 20
+"""Left for both processes' code, buffers and requests."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+_PACKED_BITS = {"Q4_0": 5.0, "Q4_1": 5.0, "Q8_0": 9.0, "F16": 16.0, "BF16": 16.0, "F32": 32.0}
+"""Bits per weight in the packed layout of ``native/src/weights.h``."""
+
+_FLOAT_BITS = 32.0
+
+
+def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
+    """Memory that this process may still take: the machine's free memory, or less where a cgroup limits it."""
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) << 10
+    limit, current = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.exists() and current.exists():
+        text = limit.read_text().strip()
+        if text != "max":
+            available = min(available, max(0, int(text) - int(current.read_text())))
+    return available
+
+
+def packed_bytes(tensors: list[Tensor], *, float_path: bool) -> int:
+    """Memory that the packed weights take."""
+    bits = 0.0
+    for tensor in tensors:
+        n_values = 1
+        for dim in tensor.shape:
+            n_values *= dim
+        bits += n_values * (_FLOAT_BITS if float_path else _PACKED_BITS[tensor.dtype])
+    return int(bits / 8)
+
+
+def kv_block_bytes(config: ModelConfig, *, float_path: bool) -> int:
+    """Memory of one KV block of `BLOCK_TOKENS` tokens over all layers."""
+    element = 4 if float_path else 2
+    return 2 * config.n_layers * config.n_kv_heads * config.head_size * BLOCK_TOKENS * element
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / (1 << 30):.2f} GiB"
+
+
+def choose_kv_blocks(
+    *,
+    block_bytes: int,
+    weight_bytes: int,
+    available_bytes: int,
+    kv_memory_bytes: int | None,
+    context_length: int,
+    max_running: int,
+) -> int:
+    """Decide how many KV blocks to reserve.
+
+    Args:
+        block_bytes: Size of one block.
+        weight_bytes: Memory that the weights will take.
+        available_bytes: Memory that may be taken in all.
+        kv_memory_bytes: The size that the settings ask for; None for a share of what is left,
+            at most what `max_running` whole contexts need.
+        context_length: Tokens of one context; at least one context must fit.
+        max_running: Sequences that run at once.
+
+    Raises:
+        OutOfMemoryError: Weights or KV cache do not fit.
+    """
+    left = available_bytes - weight_bytes - RESERVE_BYTES
+    if left <= 0:
+        raise OutOfMemoryError(
+            f"the model's weights need {_gib(weight_bytes)} and {_gib(RESERVE_BYTES)} for everything else, "
+            f"but only {_gib(available_bytes)} of memory is available; free memory or serve a smaller model"
+        )
+    context_blocks = -(-context_length // BLOCK_TOKENS)
+    if kv_memory_bytes is None:
+        n_blocks = min(int(left * KV_SHARE) // block_bytes, context_blocks * max_running)
+    else:
+        n_blocks = kv_memory_bytes // block_bytes
+        if kv_memory_bytes > left:
+            raise OutOfMemoryError(
+                f"kv_memory asks for {_gib(kv_memory_bytes)}, but only {_gib(left)} is left beside the weights; "
+                f"set a smaller kv_memory"
+            )
+    if n_blocks < context_blocks:
+        raise OutOfMemoryError(
+            f"one context of {context_length} tokens needs {_gib(context_blocks * block_bytes)} of KV cache, "
+            f"but there is room for {_gib(n_blocks * block_bytes)}; free memory, raise kv_memory or set a "
+            f"context_length of at most {n_blocks * BLOCK_TOKENS}"
+        )
+    return n_blocks
