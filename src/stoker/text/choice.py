@@ -1,0 +1,139 @@
+"""One choice's tokens to its text: detokenizing, stop strings and log-probabilities together."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stoker.core.text import TextDelta, TextLogprob, TopToken
+from stoker.core.tokens import FinishReason, TokenLogprob, TokensEvent
+from stoker.text.detokenize import Detokenizer
+from stoker.text.stops import StopMatcher
+from stoker.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _PendingLogprob:
+    """A token's log-probability that waits for the token's text to become visible.
+
+    Attributes:
+        entry: What to report.
+        start: Characters of the choice before the token.
+        end: Characters of the choice up to and including the last that the token is part of.
+    """
+
+    entry: TextLogprob
+    start: int
+    end: int
+
+
+class ChoiceText:
+    """Turns the token events of one choice into text deltas.
+
+    Args:
+        choice: Index of the choice.
+        tokenizer: The model's tokenizer.
+        stops: The request's stop strings.
+        stop_token_ids: Tokens that end the choice, as the engine was told.
+
+    Attributes:
+        n_tokens: Tokens generated so far, up to the one that completed a stop string.
+        finish_reason: Why the choice ended; None while it goes on.
+        stop_string: The stop string that ended it, or None.
+    """
+
+    def __init__(
+        self, choice: int, tokenizer: Tokenizer, stops: Sequence[str], stop_token_ids: frozenset[int]
+    ) -> None:
+        self._choice = choice
+        self._tokenizer = tokenizer
+        self._stop_token_ids = stop_token_ids
+        self._detokenizer = Detokenizer()
+        self._matcher = StopMatcher(stops) if stops else None
+        self._logprobs: deque[_PendingLogprob] = deque()
+        self._n_decoded = 0
+        self._n_visible = 0
+        self.n_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.stop_string: str | None = None
+
+    def feed(self, event: TokensEvent) -> TextDelta | None:
+        """Take an event; return what becomes visible by it, or None when that is nothing."""
+        if self._matcher is None and not event.logprobs:
+            visible = self._take_all(event)
+        else:
+            visible = self._take_each(event)
+        if event.finish_reason is not None and self.finish_reason is None:
+            visible += self._finish(event.finish_reason)
+        self._n_visible += len(visible)
+        logprobs = self._due_logprobs()
+        return TextDelta(self._choice, visible, logprobs) if visible or logprobs else None
+
+    def _take_all(self, event: TokensEvent) -> str:
+        self.n_tokens += len(event.token_ids)
+        return self._detokenizer.feed(b"".join(map(self._tokenizer.text_bytes, event.token_ids)))
+
+    def _take_each(self, event: TokensEvent) -> str:
+        visible = ""
+        for index, token_id in enumerate(event.token_ids):
+            self.n_tokens += 1
+            start = self._n_decoded
+            text = self._detokenizer.feed(self._tokenizer.text_bytes(token_id))
+            self._n_decoded += len(text)
+            ends_choice = index + 1 == len(event.token_ids) and event.finish_reason is FinishReason.STOP
+            if event.logprobs and not (ends_choice and token_id in self._stop_token_ids):
+                end = self._n_decoded + self._detokenizer.holds_bytes
+                entry = self._entry(token_id, event.logprobs[index])
+                self._logprobs.append(_PendingLogprob(entry, start, end))
+            visible += self._match(text)
+            if self.finish_reason is not None:
+                break
+        return visible
+
+    def _match(self, text: str) -> str:
+        """Pass text through the stop strings."""
+        if self._matcher is None:
+            return text
+        visible = self._matcher.feed(text)
+        if self._matcher.matched is not None:
+            self.finish_reason = FinishReason.STOP
+            self.stop_string = self._matcher.matched
+        return visible
+
+    def _finish(self, reason: FinishReason) -> str:
+        """Release what is held; the last character may still complete a stop string."""
+        tail = self._detokenizer.flush()
+        self._n_decoded += len(tail)
+        visible = self._match(tail)
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            if self._matcher is not None:
+                visible += self._matcher.flush()
+        return visible
+
+    def _due_logprobs(self) -> tuple[TextLogprob, ...]:
+        """Take out the log-probabilities of tokens whose text is visible in full.
+
+        At the end also of those whose beginning is: the first characters of a token that a stop
+        string cuts. Tokens wholly inside the stop string are not reported.
+        """
+        due = []
+        while self._logprobs:
+            first = self._logprobs[0]
+            cut = self.stop_string is not None and first.start < self._n_visible
+            if first.end > self._n_visible and not cut:
+                break
+            due.append(self._logprobs.popleft().entry)
+        return tuple(due)
+
+    def _entry(self, token_id: int, logprob: TokenLogprob) -> TextLogprob:
+        raw = self._tokenizer.token_bytes(token_id)
+        return TextLogprob(
+            text=raw.decode(errors="replace"),
+            raw=raw,
+            logprob=logprob.logprob,
+            top=tuple(self._top(top_id, top_logprob) for top_id, top_logprob in logprob.top),
+        )
+
+    def _top(self, token_id: int, logprob: float) -> TopToken:
+        raw = self._tokenizer.token_bytes(token_id)
+        return TopToken(text=raw.decode(errors="replace"), raw=raw, logprob=logprob)

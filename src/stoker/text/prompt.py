@@ -1,0 +1,127 @@
+"""A prompt to token ids, checked against the context."""
+
+import asyncio
+from typing import assert_never
+
+from stoker.core.errors import ContextLengthError, InvalidRequestError
+from stoker.core.text import ChatPrompt, Prompt, TextPrompt, TextRequest, TokensPrompt
+from stoker.text.chat import ChatEncoder
+from stoker.text.template import ChatTemplate
+from stoker.text.tokenizer import Tokenizer
+
+THREAD_CHARS = 16_000
+"""Prompts above this size are rendered and tokenized in a thread: a few milliseconds on the event
+loop stall every stream."""
+
+_MESSAGE_CHARS = 64
+"""What a message counts beside its content: a template's work on it."""
+
+
+class PromptEncoder:
+    """Turns prompts into token ids.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: The model's chat template, or None when it has no chat format.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self._tokenizer = tokenizer
+        self._chat = ChatEncoder(template, tokenizer) if template is not None else None
+
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """Return the prompt's token ids, at least one.
+
+        Raises:
+            InvalidRequestError: The prompt is empty or the model cannot take it.
+        """
+        if _size(prompt) > THREAD_CHARS:
+            return await asyncio.to_thread(self._encode, prompt)
+        return self._encode(prompt)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        match prompt:
+            case ChatPrompt(messages):
+                if self._chat is None:
+                    raise InvalidRequestError(
+                        "This model has no chat template, so it cannot take messages. "
+                        "Send a text prompt (completions) instead.",
+                        param="messages",
+                    )
+                ids = self._chat.encode(messages)
+            case TextPrompt(text):
+                ids = self._begin() + self._tokenizer.encode(text)
+            case TokensPrompt(token_ids):
+                ids = self._check_ids(token_ids)
+            case _:
+                assert_never(prompt)
+        if not ids:
+            raise InvalidRequestError(
+                "The prompt is empty, and this model has no token to begin with. Send some text.",
+                param=prompt_field(prompt),
+            )
+        return ids
+
+    def _begin(self) -> list[int]:
+        begin = self._tokenizer.bos_token_id
+        return [begin] if self._tokenizer.add_bos and begin is not None else []
+
+    def _check_ids(self, token_ids: tuple[int, ...]) -> list[int]:
+        size = self._tokenizer.vocab_size
+        for index, token_id in enumerate(token_ids):
+            if not 0 <= token_id < size:
+                raise InvalidRequestError(
+                    f"prompt[{index}] is token id {token_id}, expected 0 to {size - 1}.", param="prompt"
+                )
+        return list(token_ids)
+
+
+def prompt_field(prompt: Prompt) -> str:
+    """Return the request's field that the prompt came in."""
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+
+
+def output_room(request: TextRequest, n_prompt: int, context_length: int) -> int:
+    """Return how many tokens may be generated.
+
+    Args:
+        request: Its `max_tokens` counts, None is the rest of the context.
+        n_prompt: Tokens of the prompt.
+        context_length: Most tokens of prompt and output together.
+
+    Raises:
+        ContextLengthError: They do not fit; the message says by how much.
+        InvalidRequestError: `max_tokens` is not positive.
+    """
+    wanted = request.max_tokens
+    if wanted is not None and wanted < 1:
+        raise InvalidRequestError(f"max_tokens is {wanted}, expected at least 1.", param="max_tokens")
+    room = context_length - n_prompt
+    if room < 1:
+        raise ContextLengthError(
+            f"The prompt has {n_prompt} tokens, the context holds {context_length} and needs room for at "
+            f"least one more: shorten the prompt by {1 - room} tokens.",
+            param=prompt_field(request.prompt),
+        )
+    if wanted is None:
+        return room
+    if wanted > room:
+        raise ContextLengthError(
+            f"The prompt has {n_prompt} tokens and max_tokens asks for {wanted} more, "
+            f"{n_prompt + wanted} together; the context holds {context_length}. Lower max_tokens or "
+            f"shorten the prompt by {wanted - room} tokens.",
+            param="max_tokens",
+        )
+    return wanted
+
+
+def _size(prompt: Prompt) -> int:
+    match prompt:
+        case ChatPrompt(messages):
+            return sum(len(message.content) + _MESSAGE_CHARS for message in messages)
+        case TextPrompt(text):
+            return len(text)
+        case TokensPrompt(token_ids):
+            return len(token_ids)
+        case _:
+            assert_never(prompt)
