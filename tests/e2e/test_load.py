@@ -1,0 +1,122 @@
+"""Many clients at once: nothing is lost, nothing changes, what is not wanted any more is freed."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI, OpenAI, RateLimitError
+from openai.types.chat import ChatCompletionMessageParam
+
+from stoker.testing.server_process import ServerProcess
+
+pytestmark = pytest.mark.e2e
+
+MODEL = "smollm2-135m-instruct"
+
+
+@pytest_asyncio.fixture
+async def async_client(server: ServerProcess) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=100) as client:
+        yield client
+
+
+async def chat(client: AsyncOpenAI, words: int, *, seed: int, max_tokens: int) -> tuple[str, int]:
+    """Return a streamed answer to a prompt of so many words, and how many tokens it has."""
+    content = "Count these: " + " ".join(f"word{i * seed % 97}" for i in range(words))
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": content}]
+    stream = await client.chat.completions.create(
+        model=MODEL,
+        messages=messages,
+        seed=seed,
+        temperature=0.8,
+        max_tokens=max_tokens,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    text, n_tokens, reasons = "", 0, []
+    async for chunk in stream:
+        if chunk.usage is not None:
+            n_tokens = chunk.usage.completion_tokens
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            if choice.finish_reason is not None:
+                reasons.append(choice.finish_reason)
+    assert len(reasons) == 1
+    return text, n_tokens
+
+
+async def test_64_streams_of_mixed_lengths(server: ServerProcess, async_client: AsyncOpenAI) -> None:
+    numbers = random.Random(0)
+    jobs = [(numbers.randint(1, 200), seed, numbers.randint(1, 48)) for seed in range(64)]
+    answers = await asyncio.gather(
+        *(chat(async_client, words, seed=seed, max_tokens=limit) for words, seed, limit in jobs)
+    )
+    for (_, _, limit), (_, n_tokens) in zip(jobs, answers, strict=True):
+        assert 1 <= n_tokens <= limit
+    await asyncio.to_thread(server.wait_metric, "stoker_engine_running", 0)
+    assert server.metrics()["stoker_engine_kv_blocks_used"] == 0
+
+
+async def test_an_answer_does_not_depend_on_31_others(async_client: AsyncOpenAI) -> None:
+    async def mine() -> tuple[str, int]:
+        return await chat(async_client, 50, seed=1234, max_tokens=48)
+
+    alone = await mine()
+    others = [chat(async_client, 10 + 5 * seed, seed=seed, max_tokens=48) for seed in range(1, 32)]
+    together, *_ = await asyncio.gather(mine(), *others)
+    assert together == alone
+
+
+async def test_a_client_that_leaves_frees_its_blocks(
+    server: ServerProcess, async_client: AsyncOpenAI
+) -> None:
+    streams = [
+        await async_client.completions.create(
+            model=MODEL,
+            prompt=f"Story {number}:",
+            max_tokens=2000,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        for number in range(4)
+    ]
+    for stream in streams:
+        await anext(aiter(stream))
+    assert server.metrics()["stoker_engine_kv_blocks_used"] > 0
+    for stream in streams:
+        await stream.close()
+    await asyncio.to_thread(server.wait_metric, "stoker_engine_kv_blocks_used", 0, 5.0)
+    assert server.metrics()["stoker_engine_running"] == 0
+
+
+async def test_a_client_that_leaves_before_the_answer_frees_its_blocks(
+    server: ServerProcess, async_client: AsyncOpenAI
+) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await async_client.completions.create(
+                model=MODEL, prompt="Story:", max_tokens=4000, extra_body={"ignore_eos": True}
+            )
+    await asyncio.to_thread(server.wait_metric, "stoker_engine_kv_blocks_used", 0, 5.0)
+
+
+def test_overload_is_refused_at_once_with_a_time_to_retry(home: Path) -> None:
+    with ServerProcess(home, "--max-running", "1", "--max-waiting", "1") as small:
+        small.wait_ready()
+        with OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client:
+            streams = [
+                client.completions.create(
+                    model=MODEL, prompt="A", max_tokens=4000, stream=True, extra_body={"ignore_eos": True}
+                )
+                for _ in range(2)
+            ]
+            with pytest.raises(RateLimitError) as refusal:
+                client.completions.create(model=MODEL, prompt="B", max_tokens=1)
+            assert int(refusal.value.response.headers["retry-after"]) >= 1
+            for stream in streams:
+                stream.close()
+            small.wait_metric("stoker_engine_kv_blocks_used", 0)
+            assert client.completions.create(model=MODEL, prompt="B", max_tokens=1).usage
