@@ -1,0 +1,138 @@
+"""One engine process and the connection to it, from start to reaping."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from stoker.core.errors import EngineDiedError, EngineError
+from stoker.worker.client import EngineClient
+from stoker.worker.config import EngineConfig
+
+ENGINE_COMMAND = (sys.executable, "-P", "-m", "stoker.worker")
+"""Starts an engine process; `-P` keeps the working directory out of its imports."""
+
+LAST_WORDS_S = 0.5
+"""How long a dead process's last frame may take to arrive."""
+
+
+class EngineChild:
+    """A running engine process that is ready; made by `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: EngineClient, socket_path: Path) -> None:
+        self._process = process
+        self._socket_path = socket_path
+        self.client = client
+
+    @classmethod
+    async def start(
+        cls, config: EngineConfig, socket_path: Path, *, command: Sequence[str], timeout_s: float
+    ) -> "EngineChild":
+        """Start a process and wait until it is ready; on failure nothing is left of it.
+
+        Args:
+            config: Settings of the engine; the socket and the parent are filled in here.
+            socket_path: Where it shall listen; nothing is there yet.
+            command: Program and arguments.
+            timeout_s: Time to become ready.
+
+        Raises:
+            StokerError: The engine could not start; the class and the message are its own.
+            EngineDiedError: It ended without a reason.
+            EngineError: It was not ready in time.
+        """
+        settings = msgspec.structs.replace(config, socket_path=socket_path, parent_pid=os.getpid())
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # the terminal's Ctrl-C is for the gateway alone
+        )
+        try:
+            if process.stdin is not None:
+                process.stdin.write(settings.to_line())  # and leave it open: its end of file is our death
+            client = await _first_words(process, socket_path, timeout_s)
+        except EngineDiedError as error:
+            await _end(process, socket_path, grace_s=LAST_WORDS_S)
+            raise EngineDiedError(
+                f"the engine process ended before it was ready ({describe_exit(process.returncode)});"
+                " what it printed says why"
+            ) from error
+        except BaseException:
+            await _end(process, socket_path, grace_s=0.0)
+            raise
+        return cls(process, client, socket_path)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    async def wait(self) -> str:
+        """Wait until the engine is gone, reap it, and return why in words."""
+        reason = await self.client.wait_closed()
+        await _end(self._process, self._socket_path, grace_s=LAST_WORDS_S)
+        return f"{reason} ({describe_exit(self._process.returncode)})"
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End the process: politely, then after `grace_s` for certain; reap it."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        await _end(self._process, self._socket_path, grace_s=grace_s)
+        await self.client.close()
+
+
+def describe_exit(returncode: int | None) -> str:
+    """Return how a process ended, in words."""
+    if returncode is None:
+        return "it is still running"
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+async def _first_words(
+    process: asyncio.subprocess.Process, socket_path: Path, timeout_s: float
+) -> EngineClient:
+    """Return the connection once the engine says that it is ready."""
+    connecting = asyncio.ensure_future(EngineClient.connect(socket_path))
+    exiting = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait((connecting, exiting), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if exiting.done():
+            await asyncio.wait((connecting,), timeout=LAST_WORDS_S)
+        if connecting.done():
+            return connecting.result()
+        if exiting.done():
+            raise EngineDiedError("the engine process ended without a word")
+        raise EngineError(f"the engine process was not ready within {timeout_s:g} s")
+    finally:
+        for task in (connecting, exiting):
+            task.cancel()
+        await asyncio.wait((connecting, exiting))
+
+
+async def _end(process: asyncio.subprocess.Process, socket_path: Path, *, grace_s: float) -> None:
+    """Wait `grace_s` for the process, then kill it; reap it and remove its socket."""
+    try:
+        await asyncio.wait_for(process.wait(), grace_s)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        _remove(socket_path)
+
+
+def _remove(socket_path: Path) -> None:
+    socket_path.unlink(missing_ok=True)

@@ -1,0 +1,286 @@
+"""The gateway's side of one connection to an engine process."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from stoker.core.errors import (
+    EngineDiedError,
+    EngineError,
+    InvalidRequestError,
+    NotReadyError,
+    QueueFullError,
+    StokerError,
+)
+from stoker.core.protocols import EngineInfo
+from stoker.core.stats import EngineStats
+from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.worker import conversion, frames
+
+MAX_UNSENT_BYTES = 4 * frames.MAX_FRAME_BYTES
+"""New sequences are refused while more than this waits for the engine to read it."""
+
+CONNECT_INTERVAL_S = 0.005
+"""Pause between attempts to connect to a socket that is not there yet."""
+
+
+class _Sequence:
+    """What has arrived for one sequence and was not read yet.
+
+    Tokens of several steps are kept as one run, so a reader that falls behind gets fewer, longer
+    events and memory stays within the request's own `max_tokens`.
+    """
+
+    __slots__ = (
+        "admitted",
+        "cached_tokens",
+        "error",
+        "finish_reason",
+        "logprobs",
+        "request_id",
+        "token_ids",
+        "waiter",
+    )
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.admitted = False
+        self.error: StokerError | None = None
+        self.token_ids: list[int] = []
+        self.logprobs: list[frames.Logprob] = []
+        self.cached_tokens = 0
+        self.finish_reason: str | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def append(self, news: frames.Tokens) -> None:
+        self.token_ids += news.token_ids
+        self.logprobs += news.logprobs
+        self.cached_tokens = news.cached_tokens
+        self.finish_reason = news.finish_reason
+        self.wake()
+
+    def fail(self, error: StokerError) -> None:
+        self.error = error
+        self.wake()
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def wait(self) -> None:
+        self.waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    async def admission(self) -> Admitted:
+        """Wait until the engine has taken the sequence."""
+        while not self.admitted:
+            if self.error is not None:
+                raise self.error
+            await self.wait()
+        return Admitted(self.request_id)
+
+    async def tokens(self) -> TokensEvent:
+        """Wait for news; tokens that arrived before an error go before it."""
+        while not self.token_ids:
+            if self.error is not None:
+                raise self.error
+            await self.wait()
+        event = conversion.tokens_event(
+            self.request_id,
+            token_ids=self.token_ids,
+            logprobs=self.logprobs,
+            cached_tokens=self.cached_tokens,
+            finish_reason=self.finish_reason,
+        )
+        self.token_ids.clear()
+        self.logprobs.clear()
+        return event
+
+
+class _Connection(asyncio.Protocol):
+    """Cuts what the engine sends into frames and hands them to the sequences they are for."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.hello: asyncio.Future[frames.Hello] = loop.create_future()
+        self.closed: asyncio.Future[StokerError] = loop.create_future()
+        self.sequences: dict[int, _Sequence] = {}
+        self.stats: frames.Stats | None = None
+        self.congested = False
+        self._reader = frames.gateway_reader()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.WriteTransport):
+            raise TypeError(f"a Unix stream socket can be written to, {transport!r} cannot")
+        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            for frame in self._reader.frames():
+                self._receive(frame)
+        except EngineError as error:
+            self.end(error)
+
+    def eof_received(self) -> None:
+        self.end(EngineDiedError("the engine process ended"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(EngineDiedError("the engine process ended" if exc is None else f"the engine is gone: {exc}"))
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and not self.closed.done():
+            self._transport.write(data)
+
+    def end(self, error: StokerError) -> None:
+        """Close the connection and fail every sequence; only the first call has an effect."""
+        if self.closed.done():
+            return
+        self.closed.set_result(error)
+        if self._transport is not None:
+            self._transport.abort()
+        if not self.hello.done():
+            self.hello.set_exception(error)
+            self.hello.exception()  # connect() may have given up waiting; that is not worth a warning
+        for sequence in self.sequences.values():
+            sequence.fail(EngineDiedError(f"the engine ended before this request did: {error}"))
+        self.sequences.clear()
+
+    def _receive(self, frame: frames.ToGateway) -> None:
+        if isinstance(frame, frames.Fatal):
+            self.end(conversion.stoker_error(frame.failure))
+        elif isinstance(frame, frames.Hello):
+            if self.hello.done():
+                raise EngineError("the engine said Hello twice on one connection")
+            self.hello.set_result(frame)
+        elif not self.hello.done() or frame.incarnation != self.hello.result().incarnation:
+            raise EngineError(f"a step came from incarnation {frame.incarnation}, which did not say Hello")
+        else:
+            self._receive_step(frame)
+
+    def _receive_step(self, step: frames.Step) -> None:
+        sequences = self.sequences
+        self.stats = step.stats
+        for number in step.admitted:
+            if (sequence := sequences.get(number)) is not None:
+                sequence.admitted = True
+                sequence.wake()
+        for refusal in step.refused:
+            if (sequence := sequences.pop(refusal.sequence, None)) is not None:
+                sequence.fail(conversion.stoker_error(refusal.failure))
+        for news in step.tokens:
+            if (sequence := sequences.get(news.sequence)) is not None:
+                sequence.append(news)
+                if news.finish_reason is not None:
+                    del sequences[news.sequence]
+
+
+class EngineClient:
+    """A `TokenEngine` behind a socket; made by `connect`, used on one event loop."""
+
+    def __init__(self, connection: _Connection, hello: frames.Hello) -> None:
+        self._connection = connection
+        self._incarnation = hello.incarnation
+        self._info = conversion.engine_info(hello)
+        self._next_sequence = 0
+
+    @classmethod
+    async def connect(cls, socket_path: Path) -> "EngineClient":
+        """Connect as soon as the socket is there, and wait until the engine is ready.
+
+        Waits without limit: put it under `asyncio.timeout`.
+
+        Raises:
+            StokerError: The engine could not start; the class and the message are its own.
+            EngineDiedError: The engine process ended before it was ready.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, connection = await loop.create_unix_connection(_Connection, str(socket_path))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(CONNECT_INTERVAL_S)
+        try:
+            return cls(connection, await connection.hello)
+        except BaseException:
+            connection.end(EngineDiedError("the gateway hung up before the engine was ready"))
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine said of itself."""
+        return self._info
+
+    @property
+    def incarnation(self) -> int:
+        """The engine process's number, drawn at random when it started."""
+        return self._incarnation
+
+    @property
+    def stats(self) -> EngineStats:
+        """The latest counters and gauges that the engine sent."""
+        latest = self._connection.stats
+        return EngineStats() if latest is None else conversion.engine_stats(latest)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the engine can still be reached."""
+        return not self._connection.closed.done()
+
+    async def wait_closed(self) -> StokerError:
+        """Wait for the end of the connection and return its reason."""
+        return await asyncio.shield(self._connection.closed)
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Yield `Admitted`, then `TokensEvent`s, the last with a finish reason.
+
+        Nothing is lost or reordered; a reader that falls behind gets several tokens in one event.
+
+        Raises:
+            QueueFullError: Every place is taken, or the engine does not keep up with submissions.
+            InvalidRequestError: The engine cannot take this request.
+            NotReadyError: The engine was gone before the request was sent.
+            EngineDiedError: The engine ended under the request.
+        """
+        connection = self._connection
+        if not self.connected:
+            raise NotReadyError(f"the engine is not running: {connection.closed.result()}")
+        if connection.congested:
+            raise QueueFullError("the engine does not keep up with submissions; try later", retry_after_s=1.0)
+        number = self._next_sequence
+        self._next_sequence += 1
+        connection.send(self._submission(request, number))
+        sequence = connection.sequences[number] = _Sequence(request.request_id)
+        try:
+            yield await sequence.admission()
+            finished = False
+            while not finished:
+                event = await sequence.tokens()
+                finished = event.finish_reason is not None
+                yield event
+        finally:
+            if connection.sequences.pop(number, None) is not None:
+                connection.send(frames.encode(frames.Abort(self._incarnation, number)))
+
+    async def close(self) -> None:
+        """Hang up; the engine aborts everything of this gateway."""
+        self._connection.end(EngineDiedError("the gateway hung up"))
+
+    def _submission(self, request: TokenRequest, number: int) -> bytes:
+        frame = conversion.submit_frame(request, incarnation=self._incarnation, sequence=number)
+        try:
+            return frames.encode(frame)
+        except (EngineError, OverflowError, UnicodeEncodeError) as error:
+            raise InvalidRequestError(f"the request cannot be sent to the engine: {error}") from error

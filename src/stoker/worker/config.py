@@ -1,0 +1,58 @@
+"""What an engine process is told when it starts."""
+
+from pathlib import Path
+
+import msgspec
+
+from stoker.core.errors import SettingsError
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one engine process; one line of JSON on its standard input.
+
+    Attributes:
+        model_path: The model file.
+        model: Name that the model is served under.
+        socket_path: Unix socket to listen on; its folder belongs to this user alone. The supervisor
+            fills it in.
+        parent_pid: The process to die with; None to live on without it. The supervisor fills it in.
+        max_running: Most sequences computed in one step.
+        max_waiting: Most sequences queued behind them.
+        step_tokens: Most tokens computed in one step.
+        context_length: Most tokens of one sequence; None for the model's own context.
+        n_threads: Compute threads; None for as many as this process may use.
+        isa: Instruction-set path: ``auto``, ``avx512vnni`` or ``portable``.
+        kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
+        pack_folder: Where repacked weights are kept, or None to keep none.
+    """
+
+    model_path: Path
+    model: str
+    socket_path: Path = Path()
+    parent_pid: int | None = None
+    max_running: int = 64
+    max_waiting: int = 256
+    step_tokens: int = 512
+    context_length: int | None = None
+    n_threads: int | None = None
+    isa: str = "auto"
+    kv_memory_bytes: int | None = None
+    pack_folder: Path | None = None
+
+    def to_line(self) -> bytes:
+        """Return the line that `from_line` reads."""
+        return msgspec.json.encode(self) + b"\n"
+
+    @staticmethod
+    def from_line(line: bytes) -> "EngineConfig":
+        """Read what `to_line` wrote.
+
+        Raises:
+            SettingsError: The line is not a configuration.
+        """
+        try:
+            return msgspec.json.decode(line, type=EngineConfig)
+        except msgspec.DecodeError as error:
+            raise SettingsError(
+                f"an engine process reads its configuration from standard input as one line of JSON: {error}"
+            ) from error

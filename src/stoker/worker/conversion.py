@@ -1,0 +1,202 @@
+"""Core types to frames and back: the only place that knows both."""
+
+from collections.abc import Callable
+
+from stoker.core import errors
+from stoker.core.errors import (
+    ContextLengthError,
+    EngineError,
+    InvalidRequestError,
+    QueueFullError,
+    StokerError,
+    UnsupportedFieldError,
+)
+from stoker.core.protocols import EngineInfo
+from stoker.core.sampling import SamplingParams
+from stoker.core.stats import EngineStats
+from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.worker import frames
+from stoker.worker.frames import PROTOCOL_VERSION, Failure
+
+
+def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> frames.Submit:
+    """Return the frame that submits `request` as `sequence`."""
+    sampling = request.sampling
+    return frames.Submit(
+        incarnation=incarnation,
+        sequence=sequence,
+        prompt=request.prompt,
+        max_tokens=request.max_tokens,
+        stop_token_ids=tuple(sorted(request.stop_token_ids)),
+        sampling=frames.Sampling(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            choice=sampling.choice,
+            logprobs=sampling.logprobs,
+        ),
+        cache_salt=request.cache_salt,
+        priority=request.priority,
+    )
+
+
+def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
+    """Return the submitted request under the id that it has inside the engine process."""
+    sampling = frame.sampling
+    return TokenRequest(
+        request_id=request_id,
+        prompt=frame.prompt,
+        max_tokens=frame.max_tokens,
+        stop_token_ids=frozenset(frame.stop_token_ids),
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            choice=sampling.choice,
+            logprobs=sampling.logprobs,
+        ),
+        cache_salt=frame.cache_salt,
+        priority=frame.priority,
+    )
+
+
+def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
+    """Return the part of a step frame that carries `event`."""
+    return frames.Tokens(
+        sequence=sequence,
+        token_ids=event.token_ids,
+        cached_tokens=event.cached_tokens,
+        finish_reason=event.finish_reason,
+        logprobs=tuple(frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs),
+    )
+
+
+def tokens_event(
+    request_id: str,
+    *,
+    token_ids: list[int],
+    logprobs: list[frames.Logprob],
+    cached_tokens: int,
+    finish_reason: str | None,
+) -> TokensEvent:
+    """Return one event of the tokens that have arrived for a sequence."""
+    return TokensEvent(
+        request_id,
+        tuple(token_ids),
+        tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
+        cached_tokens,
+        None if finish_reason is None else FinishReason(finish_reason),
+    )
+
+
+def hello_frame(info: EngineInfo, *, incarnation: int) -> frames.Hello:
+    """Return the frame with which an engine says that it is ready."""
+    return frames.Hello(
+        incarnation=incarnation,
+        protocol_version=PROTOCOL_VERSION,
+        model=info.model,
+        fingerprint=info.fingerprint,
+        context_length=info.context_length,
+        vocab_size=info.vocab_size,
+        kv_blocks=info.kv_blocks,
+        max_running=info.max_running,
+        max_waiting=info.max_waiting,
+    )
+
+
+def engine_info(frame: frames.Hello) -> EngineInfo:
+    """Return what the engine said of itself.
+
+    Raises:
+        EngineError: The engine speaks another version of the protocol.
+    """
+    if frame.protocol_version != PROTOCOL_VERSION:
+        raise EngineError(
+            f"the engine process speaks protocol version {frame.protocol_version}, this gateway"
+            f" {PROTOCOL_VERSION}: install the same version of stoker for both"
+        )
+    return EngineInfo(
+        model=frame.model,
+        fingerprint=frame.fingerprint,
+        context_length=frame.context_length,
+        vocab_size=frame.vocab_size,
+        kv_blocks=frame.kv_blocks,
+        max_running=frame.max_running,
+        max_waiting=frame.max_waiting,
+    )
+
+
+def stats_frame(stats: EngineStats) -> frames.Stats:
+    """Return the part of a step frame that carries `stats`."""
+    return frames.Stats(
+        running=stats.running,
+        waiting=stats.waiting,
+        kv_blocks_total=stats.kv_blocks_total,
+        kv_blocks_used=stats.kv_blocks_used,
+        kv_blocks_cached=stats.kv_blocks_cached,
+        prompt_tokens_total=stats.prompt_tokens_total,
+        cached_tokens_total=stats.cached_tokens_total,
+        generated_tokens_total=stats.generated_tokens_total,
+        preemptions_total=stats.preemptions_total,
+        steps_total=stats.steps_total,
+        step_seconds_total=stats.step_seconds_total,
+    )
+
+
+def engine_stats(frame: frames.Stats) -> EngineStats:
+    """Return the counters and gauges of a step frame."""
+    return EngineStats(
+        running=frame.running,
+        waiting=frame.waiting,
+        kv_blocks_total=frame.kv_blocks_total,
+        kv_blocks_used=frame.kv_blocks_used,
+        kv_blocks_cached=frame.kv_blocks_cached,
+        prompt_tokens_total=frame.prompt_tokens_total,
+        cached_tokens_total=frame.cached_tokens_total,
+        generated_tokens_total=frame.generated_tokens_total,
+        preemptions_total=frame.preemptions_total,
+        steps_total=frame.steps_total,
+        step_seconds_total=frame.step_seconds_total,
+    )
+
+
+_PLAIN_ERRORS: dict[str, Callable[[str], StokerError]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, StokerError) and kind.__init__ is Exception.__init__
+}
+"""The classes whose only argument is the message."""
+
+
+def failure(error: BaseException) -> Failure:
+    """Return `error` as it travels; what is not a `StokerError` becomes an `EngineError`."""
+    match error:
+        case QueueFullError():
+            return Failure("QueueFullError", str(error), retry_after_s=error.retry_after_s)
+        case InvalidRequestError():
+            return Failure(type(error).__name__, str(error), param=error.param, code=error.code)
+        case StokerError():
+            return Failure(type(error).__name__, str(error))
+        case MemoryError():
+            return Failure("OutOfMemoryError", f"the engine process ran out of memory: {error}")
+        case _:
+            return Failure("EngineError", f"{type(error).__name__}: {error}")
+
+
+def stoker_error(frame: Failure) -> StokerError:
+    """Return the error that `failure` wrote; an unknown class becomes an `EngineError`."""
+    match frame.kind:
+        case "QueueFullError":
+            return QueueFullError(frame.message, retry_after_s=frame.retry_after_s)
+        case "InvalidRequestError":
+            return InvalidRequestError(frame.message, param=frame.param, code=frame.code)
+        case "ContextLengthError":
+            return ContextLengthError(frame.message, param=frame.param)
+        case "UnsupportedFieldError":
+            return UnsupportedFieldError(frame.message, param=frame.param or "")
+        case kind:
+            return _PLAIN_ERRORS.get(kind, EngineError)(frame.message)

@@ -1,0 +1,180 @@
+"""The engine loop: mail in, steps, frames out; one thread owns scheduler and engine."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stoker.core.errors import CapacityError, InvalidRequestError, RequestError, SettingsError
+from stoker.core.protocols import EngineInfo, StepEngine
+from stoker.core.sampling import SamplingParams
+from stoker.core.step import BLOCK_TOKENS, StepPlan
+from stoker.core.tokens import TokenRequest
+from stoker.scheduler import Scheduler, SchedulerLimits
+from stoker.worker import conversion
+from stoker.worker.config import EngineConfig
+from stoker.worker.frames import Abort, Submit
+from stoker.worker.mailbox import Letter, Mailbox, PeerChange
+from stoker.worker.peer import Peer
+from stoker.worker.sessions import Sessions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEngine:
+    """An engine that has its weights, and what the loop must know of the model.
+
+    Attributes:
+        engine: Computes the steps.
+        context_length: Most tokens of one sequence that the model was made for.
+        vocab_size: Token ids are below this.
+        kv_root: Names weights and KV type; sequences share KV blocks below one root only.
+    """
+
+    engine: StepEngine
+    context_length: int
+    vocab_size: int
+    kv_root: str
+
+
+EngineFactory = Callable[[EngineConfig], LoadedEngine]
+"""Loads the engine; raises `ModelError` or `SettingsError` when that cannot work."""
+
+
+class EngineLoop:
+    """Runs steps as long as there are sequences, and sleeps when there are none.
+
+    Mail is read between steps: a submission takes part in the next engine call, an abort takes
+    effect at the next one. Everything is sent without ever waiting for a gateway.
+
+    Args:
+        config: Settings of this engine process.
+        mailbox: What the gateways send.
+        incarnation: Number of this engine process.
+    """
+
+    def __init__(self, config: EngineConfig, mailbox: Mailbox, incarnation: int) -> None:
+        self._config = config
+        self._mailbox = mailbox
+        self._incarnation = incarnation
+
+    def run(self, factory: EngineFactory) -> None:
+        """Load the engine and serve until the mailbox is closed; ends with the engine closed.
+
+        Raises:
+            StokerError: The engine cannot be loaded, or a step failed; it must not be used again.
+        """
+        loaded = factory(self._config)
+        try:
+            info = _describe(self._config, loaded)
+            limits = SchedulerLimits(
+                context_length=info.context_length,
+                max_running=info.max_running,
+                max_waiting=info.max_waiting,
+                max_step_tokens=self._config.step_tokens,
+            )
+            scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root)
+            warm_up(loaded.engine)
+            gc.collect()
+            gc.freeze()  # what is alive now lives on: no collection need look at it again
+            hello = conversion.hello_frame(info, incarnation=self._incarnation)
+            sessions = Sessions(self._incarnation, hello)
+            self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, loaded.vocab_size), sessions)
+        finally:
+            loaded.engine.close()
+
+    def _serve(self, engine: StepEngine, scheduler: Scheduler, desk: "_Desk", sessions: Sessions) -> None:
+        clock = time.monotonic
+        busy = False
+        while (letters := self._mailbox.take(wait=not busy)) is not None:
+            for letter in letters:
+                desk.open(letter, clock())
+            plan = scheduler.schedule(clock())
+            busy = plan is not None
+            if letters or not busy:
+                sessions.publish(scheduler.stats(), clock(), idle=not busy)
+            if plan is not None:
+                result = engine.forward(plan)
+                now = clock()
+                sessions.add(scheduler.commit(plan, result, now))
+                sessions.publish(scheduler.stats(), now, idle=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Does what a letter says."""
+
+    scheduler: Scheduler
+    sessions: Sessions
+    vocab_size: int
+
+    def open(self, letter: Letter, now: float) -> None:
+        match letter.content:
+            case Submit() as submit:
+                self._submit(letter.peer, submit, now)
+            case Abort(sequence=sequence):
+                self._abort(self.sessions.request_id(letter.peer, sequence))
+            case PeerChange.CONNECTED:
+                self.sessions.open(letter.peer)
+            case PeerChange.DISCONNECTED:
+                for request_id in self.sessions.close(letter.peer):
+                    self.scheduler.abort(request_id)
+
+    def _submit(self, peer: Peer, submit: Submit, now: float) -> None:
+        request_id = self.sessions.request_id(peer, submit.sequence)
+        try:
+            request = conversion.token_request(submit, request_id=request_id)
+            self._check_tokens(request)
+            self.scheduler.submit(request, now)
+        except (RequestError, CapacityError) as error:
+            self.sessions.refuse(peer, submit.sequence, error)
+        else:
+            self.sessions.admit(peer, submit.sequence)
+
+    def _abort(self, request_id: str) -> None:
+        if self.scheduler.abort(request_id):
+            self.sessions.forget(request_id)
+
+    def _check_tokens(self, request: TokenRequest) -> None:
+        lowest, highest = min(request.prompt, default=0), max(request.prompt, default=0)
+        if lowest < 0 or highest >= self.vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise InvalidRequestError(
+                f"the prompt has the token id {wrong}; this model's are 0 to {self.vocab_size - 1}",
+                param="prompt",
+            )
+
+
+def warm_up(engine: StepEngine) -> None:
+    """Compute a short prompt and one token after it, so that the first request finds everything ready."""
+    greedy = SamplingParams(temperature=0.0)
+    n_prompt = BLOCK_TOKENS - 1
+    for first, n_tokens in ((0, n_prompt), (n_prompt, 1)):
+        engine.forward(
+            StepPlan(
+                request_ids=["warm-up"],
+                tokens=[[0] * n_tokens],
+                first_positions=[first],
+                block_tables=[[0]],
+                samples=[True],
+                sampling=[greedy],
+            )
+        )
+
+
+def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
+    limit = config.context_length
+    if limit is not None and limit > loaded.context_length:
+        raise SettingsError(
+            f"context_length is {limit}, but this model was made for {loaded.context_length} tokens;"
+            " set it to that or less"
+        )
+    kv_blocks = loaded.engine.kv_blocks
+    return EngineInfo(
+        model=config.model,
+        fingerprint=loaded.engine.fingerprint,
+        context_length=min(limit or loaded.context_length, kv_blocks * BLOCK_TOKENS),
+        vocab_size=loaded.vocab_size,
+        kv_blocks=kv_blocks,
+        max_running=config.max_running,
+        max_waiting=config.max_waiting,
+    )

@@ -1,0 +1,198 @@
+"""Keeps one engine process running and serves as its `TokenEngine`."""
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from enum import Enum
+from pathlib import Path
+
+from stoker.core.errors import NotReadyError, SettingsError, StokerError
+from stoker.core.protocols import EngineInfo
+from stoker.core.stats import EngineStats
+from stoker.core.tokens import TokenEvent, TokenRequest
+from stoker.worker.child import ENGINE_COMMAND, EngineChild
+from stoker.worker.config import EngineConfig
+from stoker.worker.restarts import RestartHistory, RestartPolicy
+
+MAX_SOCKET_PATH_BYTES = 100
+"""Unix sockets have short paths: 108 bytes on Linux, 104 on macOS, with the final zero."""
+
+_log = logging.getLogger(__name__)
+
+
+class EngineStatus(Enum):
+    """What a supervisor's engine is doing; the value completes "the engine …"."""
+
+    STARTING = "is starting"
+    READY = "is ready"
+    RESTARTING = "died and is being restarted"
+    CRASH_LOOP = "keeps dying; it is restarted from time to time"
+    STOPPED = "is stopped"
+
+
+class EngineSupervisor:
+    """A `TokenEngine` that outlives its engine processes.
+
+    Streams of an engine that dies end with `EngineDiedError`; new ones get `NotReadyError` until the
+    next engine is ready.
+
+    Args:
+        config: Settings of the engine.
+        command: Program and arguments that start an engine process.
+        policy: How restarts are paced.
+        start_timeout_s: Time for an engine to become ready; the first start of a large model repacks
+            its weights.
+        stop_grace_s: Time for an engine to end on SIGTERM before it is killed.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        policy: RestartPolicy | None = None,
+        start_timeout_s: float = 900.0,
+        stop_grace_s: float = 5.0,
+    ) -> None:
+        self._config = config
+        self._command = tuple(command)
+        self._history = RestartHistory(policy or RestartPolicy())
+        self._start_timeout_s = start_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._folder: Path | None = None
+        self._child: EngineChild | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._n_starts = 0
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Start the first engine and return when it is ready.
+
+        Raises:
+            StokerError: The engine cannot start; the class and the message are the engine's own, so
+                a model that does not fit raises `OutOfMemoryError` here. Nothing is left running.
+        """
+        self._folder = _make_folder()
+        try:
+            child = await self._start_child(self._folder)
+        except BaseException:
+            _remove_folder(self._folder)
+            raise
+        self._watcher = asyncio.create_task(self._watch(child, self._folder), name="engine-supervisor")
+
+    async def stop(self) -> None:
+        """End the engine within `stop_grace_s` and leave no process and no file behind."""
+        self._stopped = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait((self._watcher,))
+        if self._child is not None:
+            await self._child.stop(grace_s=self._stop_grace_s)
+        if self._folder is not None:
+            _remove_folder(self._folder)
+
+    @property
+    def status(self) -> EngineStatus:
+        """What the engine is doing."""
+        if self._stopped:
+            return EngineStatus.STOPPED
+        if self._child is not None and self._child.client.connected:
+            return EngineStatus.READY
+        if self._history.crash_loop:
+            return EngineStatus.CRASH_LOOP
+        return EngineStatus.STARTING if self._watcher is None else EngineStatus.RESTARTING
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would get its first token now."""
+        return self.status is EngineStatus.READY
+
+    @property
+    def restarts(self) -> int:
+        """How often an engine was started after the first one."""
+        return max(0, self._n_starts - 1)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine.
+
+        Raises:
+            NotReadyError: No engine is ready.
+        """
+        return self._ready_child().pid
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine said of itself.
+
+        Raises:
+            NotReadyError: No engine is ready.
+        """
+        return self._ready_child().client.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """The latest counters and gauges of the engine; zeros while none is ready."""
+        return self._child.client.stats if self._child is not None and self.ready else EngineStats()
+
+    def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Stream one sequence from the engine that is ready now; see `EngineClient.stream`.
+
+        Raises:
+            NotReadyError: No engine is ready; raised by the call itself.
+        """
+        return self._ready_child().client.stream(request)
+
+    def _ready_child(self) -> EngineChild:
+        if self._child is None or not self.ready:
+            raise NotReadyError(f"the engine {self.status.value}; try again later")
+        return self._child
+
+    async def _start_child(self, folder: Path) -> EngineChild:
+        self._n_starts += 1
+        self._child = await EngineChild.start(
+            self._config,
+            folder / f"{self._n_starts}.sock",
+            command=self._command,
+            timeout_s=self._start_timeout_s,
+        )
+        return self._child
+
+    async def _watch(self, child: EngineChild, folder: Path) -> None:
+        """Whenever the engine dies, start the next one."""
+        now = asyncio.get_running_loop().time
+        while True:
+            ready_at = now()
+            reason = await child.wait()
+            delay_s = self._history.record_death(now(), lived_s=now() - ready_at)
+            _log.error("the engine died: %s; the next one starts in %.1f s", reason, delay_s)
+            child = await self._restart(folder, delay_s)
+            _log.warning("the engine is ready again after %d restarts", self.restarts)
+
+    async def _restart(self, folder: Path, delay_s: float) -> EngineChild:
+        while True:
+            await asyncio.sleep(delay_s)
+            try:
+                return await self._start_child(folder)
+            except (StokerError, OSError) as error:
+                now = asyncio.get_running_loop().time()
+                delay_s = self._history.record_death(now, lived_s=0.0)
+                _log.error("the engine could not start: %s; next attempt in %.1f s", error, delay_s)
+
+
+def _make_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="stoker-"))  # mode 0700
+    if len(os.fsencode(folder)) > MAX_SOCKET_PATH_BYTES - len("/1000000.sock"):
+        folder.rmdir()
+        raise SettingsError(
+            f"the folder for temporary files, {folder.parent}, has too long a path for a Unix socket;"
+            " set TMPDIR to a shorter one"
+        )
+    return folder
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
