@@ -43,7 +43,7 @@ def test_a_port_in_use_is_found_before_the_model_is_looked_at(tmp_path: Path) ->
         taken.listen()
         port = taken.getsockname()[1]
         ended = serve(tmp_path, "no-such-model", "--port", str(port))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     line = one_line(ended)
     assert str(port) in line
     assert "in use" in line
@@ -51,7 +51,7 @@ def test_a_port_in_use_is_found_before_the_model_is_looked_at(tmp_path: Path) ->
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:
     ended = serve(tmp_path, "--host", "192.0.2.1", environment={"STOKER_API_KEY": "k"})
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "192.0.2.1" in one_line(ended)
 
 
