@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import cast
 
 from stoker.core.errors import (
     EngineDiedError,
@@ -114,10 +115,9 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError(f"a Unix stream socket can be written to, {transport!r} cannot")
-        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
-        self._transport = transport
+        # uvloop's transports have the methods of `WriteTransport` without being subclasses of it.
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
