@@ -1,5 +1,6 @@
 """What an engine process is told when it starts."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path: ``auto``, ``avx512vnni`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
-        pack_folder: Where repacked weights are kept, or None to keep none.
     """
 
     model_path: Path
@@ -37,11 +37,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     n_threads: int | None = None
     isa: str = "auto"
     kv_memory_bytes: int | None = None
-    pack_folder: Path | None = None
 
     def to_line(self) -> bytes:
-        """Return the line that `from_line` reads."""
-        return msgspec.json.encode(self) + b"\n"
+        """Return the line that `from_line` reads: ASCII, also for paths that are not Unicode."""
+        return json.dumps(msgspec.to_builtins(self, enc_hook=_plain)).encode() + b"\n"
 
     @staticmethod
     def from_line(line: bytes) -> "EngineConfig":
@@ -51,8 +50,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             SettingsError: The line is not a configuration.
         """
         try:
-            return msgspec.json.decode(line, type=EngineConfig)
-        except msgspec.DecodeError as error:
+            return msgspec.convert(json.loads(line), EngineConfig, dec_hook=lambda kind, plain: kind(plain))
+        except (ValueError, TypeError) as error:
             raise SettingsError(
                 f"an engine process reads its configuration from standard input as one line of JSON: {error}"
             ) from error
+
+
+def _plain(setting: object) -> str | int:
+    """Return a path, or a settings library's kind of integer, as JSON has it."""
+    return int(setting) if isinstance(setting, int) else str(setting)

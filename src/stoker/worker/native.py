@@ -1,0 +1,41 @@
+"""The engine process with the native engine in it."""
+
+from typing import NoReturn
+
+from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.models import open_model
+from stoker.worker.config import EngineConfig
+from stoker.worker.loop import LoadedEngine
+from stoker.worker.process import engine_main
+from stoker.worker.processors import available_processors
+
+
+def main() -> NoReturn:
+    """Be an engine process that computes on the native engine."""
+    engine_main(load_native)
+
+
+def load_native(config: EngineConfig) -> LoadedEngine:
+    """Load the model file into the native engine; an `EngineFactory`.
+
+    Raises:
+        ModelError: The file cannot be read or run, or does not fit the memory.
+        SettingsError: A setting does not go with this model or this processor.
+    """
+    with open_model(config.model_path) as source:
+        model = source.config
+        settings = NativeEngineSettings(
+            threads=config.n_threads or available_processors(),
+            isa=config.isa,
+            kv_memory_bytes=config.kv_memory_bytes,
+            context_length=config.context_length or model.context_length,
+            max_running=config.max_running,
+            step_tokens=config.step_tokens,
+        )
+        engine = load_engine(source, settings)
+    return LoadedEngine(
+        engine=engine,
+        context_length=settings.context_length,
+        vocab_size=model.vocab_size,
+        kv_root=engine.fingerprint,
+    )
