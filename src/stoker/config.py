@@ -72,7 +72,7 @@ class Settings(BaseModel):
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve: a name from the catalogue or the path of a GGUF file.",
+        description="Model to serve or run: a name from the catalogue or the path of a GGUF file.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -116,7 +116,7 @@ class Settings(BaseModel):
         default=None,
         ge=1,
         description="Memory for the KV cache, such as `2GiB`. Unset, what every place needs for a full "
-        "context, but at most half of the memory that this process may still use.",
+        "context, but at most a quarter of the memory that is available beside the weights.",
     )
     context_length: int | None = Field(
         default=None,

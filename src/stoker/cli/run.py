@@ -1,0 +1,146 @@
+"""``stoker run``: one answer, or a chat on the terminal, from an engine without a server."""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Annotated
+
+import uvloop
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from stoker import app
+from stoker.cli.flags import fields_of, with_settings
+from stoker.cli.progress import pull_progress
+from stoker.config import Settings
+from stoker.core.errors import ContextLengthError, SettingsError
+from stoker.core.protocols import Generator
+from stoker.core.sampling import MAX_SEED
+from stoker.core.text import ChatPrompt, Message, TextDelta, TextRequest
+from stoker.observe.logs import configure_logs
+
+CLEAR = "/clear"
+"""Typed in a chat, forgets what was said."""
+
+_SAMPLING = "Sampling"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How answers are made; the meanings are the API's."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+@with_settings(*fields_of("Model and folders", "Engine", "Logs"))
+def run(
+    settings: Settings,
+    prompt: Annotated[str | None, Parameter(negative=())] = None,
+    *,
+    system: Annotated[str | None, Parameter(group=_SAMPLING)] = None,
+    max_tokens: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=1))] = None,
+    temperature: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=2))] = 1.0,
+    top_p: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gt=0, lte=1))] = 1.0,
+    seed: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=MAX_SEED))] = None,
+) -> None:
+    """Answer one prompt, or chat, without a server.
+
+    The answer is printed as it is made. Without a prompt, it is read from standard input; if that is
+    a terminal, a chat begins.
+
+    Args:
+        settings: The merged settings.
+        prompt: What to answer.
+        system: A system message to go before everything else.
+        max_tokens: Most tokens of an answer. Unset, the rest of the context.
+        temperature: 0 always takes the most likely token; higher is more varied.
+        top_p: Sample from the most likely tokens whose probabilities sum to this.
+        seed: The same seed and prompt give the same answer. Unset, a random one.
+    """
+    interactive = prompt is None and sys.stdin.isatty()
+    if prompt is None and not interactive:
+        prompt = _read_prompt(settings.max_body_bytes)
+    configure_logs("console", level=logging.getLevelNamesMapping()[settings.log_level.upper()])
+    with pull_progress(settings.model) as report:
+        located = app.model_library(settings).ensure(settings.model, report)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    messages = [] if system is None else [Message("system", system)]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        opened = AsyncExitStack()
+        generator = runner.run(opened.enter_async_context(app.running_generator(settings, located)))
+        try:
+            if prompt is None:
+                _chat(runner, generator, located.model_id, messages, sampling)
+            else:
+                messages.append(Message("user", prompt))
+                runner.run(_answer(generator, located.model_id, messages, sampling))
+        finally:
+            runner.run(opened.aclose())
+
+
+def _read_prompt(max_bytes: int) -> str:
+    raw = sys.stdin.buffer.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise SettingsError(f"standard input has more than max_body_bytes ({max_bytes}); send less")
+    try:
+        prompt = raw.decode().strip()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"standard input is not UTF-8 text: {error}") from error
+    if not prompt:
+        raise SettingsError("there is no prompt: give one as an argument or on standard input")
+    return prompt
+
+
+def _chat(
+    runner: asyncio.Runner, generator: Generator, model: str, messages: list[Message], sampling: Sampling
+) -> None:
+    """Answer line after line. Ctrl-C ends an answer; at the prompt it ends the chat, as Ctrl-D does."""
+    sys.stderr.write(f"{model}: Ctrl-D ends the chat, {CLEAR} begins a new one\n")
+    beginning = list(messages)
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+        if line == CLEAR:
+            messages = list(beginning)
+        elif line:
+            messages.append(Message("user", line))
+            try:
+                messages.append(
+                    Message("assistant", runner.run(_answer(generator, model, messages, sampling)))
+                )
+            except KeyboardInterrupt:
+                messages.pop()
+                sys.stdout.write("\n")
+            except ContextLengthError as error:
+                messages.pop()
+                sys.stderr.write(f"{error} {CLEAR} begins a new chat.\n")
+
+
+async def _answer(generator: Generator, model: str, messages: list[Message], sampling: Sampling) -> str:
+    """Print an answer as it is made, and return it."""
+    request = TextRequest(
+        request_id="run",
+        model=model,
+        prompt=ChatPrompt(tuple(messages)),
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+    )
+    pieces = []
+    async with aclosing(generator.generate(request)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(pieces)
