@@ -19,7 +19,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 BUDGET_KEY = "_stoker_budget"
 """Name under which a rendering's budget is in its context; templates cannot read it unnoticed."""
 
+_CALL_STEPS = 5
+"""A call takes about five times as long as a turn of a loop."""
+
 _MAX_REPEAT_CHARS = 2**16
+_MAX_BASE = 2**64
 _MAX_POWER = 64
 
 
@@ -32,20 +36,20 @@ class Budget:
     """What is left for one rendering.
 
     Attributes:
-        steps: Loop iterations and calls.
+        steps: Turns of loops; a call counts as some.
         chars: Characters of output.
     """
 
     steps: int
     chars: int
 
-    def take_step(self) -> None:
+    def take(self, steps: int) -> None:
         """Count a loop iteration or a call.
 
         Raises:
             TemplateBoundError: It was one too many.
         """
-        self.steps -= 1
+        self.steps -= steps
         if self.steps < 0:
             raise TemplateBoundError("the chat template loops too often over these messages")
 
@@ -91,14 +95,19 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call from a template; counted, since macros recurse."""
         budget: Budget = context[BUDGET_KEY]
-        budget.take_step()
+        budget.take(_CALL_STEPS)
         if isinstance(obj, LoopContext) and args:
             args = (_counted(context, args[0]), *args[1:])
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute the operators by which a few characters of template become gigabytes."""
-        if operator == "**" and not (isinstance(right, (int, float)) and abs(right) <= _MAX_POWER):
+        if operator == "**" and not (
+            isinstance(left, (int, float))
+            and isinstance(right, (int, float))
+            and abs(left) <= _MAX_BASE
+            and abs(right) <= _MAX_POWER
+        ):
             raise TemplateBoundError(f"the chat template raises a number to a power above {_MAX_POWER}")
         if operator == "*":
             for many, times in ((left, right), (right, left)):
@@ -117,7 +126,7 @@ def count_loops(template: nodes.Template) -> None:
 def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
     budget: Budget = context[BUDGET_KEY]
     for item in items:
-        budget.take_step()
+        budget.take(1)
         yield item
 
 

@@ -9,8 +9,8 @@ from stoker.core.errors import InvalidRequestError, UnsupportedModelError
 from stoker.core.text import Message
 from stoker.text.sandbox import BUDGET_KEY, Budget, ChatEnvironment, TemplateBoundError, count_loops
 
-_BASE_STEPS = 1_000_000
-_STEPS_PER_MESSAGE = 16
+_BASE_STEPS = 500_000
+_STEPS_PER_MESSAGE = 256
 _BASE_CHARS = 2**16
 _CHARS_PER_MESSAGE = 1024
 _CHARS_PER_CHAR = 4

@@ -17,6 +17,8 @@ from stoker.text.pretokenizer import make_pretokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def byte_alphabet() -> tuple[str, ...]:
     """Return the 256 letters that spell bytes in a byte-level vocabulary.
@@ -71,8 +73,8 @@ class Tokenizer:
         self._lengths = tuple(map(len, self._bytes))
         self.control_pattern = _any_of(self._control_ids)
         self._bpe = _build(spec)
-        vocabulary = frozenset(spec.tokens)
-        self._lacks_bytes = any(letter not in vocabulary for letter in letters)
+        spelt = set(self._bpe.get_vocab())
+        self._missing = frozenset(byte for byte, letter in enumerate(letters) if letter not in spelt)
 
     @property
     def vocab_size(self) -> int:
@@ -145,12 +147,15 @@ class Tokenizer:
         try:
             # Unlike `encode`, the batch call releases the GIL and computes no offsets.
             ids = self._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except UnicodeEncodeError as error:
+        except TypeError as error:
+            surrogate = _SURROGATE.search(text)
+            if surrogate is None:
+                raise
             raise InvalidRequestError(
-                f"The text holds an unpaired surrogate (U+{ord(text[error.start]):04X}) at character "
-                f"{error.start}: it is not valid Unicode. Send well-formed UTF-8."
+                f"The text holds an unpaired surrogate (U+{ord(surrogate[0]):04X}) at character "
+                f"{surrogate.start()}: it is not valid Unicode. Send well-formed UTF-8."
             ) from error
-        if self._lacks_bytes:
+        if self._missing:
             self._check_complete(text, ids)
         return ids
 
@@ -176,11 +181,7 @@ class Tokenizer:
         whole = normalizer.normalize_str(text) if normalizer is not None else text
         if sum(map(self._lengths.__getitem__, ids)) == len(whole.encode()):
             return
-        vocabulary = frozenset(self._spellings)
-        letters = byte_alphabet()
-        lost = next(
-            (char for char in whole if any(letters[byte] not in vocabulary for byte in char.encode())), "?"
-        )
+        lost = next(char for char in whole if not self._missing.isdisjoint(char.encode()))
         raise InvalidRequestError(
             f"The text holds U+{ord(lost):04X}, which this model's vocabulary cannot spell: remove it."
         )
