@@ -86,7 +86,8 @@ class Admission:
         """Whether the step has tokens left after every decode, and every prefill before this one."""
         order = sequence.order
         claimed = 0
-        for other in self.running.items:
+        # If every place is taken, the last sequence is about to give way to this one.
+        for other in self.running.items[: self.limits.max_running - 1]:
             n_pending = len(other.tokens) - other.n_computed
             if n_pending == 1 or other.order < order:
                 claimed += n_pending

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from stoker.core.errors import EngineError
@@ -109,6 +111,23 @@ def test_a_sequence_waits_until_the_step_has_a_token_for_it() -> None:
     assert (stats.running, stats.waiting) == (1, 1)
 
 
+def test_decodes_count_against_the_step_whatever_their_priority() -> None:
+    loop = SchedulerLoop(max_step_tokens=20)
+    loop.submit(*(make_request(f"low {i}", n_prompt=2, max_tokens=20) for i in range(3)))
+    loop.step()
+    loop.submit(make_request("high", n_prompt=17, priority=2), make_request("middle", priority=1))
+    assert lengths(loop.schedule()) == {"low 0": 1, "low 1": 1, "low 2": 1, "high": 17}
+    assert loop.scheduler.stats().waiting == 1
+
+
+def test_decodes_that_fill_the_step_give_way_to_a_higher_priority() -> None:
+    loop = SchedulerLoop(max_step_tokens=4, max_running=4)
+    loop.submit(*(make_request(f"low {i}", n_prompt=1, max_tokens=20) for i in range(4)))
+    loop.step()
+    loop.submit(make_request("high", priority=1))
+    assert lengths(loop.schedule()) == {"low 0": 1, "low 1": 1, "low 2": 1, "high": 1}
+
+
 def test_one_step_is_in_flight_at_a_time() -> None:
     loop = SchedulerLoop()
     loop.submit(make_request("a"))
@@ -133,3 +152,24 @@ def test_a_plan_stays_as_it_was_until_it_is_committed() -> None:
     loop.commit(plan)
     loop.run()
     assert set(loop.finished) == {"a", "b", "c"}
+
+
+def count_calls_of_a_step(n_waiting: int, max_running: int, kv_blocks: int) -> int:
+    loop = SchedulerLoop(kv_blocks=kv_blocks, max_running=max_running, max_waiting=n_waiting)
+    loop.submit(*(make_request(f"running {i}", n_prompt=8) for i in range(4)))
+    loop.step()
+    loop.submit(*(make_request(f"waiting {i}") for i in range(n_waiting)))
+    calls: list[str] = []
+    sys.setprofile(lambda _frame, event, _argument: calls.append(event))
+    plan = loop.scheduler.schedule(0.0)
+    sys.setprofile(None)
+    assert plan is not None
+    assert len(plan.request_ids) == 4
+    assert loop.scheduler.stats().waiting == n_waiting
+    return len(calls)
+
+
+@pytest.mark.parametrize(("max_running", "kv_blocks"), [(4, 64), (8, 8)], ids=["no place", "no blocks"])
+def test_a_long_queue_makes_no_step_slower(max_running: int, kv_blocks: int) -> None:
+    few, many = (count_calls_of_a_step(n, max_running, kv_blocks) for n in (1, 200))
+    assert few == many

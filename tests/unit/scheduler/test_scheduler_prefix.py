@@ -79,16 +79,19 @@ def test_equal_prompts_computed_at_once_end_up_in_the_same_blocks() -> None:
 
 
 def test_a_prefill_skips_what_another_has_computed_meanwhile() -> None:
-    loop = SchedulerLoop(max_step_tokens=60)
-    prompt = make_tokens("p", 100)
+    loop = SchedulerLoop(max_step_tokens=200)
+    prompt = make_tokens("p", 180)
     requests = [make_request(name, prompt=prompt, max_tokens=4) for name in "abcd"]
     loop.submit(*requests)
     loop.run()
-    n_computed = sum(len(run) for plan in loop.plans for run in plan.tokens)
-    # Each needs its last 4 prompt tokens and 3 sampled ones; of the 96 before them one copy is
-    # computed, and what "b" began beside "a" in one step.
-    assert n_computed <= 96 + 4 * 7 + 60
+    first, second = loop.plans[:2]
+    assert (first.request_ids, [len(run) for run in first.tokens]) == (["a", "b"], [180, 20])
+    # "b" began beside "a", in the middle of a block; "c" and "d" waited for a token in the step.
+    assert (second.request_ids, second.first_positions) == (["a", "b", "c", "d"], [180, 176, 176, 176])
     assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
+    # What was skipped after the admission is not what the cache held at the admission.
+    cached = {event.request_id: event.cached_tokens for event in loop.events}
+    assert cached == {"a": 0, "b": 0, "c": 176, "d": 176}
 
 
 def test_a_shared_prefix_needs_its_blocks_once() -> None:
