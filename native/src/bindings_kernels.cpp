@@ -81,14 +81,15 @@ auto unpack(const std::string& type, Bytes data, int n, int k) {
 
 nb::tuple quantize(const std::string& isa, Matrix x) {
   const Quantized q = quantize_rows(find_kernels(isa), x);
-  std::vector<float> scales, sums;
+  std::vector<float> scales, offsets, sums;
   for (const GroupMeta& meta : q.meta) {
     scales.push_back(meta.scale);
-    sums.push_back(meta.scaled_sum);
+    offsets.push_back(meta.offset);
+    sums.push_back(meta.sum);
   }
-  const size_t groups = x.shape(1) / kGroup;
-  return nb::make_tuple(to_numpy(q.codes, {x.shape(0), x.shape(1)}), to_numpy(scales, {x.shape(0), groups}),
-                        to_numpy(sums, {x.shape(0), groups}));
+  const size_t rows = x.shape(0), groups = x.shape(1) / kGroup;
+  return nb::make_tuple(to_numpy(q.codes, {rows, x.shape(1)}), to_numpy(scales, {rows, groups}),
+                        to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups}));
 }
 
 void need_sixteens(size_t n) {

@@ -17,10 +17,11 @@ constexpr int kTileTokens = 64;    // keys in one step of the online softmax; ti
 constexpr int kPieceTokens = 512;  // keys of one partial softmax; pieces begin at multiples of it
 constexpr int kSumChunk = 1024;    // vocabulary entries summed in one vector pass
 
-// Scale of a group of int8 activations, and scale times the sum of its codes.
+// A group of int8 activations: x = scale * code + offset; `sum` is the sum of the 32 x so represented.
 struct GroupMeta {
   float scale;
-  float scaled_sum;
+  float offset;
+  float sum;
 };
 
 // Rows of activations in the form that a matrix wants: int8 codes for u4 and u8, floats for the others.
@@ -63,7 +64,7 @@ struct Kernels {
   // out[row][0 .. 16 * (block_end - block_begin)) for rows [row_begin, row_end); `out` rows are `stride` apart.
   void (*matmul)(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
                  int block_end, float* out, ptrdiff_t stride);
-  // Symmetric int8 per group of 32: scale = max|x| / 127.
+  // int8 per group of 32, the group's range spread over all 256 codes.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
   void (*add)(float* x, const float* y, int n);  // x += y

@@ -32,14 +32,18 @@ static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   for (int g = 0; g < n / kGroup; ++g) {
     const F32 low = load(x + g * kGroup);
     const F32 high = load(x + g * kGroup + 16);
-    const float largest = max_lanes(max(abs(low), abs(high)));
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    const I32 low_codes = to_int(mul(low, splat(inverse)));
-    const I32 high_codes = to_int(mul(high, splat(inverse)));
+    const float largest = max_lanes(max(low, high));
+    const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
+    const float range = largest - smallest;
+    const float scale = range / 255.0f;
+    const F32 inverse = splat(range > 0.0f ? 255.0f / range : 0.0f);
+    const I32 low_codes = to_int(sub(mul(sub(low, splat(smallest)), inverse), splat(128.0f)));
+    const I32 high_codes = to_int(sub(mul(sub(high, splat(smallest)), inverse), splat(128.0f)));
     store_int8(codes + g * kGroup, low_codes);
     store_int8(codes + g * kGroup + 16, high_codes);
-    const float scale = largest / 127.0f;
-    meta[g] = {scale, scale * static_cast<float>(sum_lanes_int(add_int(low_codes, high_codes)))};
+    const float offset = smallest + 128.0f * scale;
+    const auto code_sum = static_cast<float>(sum_lanes_int(add_int(low_codes, high_codes)));
+    meta[g] = {scale, offset, scale * code_sum + static_cast<float>(kGroup) * offset};
   }
 }
 

@@ -5,20 +5,24 @@
 
 namespace stoker::STOKER_ISA {
 
-// Per group g, with integer dot product d of codes and activation codes:
-//   out += scale_w * (scale_a * d) + minimum_w * (scale_a * sum of activation codes)
+// Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So per group:
+//   out += scale_w * (scale_a * sum(c q) + offset_a * sum(c)) + minimum_w * sum of activations
 template <int kRows>
-STOKER_INLINE void finish_group(const I32* dots, const GroupMeta* meta, int meta_stride, const uint8_t* tail,
-                                F32* sums) {
+STOKER_INLINE void finish_group(const I32* dots, I32 code_sums, const GroupMeta* meta, int meta_stride,
+                                const uint8_t* tail, F32* sums) {
   const auto* halves = reinterpret_cast<const uint16_t*>(tail);
   const F32 scale = load_half(halves);
   const F32 minimum = load_half(halves + kLanes);
+  const F32 codes = to_float(code_sums);
   for (int r = 0; r < kRows; ++r) {
     const GroupMeta& m = meta[r * meta_stride];
-    sums[r] = fma(mul(to_float(dots[r]), splat(m.scale)), scale, sums[r]);
-    sums[r] = fma(splat(m.scaled_sum), minimum, sums[r]);
+    const F32 product = fma(splat(m.offset), codes, mul(to_float(dots[r]), splat(m.scale)));
+    sums[r] = fma(product, scale, sums[r]);
+    sums[r] = fma(splat(m.sum), minimum, sums[r]);
   }
 }
+
+static const int8_t kOnes[4] = {1, 1, 1, 1};
 
 template <int kRows>
 static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
@@ -29,17 +33,19 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
   for (int g = 0; g < n_groups; ++g, block += 256 + sizeof(QuantGroupTail)) {
     I32 dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
+    I32 code_sums = zero_int();
     for (int v = 0; v < 4; ++v) {
       const I32 bytes = load_bytes(block + 64 * v);
       const I32 low = low_nibbles(bytes);
       const I32 high = high_nibbles(bytes);
+      code_sums = dot4(dot4(code_sums, low, kOnes), high, kOnes);
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 8 * v;
         dots[r] = dot4(dots[r], low, a);
         dots[r] = dot4(dots[r], high, a + 4);
       }
     }
-    finish_group<kRows>(dots, meta + g, n_groups, block + 256, sums);
+    finish_group<kRows>(dots, code_sums, meta + g, n_groups, block + 256, sums);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }
@@ -53,13 +59,15 @@ static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const Grou
   for (int g = 0; g < n_groups; ++g, block += 512 + sizeof(QuantGroupTail)) {
     I32 dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
+    I32 code_sums = zero_int();
     for (int v = 0; v < 8; ++v) {
       const I32 weights = load_bytes(block + 64 * v);
+      code_sums = dot4(code_sums, weights, kOnes);
       for (int r = 0; r < kRows; ++r) {
         dots[r] = dot4(dots[r], weights, codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 4 * v);
       }
     }
-    finish_group<kRows>(dots, meta + g, n_groups, block + 512, sums);
+    finish_group<kRows>(dots, code_sums, meta + g, n_groups, block + 512, sums);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }
