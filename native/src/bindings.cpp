@@ -60,14 +60,14 @@ struct SamplingArrays {
 
   std::vector<SampleParams> params(const Batch& batch) const {
     const auto n = static_cast<size_t>(batch.n_seqs);
-    if (samples.size() != n || temperature.size() != n || top_k.size() != n || top_p.size() != n ||
-        min_p.size() != n || seed.size() != n || choice.size() != n || n_logprobs.size() != n) {
+    if (samples.size() != n || temperature.size() != n || top_k.size() != n || top_p.size() != n || min_p.size() != n ||
+        seed.size() != n || choice.size() != n || n_logprobs.size() != n) {
       throw std::invalid_argument("every sampling array must have one entry per sequence");
     }
     std::vector<SampleParams> out;
     out.reserve(n);
     for (size_t s = 0; s < n; ++s) {
-      const int end = batch.first_positions[s] + batch.run_starts[s + 1] - batch.run_starts[s];
+      const int64_t end = int64_t{batch.first_positions[s]} + batch.run_starts[s + 1] - batch.run_starts[s];
       if (n_logprobs(s) > kMaxLogprobs) throw std::invalid_argument("at most 20 log-probabilities can be asked for");
       out.push_back({temperature(s), top_k(s), top_p(s), min_p(s), seed(s), choice(s), static_cast<uint32_t>(end),
                      n_logprobs(s)});
@@ -81,9 +81,8 @@ Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
   size_t size = 1;
   for (size_t dim : shape) size *= dim;
   data = new T[std::max<size_t>(size, 1)]();
-  return Result<T, kDims>(data, kDims, shape.data(), nb::capsule(data, [](void* p) noexcept {
-                            delete[] static_cast<T*>(p);
-                          }));
+  return Result<T, kDims>(data, kDims, shape.data(),
+                          nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
 }
 
 // Model with a lock: Python may call from any thread while a step runs without the interpreter lock.
@@ -188,25 +187,24 @@ NB_MODULE(_native, m) {
           [](PyModel* self, int n_layers, int width, int n_heads, int n_kv_heads, int head_size, int ffn_width,
              int vocab_size, int context_length, float rope_base, float norm_epsilon, const std::string& isa,
              int n_threads, int kv_blocks, int max_step_tokens, int max_step_seqs, bool float_path) {
-            new (self) PyModel(
-                {n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, vocab_size, context_length, rope_base,
-                 norm_epsilon},
-                {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
+            new (self) PyModel({n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, vocab_size, context_length,
+                                rope_base, norm_epsilon},
+                               {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
           },
           nb::kw_only(), nb::arg("n_layers"), nb::arg("width"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
           nb::arg("head_size"), nb::arg("ffn_width"), nb::arg("vocab_size"), nb::arg("context_length"),
           nb::arg("rope_base"), nb::arg("norm_epsilon"), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
           nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
-      .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("type"), nb::arg("data"),
+      .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("dtype"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
       .def("set_norm", &PyModel::set_norm, nb::arg("name"), nb::arg("layer"), nb::arg("data"))
       .def("finish", &PyModel::finish)
       .def(
           "forward",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
-             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples,
-             Array<float> temperature, Array<int32_t> top_k, Array<float> top_p, Array<float> min_p,
-             Array<uint64_t> seed, Array<uint32_t> choice, Array<int32_t> n_logprobs) {
+             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
+             Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
+             Array<int32_t> n_logprobs) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
                                 {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs});
           },

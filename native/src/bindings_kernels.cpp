@@ -139,8 +139,11 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
   const auto group = static_cast<int>(queries.shape(1));
   const auto head_size = static_cast<int>(queries.shape(2));
   const int n_keys = first_position + n_rows;
-  if (head_size % kGroup != 0 || keys.shape(0) != static_cast<size_t>(n_keys) ||
-      keys.shape(1) != queries.shape(2) || values.shape(0) != keys.shape(0) || values.shape(1) != keys.shape(1) ||
+  const bool blocks_exist = std::all_of(block_table.data(), block_table.data() + block_table.size(),
+                                        [](int32_t block) { return block >= 0; });
+  if (n_rows == 0 || group == 0 || head_size == 0 || first_position < 0 || !blocks_exist || head_size % kGroup != 0 ||
+      keys.shape(0) != static_cast<size_t>(n_keys) || keys.shape(1) != queries.shape(2) ||
+      values.shape(0) != keys.shape(0) || values.shape(1) != keys.shape(1) ||
       block_table.size() * kBlockTokens < static_cast<size_t>(n_keys)) {
     throw std::invalid_argument("shapes do not fit each other");
   }
@@ -210,8 +213,8 @@ nb::tuple sample_one(const std::string& isa, Vector logits, float temperature, i
 
 void bind_kernels(nb::module_& parent) {
   nb::module_ m = parent.def_submodule("kernels", "Single kernels, for checking them against a reference.");
-  m.def("matmul", &matmul, nb::arg("isa"), nb::arg("type"), nb::arg("data"), nb::arg("n"), nb::arg("k"), nb::arg("x"));
-  m.def("unpack", &unpack, nb::arg("type"), nb::arg("data"), nb::arg("n"), nb::arg("k"));
+  m.def("matmul", &matmul, nb::arg("isa"), nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"), nb::arg("x"));
+  m.def("unpack", &unpack, nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"));
   m.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
   m.def("rms_norm", &rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
   m.def("swiglu", &swiglu, nb::arg("isa"), nb::arg("gate"), nb::arg("up"));

@@ -128,8 +128,8 @@ void Model::plan_attention(const Batch& batch) {
   }
   for (auto& finished : scratch.finished) finished.store(0, std::memory_order_relaxed);
   const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());
-  const size_t needed = static_cast<size_t>(scratch.n_partials) * pairs *
-                        (static_cast<size_t>(shape_.head_size) + 2) * sizeof(float);
+  const size_t needed =
+      static_cast<size_t>(scratch.n_partials) * pairs * (static_cast<size_t>(shape_.head_size) + 2) * sizeof(float);
   if (scratch.partials.size() < needed) scratch.partials = Memory(2 * needed);
 }
 
@@ -169,7 +169,9 @@ void Model::project_qkv(const Layer& layer, int index) {
     float* tile = scratch.threads[static_cast<size_t>(thread)].tile.as<float>();
     const int row_begin = chunks.row_begin(chunk);
     const int row_end = chunks.row_end(chunk);
-    const auto tile_row = [&](int row) { return tile + static_cast<size_t>(row - row_begin) * static_cast<size_t>(head_size); };
+    const auto tile_row = [&](int row) {
+      return tile + static_cast<size_t>(row - row_begin) * static_cast<size_t>(head_size);
+    };
     const auto angle = [&](int row) {
       return static_cast<size_t>(scratch.rows[static_cast<size_t>(row)].position) * static_cast<size_t>(half);
     };
@@ -225,8 +227,8 @@ void Model::attend(int index, bool quantized) {
     for (int row = 0; row < task.n_rows; ++row) {
       if (task.first_position + row < piece_index * kPieceTokens) continue;
       for (int i = row * group; i < (row + 1) * group; ++i) {
-        kernels_->merge(total.maximum + i, total.sum + i, total.accumulator + ptrdiff_t{i} * head_size, piece.maximum[i],
-                        piece.sum[i], piece.accumulator + ptrdiff_t{i} * head_size, head_size);
+        kernels_->merge(total.maximum + i, total.sum + i, total.accumulator + ptrdiff_t{i} * head_size,
+                        piece.maximum[i], piece.sum[i], piece.accumulator + ptrdiff_t{i} * head_size, head_size);
       }
     }
   };
@@ -398,8 +400,8 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   const size_t stride = (static_cast<size_t>(shape_.vocab_size) + kLanes - 1) / kLanes * kLanes;
   pool_.run(static_cast<int>(scratch.sampled_seqs.size()), [&](int i, int thread) {
     const int s = scratch.sampled_seqs[static_cast<size_t>(i)];
-    samples_out[s] = sample(*kernels_, scratch.logits.as<float>() + static_cast<size_t>(i) * stride,
-                            shape_.vocab_size, batch.params[s], scratch.threads[static_cast<size_t>(thread)].sampling);
+    samples_out[s] = sample(*kernels_, scratch.logits.as<float>() + static_cast<size_t>(i) * stride, shape_.vocab_size,
+                            batch.params[s], scratch.threads[static_cast<size_t>(thread)].sampling);
   });
 }
 

@@ -49,8 +49,6 @@ inline uint16_t half_from_float(float value) {
   return static_cast<uint16_t>(sign | (rounded >> 13));
 }
 
-inline float float_from_bfloat(uint16_t value) {
-  return float_from_bits(static_cast<uint32_t>(value) << 16);
-}
+inline float float_from_bfloat(uint16_t value) { return float_from_bits(static_cast<uint32_t>(value) << 16); }
 
 }  // namespace stoker

@@ -26,9 +26,9 @@ struct GroupMeta {
 
 // Rows of activations in the form that a matrix wants: int8 codes for u4 and u8, floats for the others.
 struct Activations {
-  const float* values;     // [m][k]
-  const int8_t* codes;     // [m][k]
-  const GroupMeta* meta;   // [m][k / 32]
+  const float* values;    // [m][k]
+  const int8_t* codes;    // [m][k]
+  const GroupMeta* meta;  // [m][k / 32]
   int k;
 };
 
@@ -37,25 +37,25 @@ enum class KvType { f16, f32 };
 // Attention of a few consecutive positions of one sequence with the query heads of one KV head, over the keys
 // in [key_begin, key_end). KV of one head of one block: keys [head_size][16], values [16][head_size].
 struct AttendArgs {
-  const float* queries;       // [n_rows][group][head_size], scaled; rows are `query_stride` floats apart
+  const float* queries;  // [n_rows][group][head_size], scaled; rows are `query_stride` floats apart
   ptrdiff_t query_stride;
-  int n_rows;                 // rows at positions first_position, first_position + 1, ...
-  int group;                  // query heads per KV head
-  int head_size;              // a multiple of 32
+  int n_rows;     // rows at positions first_position, first_position + 1, ...
+  int group;      // query heads per KV head
+  int head_size;  // a multiple of 32
   int first_position;
-  int key_begin;              // multiple of kPieceTokens
-  int key_end;                // at most key_begin + kPieceTokens
+  int key_begin;  // multiple of kPieceTokens
+  int key_end;    // at most key_begin + kPieceTokens
   const int32_t* block_table;
-  const void* keys;           // this layer's and head's part of block 0
+  const void* keys;  // this layer's and head's part of block 0
   const void* values;
-  size_t block_stride;        // elements between a head's parts of consecutive blocks
+  size_t block_stride;  // elements between a head's parts of consecutive blocks
   KvType kv_type;
-  float* scratch;             // 2 * kTileTokens * head_size floats
+  float* scratch;  // 2 * kTileTokens * head_size floats
   // Results per (row, head): maximum score, sum of weights, weighted sum of values. A row whose position lies
   // before key_begin is left alone.
-  float* maximum;             // [n_rows][group]
-  float* sum;                 // [n_rows][group]
-  float* accumulator;         // [n_rows][group][head_size]
+  float* maximum;      // [n_rows][group]
+  float* sum;          // [n_rows][group]
+  float* accumulator;  // [n_rows][group][head_size]
 };
 
 struct Kernels {
@@ -67,7 +67,7 @@ struct Kernels {
   // int8 per group of 32, the group's range spread over all 256 codes.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
-  void (*add)(float* x, const float* y, int n);  // x += y
+  void (*add)(float* x, const float* y, int n);                           // x += y
   void (*swiglu)(const float* gate, const float* up, int n, float* out);  // silu(gate) * up
   // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are given, then scales.
   void (*rotate)(float* x, const float* cosine, const float* sine, int half, float scale);
@@ -80,7 +80,8 @@ struct Kernels {
                 const float* other_accumulator, int head_size);
   void (*divide)(const float* x, float divisor, int n, float* out);
   int (*argmax)(const float* x, int n);  // ties to the lowest index
-  // out[i] = exp((x[i] - maximum) * factor); chunk_sums[c] is the sum over entries [1024 c, 1024 (c + 1)).
+  // out[i] = exp((x[i] - maximum) * factor), 0 where the exponent is below -87; chunk_sums[c] is the sum over entries
+  // [1024 c, 1024 (c + 1)).
   void (*exp_terms)(const float* x, int n, float maximum, float factor, float* out, double* chunk_sums);
 };
 

@@ -103,8 +103,8 @@ static void attend_tile(const Pair* pairs, const float* keys, const float* value
     }
     rescale[p] = old_maximum == maximum ? 1.0f : exp_scalar(old_maximum - maximum);
     *pairs[p].maximum = maximum;
-    *pairs[p].sum = *pairs[p].sum * rescale[p] + sum_lanes(add(add(exponentials[0], exponentials[1]),
-                                                              add(exponentials[2], exponentials[3])));
+    *pairs[p].sum = *pairs[p].sum * rescale[p] +
+                    sum_lanes(add(add(exponentials[0], exponentials[1]), add(exponentials[2], exponentials[3])));
   }
   int offset = 0;
   for (; offset + 64 <= head_size; offset += 64) {
@@ -173,7 +173,8 @@ static void merge(float* maximum, float* sum, float* accumulator, float other_ma
   *maximum = highest;
   *sum = *sum * factor + other_sum * other_factor;
   for (int d = 0; d < head_size; d += 16) {
-    store(accumulator + d, fma(load(accumulator + d), splat(factor), mul(load(other_accumulator + d), splat(other_factor))));
+    store(accumulator + d,
+          fma(load(accumulator + d), splat(factor), mul(load(other_accumulator + d), splat(other_factor))));
   }
 }
 

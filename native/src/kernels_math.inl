@@ -22,11 +22,16 @@ STOKER_INLINE F32 exp(F32 x) {
   return mul(p, exp2_whole(to_int(n)));
 }
 
-STOKER_INLINE float exp_scalar(float x) {
+STOKER_INLINE float first_lane(F32 x) {
   float lanes[16];
-  store(lanes, exp(splat(x)));
+  store(lanes, x);
   return lanes[0];
 }
+
+STOKER_INLINE float exp_scalar(float x) { return first_lane(exp(splat(x))); }
+
+// Below the clamp 0, so that a logit of minus infinity has no probability at all; 0 for what is not a number.
+STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), exp(x), zero()); }
 
 static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   for (int g = 0; g < n / kGroup; ++g) {
@@ -112,13 +117,13 @@ static void exp_terms(const float* x, int n, float maximum, float factor, float*
     F32 sum = zero();
     int i = begin;
     for (; i + 16 <= end; i += 16) {
-      const F32 term = exp(mul(sub(load(x + i), splat(maximum)), splat(factor)));
+      const F32 term = exp_or_zero(mul(sub(load(x + i), splat(maximum)), splat(factor)));
       store(out + i, term);
       sum = add(sum, term);
     }
     double total = static_cast<double>(sum_lanes(sum));
     for (; i < end; ++i) {
-      out[i] = exp_scalar((x[i] - maximum) * factor);
+      out[i] = first_lane(exp_or_zero(splat((x[i] - maximum) * factor)));
       total += static_cast<double>(out[i]);
     }
     chunk_sums[chunk] = total;

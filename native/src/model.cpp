@@ -16,8 +16,8 @@ void require(bool condition, const std::string& message) {
 }
 
 void check_shape(const ModelShape& s, const ModelOptions& o) {
-  require(s.n_layers > 0 && s.width > 0 && s.n_heads > 0 && s.n_kv_heads > 0 && s.ffn_width > 0 &&
-              s.vocab_size > 0 && s.context_length > 0,
+  require(s.n_layers > 0 && s.width > 0 && s.n_heads > 0 && s.n_kv_heads > 0 && s.ffn_width > 0 && s.vocab_size > 0 &&
+              s.context_length > 0,
           "every size of the model must be positive");
   require(s.n_heads % s.n_kv_heads == 0, "query heads must be a multiple of key-value heads");
   require(s.head_size > 0 && s.head_size % kGroup == 0, "head size must be a multiple of 32");
@@ -85,8 +85,7 @@ Model::~Model() = default;
 size_t Model::weight_bytes() const {
   size_t total = embedding_.memory.size() + output_.memory.size();
   for (const Layer& layer : layers_) {
-    for (const PackedMatrix* m :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+    for (const PackedMatrix* m : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
       total += m->memory.size();
     }
   }
@@ -120,8 +119,8 @@ void Model::set_matrix(const std::string& name, int layer, const std::string& ty
   require(slot.matrix != nullptr, "unknown matrix '" + name + "'");
   const SourceType source = source_type(type);
   const size_t expected = source_row_size(source, slot.columns) * static_cast<size_t>(slot.rows);
-  require(size == expected, name + ": expected " + std::to_string(expected) + " bytes of " + type + ", got " +
-                                std::to_string(size));
+  require(size == expected,
+          name + ": expected " + std::to_string(expected) + " bytes of " + type + ", got " + std::to_string(size));
   *slot.matrix = pack(source, data, slot.rows, slot.columns,
                       {.dequantize = options_.float_path, .rotary_heads = adjacent_pairs ? slot.heads : 0}, pool_);
 }

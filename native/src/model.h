@@ -28,7 +28,7 @@ struct ModelShape {
 struct ModelOptions {
   std::string isa = "auto";
   int n_threads = 1;
-  int kv_blocks = 0;       // KV blocks of 16 tokens in all
+  int kv_blocks = 0;        // KV blocks of 16 tokens in all
   int max_step_tokens = 0;  // most tokens in one forward
   int max_step_seqs = 0;    // most sequences in one forward
   bool float_path = false;  // fp32 weights, activations and KV, for checking
@@ -98,7 +98,7 @@ class Model {
   const Kernels* kernels_;
   ThreadPool pool_;
   KvType kv_type_;
-  Memory keys_, values_;       // [layer][block][kv head][head_size * 16]
+  Memory keys_, values_;              // [layer][block][kv head][head_size * 16]
   std::vector<float> cosine_, sine_;  // [position][head_size / 2]
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;

@@ -8,7 +8,7 @@
 
 namespace stoker {
 
-constexpr int kRowBlock = 96;     // rows that share one pass over a column block; a multiple of the kernels' 12
+constexpr int kRowBlock = 96;      // rows that share one pass over a column block; a multiple of the kernels' 12
 constexpr int kAttentionRows = 8;  // consecutive positions in one attention task
 
 struct Row {
@@ -24,17 +24,19 @@ struct AttentionTask {
   int first_position;
   const int32_t* block_table;
   int first_piece;
-  int last_piece;   // exclusive
+  int last_piece;     // exclusive
   int first_partial;  // index of the task group's partial result for piece 0, or -1: the task does all pieces
-  int n_pieces;     // of the group
-  int group_index;  // counts the group's finished tasks
+  int n_pieces;       // of the group
+  int group_index;    // counts the group's finished tasks
 };
 
 // Activations of up to `rows` rows in both forms.
 struct ActivationBuffer {
   ActivationBuffer() = default;
   ActivationBuffer(size_t rows, size_t k)
-      : values(rows * k * sizeof(float)), codes(rows * k), meta(rows * (k / kGroup) * sizeof(GroupMeta)),
+      : values(rows * k * sizeof(float)),
+        codes(rows * k),
+        meta(rows * (k / kGroup) * sizeof(GroupMeta)),
         k(static_cast<int>(k)) {}
   Activations view() const { return {values.as<float>(), codes.as<int8_t>(), meta.as<GroupMeta>(), k}; }
   float* row_values(int row) const { return values.as<float>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
@@ -73,7 +75,7 @@ struct Scratch {
   Memory queries;   // [rows][n_heads * head_size]
   ActivationBuffer normed, attended, inner;
   Memory partials;
-  Memory logits;    // [rows][padded vocabulary]
+  Memory logits;  // [rows][padded vocabulary]
   std::vector<ThreadScratch> threads;
 };
 

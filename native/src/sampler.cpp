@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "philox.h"
 
@@ -133,7 +134,9 @@ Sample sample(const Kernels& kernels, const float* logits, int vocab, const Samp
               SampleScratch& scratch) {
   const int best = kernels.argmax(logits, vocab);
   Sample result{};
-  result.token = params.temperature > 0.0f ? draw(kernels, logits, vocab, params, best, scratch) : best;
+  // The inverse of a temperature below the smallest normal float would be infinite.
+  const bool greedy = !(params.temperature >= std::numeric_limits<float>::min());
+  result.token = greedy ? best : draw(kernels, logits, vocab, params, best, scratch);
   if (params.n_logprobs < 0) return result;
 
   kernels.exp_terms(logits, vocab, logits[best], 1.0f, scratch.terms.data(), scratch.chunk_sums.data());

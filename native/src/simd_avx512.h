@@ -10,8 +10,8 @@
 
 namespace stoker::STOKER_ISA {
 
-using F32 = __m512;    // 16 floats
-using I32 = __m512i;   // 16 int32
+using F32 = __m512;   // 16 floats
+using I32 = __m512i;  // 16 int32
 using Mask = __mmask16;
 
 STOKER_INLINE F32 zero() { return _mm512_setzero_ps(); }
@@ -69,9 +69,7 @@ STOKER_INLINE F32 exp2_whole(I32 n) {
 
 STOKER_INLINE I32 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 STOKER_INLINE I32 low_nibbles(I32 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
-STOKER_INLINE I32 high_nibbles(I32 a) {
-  return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
-}
+STOKER_INLINE I32 high_nibbles(I32 a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
 // Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`).
 STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
   int32_t four;

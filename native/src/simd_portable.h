@@ -97,8 +97,8 @@ STOKER_INLINE I32 low_nibbles(I32 a) { return a & 0x0f0f0f0f; }
 STOKER_INLINE I32 high_nibbles(I32 a) { return (a >> 4) & 0x0f0f0f0f; }
 STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
   // Bytes 0 to 3 of a lane, lowest address first (little-endian).
-  return acc + (w & 255) * int32_t{a[0]} + ((w >> 8) & 255) * int32_t{a[1]} +
-         ((w >> 16) & 255) * int32_t{a[2]} + ((w >> 24) & 255) * int32_t{a[3]};
+  return acc + (w & 255) * int32_t{a[0]} + ((w >> 8) & 255) * int32_t{a[1]} + ((w >> 16) & 255) * int32_t{a[2]} +
+         ((w >> 24) & 255) * int32_t{a[3]};
 }
 
 }  // namespace stoker::STOKER_ISA

@@ -98,8 +98,8 @@ void ThreadPool::worker_main(int thread) {
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
       state = state_.load(std::memory_order_seq_cst);
       if (epoch_of(state) == seen && !stop_.load()) {
-        syscall(SYS_futex, epoch_word(state_), FUTEX_WAIT_PRIVATE, static_cast<uint32_t>(state >> 32), nullptr,
-                nullptr, 0);
+        syscall(SYS_futex, epoch_word(state_), FUTEX_WAIT_PRIVATE, static_cast<uint32_t>(state >> 32), nullptr, nullptr,
+                0);
       }
       sleepers_.fetch_sub(1, std::memory_order_seq_cst);
       if (stop_.load()) return;

@@ -27,8 +27,7 @@ class ThreadPool {
   template <class Work>
   void run(int n_chunks, Work&& work) {
     using Plain = std::remove_reference_t<Work>;
-    run_erased(n_chunks, [](void* self, int chunk, int thread) { (*static_cast<Plain*>(self))(chunk, thread); },
-               &work);
+    run_erased(n_chunks, [](void* self, int chunk, int thread) { (*static_cast<Plain*>(self))(chunk, thread); }, &work);
   }
 
  private:

@@ -227,8 +227,8 @@ void unpack_row(const PackedMatrix& matrix, int index, float* out) {
     const float scale = float_from_half(tail->scale[lane]);
     const float minimum = float_from_half(tail->minimum[lane]);
     for (int i = 0; i < kGroup; ++i) {
-      const int code = four_bits ? (bytes[64 * (i / 8) + i % 4] >> (i % 8 < 4 ? 0 : 4)) & 15
-                                 : bytes[64 * (i / 4) + i % 4];
+      const int code =
+          four_bits ? (bytes[64 * (i / 8) + i % 4] >> (i % 8 < 4 ? 0 : 4)) & 15 : bytes[64 * (i / 4) + i % 4];
       out[g * kGroup + i] = static_cast<float>(code) * scale + minimum;
     }
   }

@@ -38,9 +38,9 @@ class Model:
         float_path: bool,
     ) -> None: ...
     def set_matrix(
-        self, name: str, layer: int, type: str, data: NDArray[np.uint8], adjacent_pairs: bool
+        self, name: str, layer: int, dtype: str, data: NDArray[np.uint8], adjacent_pairs: bool
     ) -> None:
-        """Pack a matrix: embedding, output, q, k, v, o, gate, up or down, stored as GGUF's `type`."""
+        """Pack a matrix: embedding, output, q, k, v, o, gate, up or down, stored as GGUF's `dtype`."""
 
     def set_norm(self, name: str, layer: int, data: NDArray[np.float32]) -> None:
         """Set attn_norm, ffn_norm or output_norm."""
