@@ -33,6 +33,9 @@ STOKER_INLINE float exp_scalar(float x) { return first_lane(exp(splat(x))); }
 // Below the clamp 0, so that a logit of minus infinity has no probability at all; 0 for what is not a number.
 STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), exp(x), zero()); }
 
+// A group whose range is smaller has one value for all: the range's inverse would leave the floats.
+constexpr float kLeastRange = 1e-30f;
+
 static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   for (int g = 0; g < n / kGroup; ++g) {
     const F32 low = load(x + g * kGroup);
@@ -40,10 +43,16 @@ static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
     const float largest = max_lanes(max(low, high));
     const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
     const float range = largest - smallest;
-    const float scale = range / 255.0f;
-    const F32 inverse = splat(range > 0.0f ? 255.0f / range : 0.0f);
-    const I32 low_codes = to_int(sub(mul(sub(low, splat(smallest)), inverse), splat(128.0f)));
-    const I32 high_codes = to_int(sub(mul(sub(high, splat(smallest)), inverse), splat(128.0f)));
+    const bool varied = range >= kLeastRange;
+    const float scale = varied ? range / 255.0f : 0.0f;
+    const F32 inverse = splat(varied ? 255.0f / range : 0.0f);
+    // The bounds only matter for values that are infinite or not a number: codes are always int8.
+    const auto code = [&](F32 value) {
+      const F32 at = sub(mul(sub(value, splat(smallest)), inverse), splat(128.0f));
+      return to_int(min(max(at, splat(-128.0f)), splat(127.0f)));
+    };
+    const I32 low_codes = code(low);
+    const I32 high_codes = code(high);
     store_int8(codes + g * kGroup, low_codes);
     store_int8(codes + g * kGroup + 16, high_codes);
     const float offset = smallest + 128.0f * scale;

@@ -2,10 +2,25 @@
 
 #include <sys/mman.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
 namespace stoker {
+
+#if defined(__SANITIZE_ADDRESS__)
+
+// From the heap, where AddressSanitizer sees an access beyond the end.
+Memory::Memory(size_t size) : size_(size) {
+  if (size == 0) return;
+  if (posix_memalign(&data_, 64, size) != 0) throw std::bad_alloc();
+  std::memset(data_, 0, size);
+}
+
+Memory::~Memory() { std::free(data_); }
+
+#else
 
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
@@ -28,6 +43,8 @@ Memory::Memory(size_t size) : size_(size) {
 Memory::~Memory() {
   if (data_ != nullptr) munmap(data_, size_);
 }
+
+#endif
 
 Memory::Memory(Memory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
