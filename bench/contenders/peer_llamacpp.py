@@ -44,7 +44,7 @@ class Runner:
 
     def clear(self) -> None:
         """Forget every sequence."""
-        llama_cpp.llama_memory_clear(self._memory, data=True)
+        llama_cpp.llama_memory_clear(self._memory, True)
 
     def step(self, sequences: range, first: int, n_tokens: int) -> float:
         """Compute `n_tokens` of each sequence from position `first` on; returns seconds."""
