@@ -123,7 +123,8 @@ async def _first_words(
 async def _end(process: asyncio.subprocess.Process, socket_path: Path, *, grace_s: float) -> None:
     """Wait `grace_s` for the process, then kill it; reap it and remove its socket."""
     try:
-        await asyncio.wait_for(process.wait(), grace_s)
+        async with asyncio.timeout(grace_s):  # Python 3.11's `wait_for` can swallow a cancellation
+            await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -213,7 +213,7 @@ class FrameReader(Generic[Frame]):
     def _decode(self, body: bytearray) -> Frame:
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"a frame is not of protocol version {PROTOCOL_VERSION}: {error}") from error
 
 

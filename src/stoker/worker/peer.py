@@ -26,9 +26,7 @@ class Peer:
         max_unread_bytes: Bound of the buffer.
     """
 
-    def __init__(
-        self, connection: socket.socket, wake: Callable[[], None], *, max_unread_bytes: int = MAX_UNREAD_BYTES
-    ) -> None:
+    def __init__(self, connection: socket.socket, wake: Callable[[], None], *, max_unread_bytes: int) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._wake = wake
@@ -58,7 +56,7 @@ class Peer:
             if self._broken is not None:
                 return
             n_sent = 0 if self._unsent else self._write(data)
-            if n_sent == len(data):
+            if n_sent == len(data) and not self._broken:
                 return
             self._unsent += data[n_sent:]
             if len(self._unsent) > self._max_unread_bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from stoker.core.errors import EngineError
 from stoker.worker import frames
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
-from stoker.worker.peer import Peer
+from stoker.worker.peer import MAX_UNREAD_BYTES, Peer
 
 MAX_PEERS = 64
 """Most gateways connected at once."""
@@ -28,12 +28,16 @@ class Server:
     Args:
         socket_path: Where to listen; nothing may be there. The socket is for this user alone.
         incarnation: Number of this engine process; frames for another are a fault.
+        max_unread_bytes: A gateway that leaves more than this unread is cut off.
 
     Attributes:
         mailbox: Where frames go.
     """
 
-    def __init__(self, socket_path: Path, incarnation: int) -> None:
+    def __init__(
+        self, socket_path: Path, incarnation: int, *, max_unread_bytes: int = MAX_UNREAD_BYTES
+    ) -> None:
+        self._max_unread_bytes = max_unread_bytes
         self.mailbox = Mailbox(self.wake)
         self._incarnation = incarnation
         self._peers: list[Peer] = []
@@ -154,7 +158,7 @@ class Server:
             _log.warning("a gateway is turned away: %d are connected", MAX_PEERS)
             connection.close()
             return
-        peer = Peer(connection, self.wake)
+        peer = Peer(connection, self.wake, max_unread_bytes=self._max_unread_bytes)
         self._peers.append(peer)
         if self._farewell is not None:
             peer.send(self._farewell)

@@ -1,0 +1,91 @@
+"""An engine process without weights: ``python -m stoker.testing.engine_process BEHAVIOUR``.
+
+It is a real engine process in everything but the arithmetic, which is `FakeStepEngine`'s. What a
+`Behaviour` adds shows how the gateway takes it.
+"""
+
+import os
+import signal
+import sys
+import time
+from enum import StrEnum
+
+from stoker.core.errors import OutOfMemoryError
+from stoker.core.step import StepPlan
+from stoker.testing.step_engine import FakeStepEngine
+from stoker.worker.config import EngineConfig
+from stoker.worker.loop import LoadedEngine
+from stoker.worker.process import engine_main
+
+KV_BLOCKS = 1024
+CONTEXT_LENGTH = 4096
+
+POISON = 13
+"""A prompt token at which some behaviours strike."""
+
+
+class Behaviour(StrEnum):
+    """What the engine process does beside serving."""
+
+    SERVE = "serve"
+    """Nothing."""
+
+    REFUSE = "refuse"
+    """Loading fails with `OutOfMemoryError`."""
+
+    EXIT = "exit"
+    """The process exits with status 3 while loading."""
+
+    HANG = "hang"
+    """Loading takes for ever."""
+
+    RAISE = "raise"
+    """The step that computes `POISON` raises."""
+
+    DIE = "die"
+    """The step that computes `POISON` kills the process, as a fault in native code would."""
+
+    STALL = "stall"
+    """The step that computes `POISON` takes for ever."""
+
+
+def engine_command(behaviour: Behaviour) -> tuple[str, ...]:
+    """Return the command that starts such a process, for `EngineSupervisor`."""
+    return (sys.executable, "-P", "-m", "stoker.testing.engine_process", behaviour)
+
+
+def _load(behaviour: Behaviour) -> LoadedEngine:
+    match behaviour:
+        case Behaviour.REFUSE:
+            raise OutOfMemoryError("the model needs 9 GiB and 1 GiB is free: choose a smaller one")
+        case Behaviour.EXIT:
+            os._exit(3)
+        case Behaviour.HANG:
+            time.sleep(3600)
+
+    def strike(plan: StepPlan) -> None:
+        if any(POISON in run for run in plan.tokens):
+            match behaviour:
+                case Behaviour.RAISE:
+                    raise RuntimeError("the arithmetic went wrong")
+                case Behaviour.DIE:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case Behaviour.STALL:
+                    time.sleep(3600)
+
+    engine = FakeStepEngine(KV_BLOCKS, before_forward=strike)
+    return LoadedEngine(
+        engine=engine,
+        context_length=CONTEXT_LENGTH,
+        vocab_size=engine.vocab_size,
+        kv_root=engine.fingerprint,
+    )
+
+
+if __name__ == "__main__":
+
+    def load(_: EngineConfig) -> LoadedEngine:
+        """Load the fake."""
+        return _load(Behaviour(sys.argv[1]))
+
+    engine_main(load)

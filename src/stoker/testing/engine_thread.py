@@ -1,0 +1,67 @@
+"""An engine process's sockets and loop in threads of this process, for tests of its protocol."""
+
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+from stoker.core.protocols import StepEngine
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE
+from stoker.worker.config import EngineConfig
+from stoker.worker.loop import EngineLoop, LoadedEngine
+from stoker.worker.peer import MAX_UNREAD_BYTES
+from stoker.worker.server import Server
+
+INCARNATION = 7
+
+
+class EngineThread:
+    """Serves a `StepEngine` on a Unix socket while the context lasts.
+
+    Args:
+        socket_path: Where to listen.
+        engine: Computes the steps; closed at the end.
+        config: Settings; the socket's path in them is not read.
+        vocab_size: Token ids are below this.
+        max_unread_bytes: As `Server`'s.
+
+    """
+
+    def __init__(
+        self,
+        socket_path: Path,
+        engine: StepEngine,
+        *,
+        config: EngineConfig | None = None,
+        vocab_size: int = DEFAULT_VOCAB_SIZE,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
+    ) -> None:
+        self._loaded = LoadedEngine(
+            engine=engine,
+            context_length=4096,
+            vocab_size=vocab_size,
+            kv_root=engine.fingerprint,
+        )
+        config = config or EngineConfig(model_path=Path("fake"), model="fake")
+        self._stop = Event()
+        self._server = Server(socket_path, INCARNATION, max_unread_bytes=max_unread_bytes)
+        loop = EngineLoop(config, self._server.mailbox, INCARNATION)
+        self._threads = (
+            Thread(target=self._server.run, args=(self._stop.is_set,)),
+            Thread(target=loop.run, args=(lambda _: self._loaded,)),
+        )
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.mailbox.close()
+        self._stop.set()
+        self._server.wake()
+        for thread in self._threads:
+            thread.join()
+        self._server.close()

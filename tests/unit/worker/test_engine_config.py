@@ -1,0 +1,55 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from stoker.core.errors import SettingsError
+from stoker.worker.config import EngineConfig
+from stoker.worker.processors import available_processors
+
+
+class SizeWithUnits(int):
+    """An integer of a settings library's own class."""
+
+
+def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> None:
+    config = EngineConfig(
+        model_path=Path(os.fsdecode(b"/models/\xff.gguf")),
+        model="model",
+        kv_memory_bytes=SizeWithUnits(2**30),
+        isa="portable",
+        parent_pid=7,
+    )
+    line = config.to_line()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert EngineConfig.from_line(line) == config
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{}", b"[]", b"\xff", b'{"model_path":3,"model":"m"}', b'{"modell":1}']
+)
+def test_a_line_that_is_no_configuration_is_refused(line: bytes) -> None:
+    with pytest.raises(SettingsError, match="one line of JSON"):
+        EngineConfig.from_line(line)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 1000),
+        ({"cpu.max": "max 100000"}, 1000),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 1000),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_processors_are_those_of_affinity_and_quota(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_processors(tmp_path) == expected
