@@ -214,6 +214,8 @@ class ModelStore:
         """Turn the operating system's refusals into errors that say what to do."""
         try:
             yield
+        except BrokenPipeError:  # nothing in the store is a pipe: the caller's terminal has gone
+            raise
         except OSError as error:
             if error.errno in FULL_DISK_ERRNOS and self.folder.is_dir():
                 raise full_disk_error(self.folder, needed_bytes) from error
