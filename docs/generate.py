@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and docs/cli.md from the code; with ``--check`` only compares them."""
+"""Writes settings.md, cli.md and openai-api.md from the code; with ``--check`` only compares them."""
 
 import argparse
 import sys
@@ -6,6 +6,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from stoker.api.openai.fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    MESSAGE_FIELDS,
+    PART_FIELDS,
+    STREAM_OPTIONS_FIELDS,
+    Field,
+)
 from stoker.cli import app
 from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, Settings
 
@@ -25,6 +33,30 @@ catalogue; `src/stoker/models/catalogue.py` describes its fields.
 """
 
 CLI_HEAD = "<!-- Written by docs/generate.py from the commands' own help; do not edit. -->\n\n"
+
+API_HEAD = """# OpenAI API
+
+<!-- Written by docs/generate.py from src/stoker/api/openai/fields.py; do not edit. -->
+
+`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}` take and
+give what OpenAI's do, streams included. A request's field that could change the answer is honoured or
+refused by name, never ignored:
+
+- **honoured**: it does what OpenAI says;
+- **no-op**: it cannot change the answer; every value is accepted;
+- **refused**: it is not supported; status 400 names it, unless its value asks for nothing.
+
+`null` is the same as leaving a field out. A field in no table is refused. Errors have OpenAI's shape:
+`{"error": {"message", "type", "param", "code"}}`.
+"""
+
+API_TABLES = (
+    ("Fields of `POST /v1/chat/completions`", CHAT_FIELDS),
+    ("Fields of `POST /v1/completions`", COMPLETION_FIELDS),
+    ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
+    ("Fields of one of `messages`", MESSAGE_FIELDS),
+    ("Fields of one part of a message's `content`", PART_FIELDS),
+)
 
 
 def settings_page(settings: type[BaseModel]) -> str:
@@ -48,13 +80,25 @@ def cli_page() -> str:
     return CLI_HEAD + app.generate_docs(heading_level=1).rstrip() + "\n"
 
 
+def api_page() -> str:
+    """Return the page with what becomes of every field of a request."""
+    return API_HEAD + "".join(f"\n## {title}\n\n{field_table(fields)}\n" for title, fields in API_TABLES)
+
+
+def field_table(fields: tuple[Field, ...]) -> str:
+    """Return one table, a row for each field."""
+    rows = [f"| `{field.name}` | {field.treatment} | {field.note} |" for field in fields]
+    return "\n".join(["| field | | |", "| --- | --- | --- |", *rows])
+
+
 def main() -> int:
     """Write the pages, or say which of them are out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
     stale = []
-    for file, text in (("settings.md", settings_page(Settings)), ("cli.md", cli_page())):
+    pages = {"settings.md": settings_page(Settings), "cli.md": cli_page(), "openai-api.md": api_page()}
+    for file, text in pages.items():
         path = DOCS / file
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             stale.append(file)

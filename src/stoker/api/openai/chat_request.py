@@ -110,7 +110,7 @@ def _join_parts(parts: list[Any], path: str) -> str:
             )
         if kind != "text":
             raise UnsupportedFieldError(
-                f"'{where}': content parts of the type '{shown(kind)}' are not supported, only 'text'.",
+                f"'{where}.type': content parts of the type '{shown(kind)}' are not supported, only 'text'.",
                 param=f"{where}.type",
             )
         text = _PART.sift(part, path=f"{where}.").get("text")

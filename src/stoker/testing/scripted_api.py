@@ -1,0 +1,52 @@
+"""The HTTP API over a generator that plays a script, for tests of what clients send and get."""
+
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp
+
+from stoker.api.limits import ApiLimits
+from stoker.api.served import ServedModel
+from stoker.api.server import build_api
+from stoker.observe.metrics import Metrics
+from stoker.testing.generator import Script, ScriptedGenerator, reply
+
+
+@dataclass(slots=True)
+class ScriptedApi:
+    """An API that serves one model, ``tiny``.
+
+    Attributes:
+        app: The application.
+        generator: Plays the script.
+        metrics: What `app` counts.
+        not_ready: While it holds a reason, the API is not ready.
+    """
+
+    app: ASGIApp
+    generator: ScriptedGenerator
+    metrics: Metrics
+    not_ready: list[str] = field(default_factory=list)
+
+
+def scripted_api(
+    script: Script | None = None, *, limits: ApiLimits | None = None, api_key: str | None = None
+) -> ScriptedApi:
+    """Return an API whose every answer plays `script`; without one it says ``Hello world``."""
+    generator = ScriptedGenerator(script or reply("Hello", " world"))
+    metrics = Metrics(version="1.2.3")
+    not_ready: list[str] = []
+    model = ServedModel(
+        name="tiny",
+        generator=generator,
+        created=1_700_000_000,
+        fingerprint=lambda: "fp_1",
+        context_length=512,
+    )
+    app = build_api(
+        models={"tiny": model},
+        readiness=lambda: not_ready[0] if not_ready else None,
+        metrics=metrics,
+        limits=limits or ApiLimits(),
+        api_key=api_key,
+    )
+    return ScriptedApi(app, generator, metrics, not_ready)

@@ -1,0 +1,310 @@
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+
+from stoker.api.openai.fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    MESSAGE_FIELDS,
+    PART_FIELDS,
+    STREAM_OPTIONS_FIELDS,
+    Field,
+    Treatment,
+)
+from stoker.api.openai.wire import ChatBody, CompletionBody, MessageBody, StreamOptions
+from stoker.testing.asgi import post
+from stoker.testing.scripted_api import ScriptedApi
+
+DOCS = Path(__file__).parents[3] / "docs" / "openai-api.md"
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+HI: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+GO: dict[str, Any] = {"model": "tiny", "prompt": "go"}
+
+# A value of each refused field that asks for something.
+ASKING: dict[str, Any] = {
+    "audio": {"voice": "x", "format": "wav"},
+    "best_of": 2,
+    "echo": True,
+    "frequency_penalty": 0.5,
+    "function_call": {"name": "f"},
+    "functions": [{"name": "f"}],
+    "logit_bias": {"1": 2},
+    "modalities": ["text", "audio"],
+    "moderation": {"model": "m"},
+    "presence_penalty": -0.5,
+    "reasoning_effort": "low",
+    "response_format": {"type": "json_object"},
+    "service_tier": "flex",
+    "suffix": "x",
+    "tool_choice": "required",
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "verbosity": "low",
+    "web_search_options": {},
+}
+NEUTRAL: list[tuple[str, str, Any]] = [
+    (CHAT, "tools", []),
+    (CHAT, "tool_choice", "auto"),
+    (CHAT, "tool_choice", "none"),
+    (CHAT, "functions", []),
+    (CHAT, "function_call", "none"),
+    (CHAT, "function_call", "auto"),
+    (CHAT, "response_format", {"type": "text"}),
+    (CHAT, "modalities", ["text"]),
+    (CHAT, "reasoning_effort", "none"),
+    (CHAT, "verbosity", "medium"),
+    (CHAT, "service_tier", "auto"),
+    (CHAT, "service_tier", "default"),
+    (CHAT, "logit_bias", {}),
+    (CHAT, "presence_penalty", 0),
+    (CHAT, "frequency_penalty", 0.0),
+    (TEXT, "logit_bias", {}),
+    (TEXT, "best_of", 1),
+    (TEXT, "echo", False),
+    (TEXT, "suffix", ""),
+]
+ROUTES = [(CHAT, HI, CHAT_FIELDS), (TEXT, GO, COMPLETION_FIELDS)]
+
+
+def of(treatment: Treatment) -> list[tuple[str, dict[str, Any], str]]:
+    return [
+        (url, body, field.name)
+        for url, body, fields in ROUTES
+        for field in fields
+        if field.treatment == treatment
+    ]
+
+
+def test_the_tables_name_every_field_of_the_openai_client() -> None:
+    def names(*types: Any) -> set[str]:
+        return {name for kind in types for name in kind.__annotations__}
+
+    chat = names(
+        chat_create_params.CompletionCreateParamsBase,
+        *get_args(chat_create_params.CompletionCreateParams),
+    )
+    text = names(
+        completion_create_params.CompletionCreateParamsBase,
+        *get_args(completion_create_params.CompletionCreateParams),
+    )
+    assert len(chat) > 30
+    assert len(text) > 15
+    assert chat - {field.name for field in CHAT_FIELDS} == set()
+    assert text - {field.name for field in COMPLETION_FIELDS} == set()
+    extensions = {"top_k", "min_p", "ignore_eos"}
+    assert {field.name for field in CHAT_FIELDS} - chat == extensions
+    assert {field.name for field in COMPLETION_FIELDS} - text == extensions
+
+
+def test_honoured_fields_are_exactly_the_wire_types_fields() -> None:
+    def honoured(fields: tuple[Field, ...]) -> set[str]:
+        return {field.name for field in fields if field.treatment is Treatment.HONOURED}
+
+    assert honoured(CHAT_FIELDS) == {*ChatBody.model_fields, "messages"}
+    assert honoured(COMPLETION_FIELDS) == {*CompletionBody.model_fields, "prompt"}
+    assert honoured(MESSAGE_FIELDS) == set(MessageBody.model_fields)
+    assert honoured(STREAM_OPTIONS_FIELDS) == set(StreamOptions.model_fields)
+
+
+@pytest.mark.parametrize(("url", "body", "name"), of(Treatment.REFUSED))
+async def test_a_refused_field_is_refused_by_name(
+    api: ScriptedApi, url: str, body: dict[str, Any], name: str
+) -> None:
+    response = await post(api.app, url, body | {name: ASKING[name]}).done()
+    assert response.status == 400
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == (
+        "invalid_request_error",
+        name,
+        "unsupported_parameter",
+    )
+    assert f"'{name}'" in error["message"]
+    assert api.generator.requests == []
+
+
+@pytest.mark.parametrize(("url", "name", "value"), NEUTRAL)
+async def test_a_refused_field_is_accepted_when_it_asks_for_nothing(
+    api: ScriptedApi, url: str, name: str, value: object
+) -> None:
+    body = HI if url == CHAT else GO
+    assert (await post(api.app, url, body | {name: value}).done()).status == 200
+
+
+async def test_best_of_may_equal_n(api: ScriptedApi) -> None:
+    assert (await post(api.app, TEXT, GO | {"best_of": 3, "n": 3}).done()).status == 200
+    assert (await post(api.app, TEXT, GO | {"best_of": 3, "n": 2}).done()).status == 400
+
+
+@pytest.mark.parametrize("value", [False, "0", [0]])
+async def test_neutral_values_are_compared_with_their_type(api: ScriptedApi, value: object) -> None:
+    assert (await post(api.app, CHAT, HI | {"presence_penalty": value}).done()).status == 400
+
+
+@pytest.mark.parametrize(("url", "body", "name"), of(Treatment.NO_OP))
+@pytest.mark.parametrize("value", ["x", 5, {"a": [1]}])
+async def test_a_no_op_field_changes_nothing(
+    api: ScriptedApi, url: str, body: dict[str, Any], name: str, value: object
+) -> None:
+    assert (await post(api.app, url, body).done()).status == 200
+    assert (await post(api.app, url, body | {name: value}).done()).status == 200
+    plain, with_field = api.generator.requests
+    assert plain.prompt == with_field.prompt
+    assert plain.max_tokens == with_field.max_tokens
+
+
+@pytest.mark.parametrize("treatment", [Treatment.NO_OP, Treatment.REFUSED])
+async def test_null_is_the_same_as_leaving_out(api: ScriptedApi, treatment: Treatment) -> None:
+    for url, body, name in of(treatment):
+        assert (await post(api.app, url, body | {name: None}).done()).status == 200
+
+
+@pytest.mark.parametrize(("url", "body"), [(CHAT, HI), (TEXT, GO)])
+async def test_an_unknown_field_is_refused_by_name(api: ScriptedApi, url: str, body: dict[str, Any]) -> None:
+    response = await post(api.app, url, body | {"repetition_penalty": 1.1}).done()
+    assert response.status == 400
+    assert response.json()["error"] == {
+        "message": "Unrecognized request argument supplied: 'repetition_penalty'.",
+        "type": "invalid_request_error",
+        "param": "repetition_penalty",
+        "code": "unknown_parameter",
+    }
+
+
+LONG_STOP = "x" * 513
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": 5}, "model"),
+    ({"model": ""}, "model"),
+    ({"model": None}, "model"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_tokens": "5"}, "max_tokens"),
+    ({"max_tokens": 10**30}, "max_tokens"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.01}, "top_p"),
+    ({"top_k": -1}, "top_k"),
+    ({"min_p": 1.5}, "min_p"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": -(2**63) - 1}, "seed"),
+    ({"seed": "1"}, "seed"),
+    ({"stop": ""}, "stop.0"),
+    ({"stop": ["a", ""]}, "stop.1"),
+    ({"stop": ["a", 1]}, "stop.1"),
+    ({"stop": 5}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": LONG_STOP}, "stop.0"),
+    ({"n": 0}, "n"),
+    ({"n": 17}, "n"),
+    ({"n": "2"}, "n"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream": 1}, "stream"),
+    ({"ignore_eos": 0}, "ignore_eos"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": []}, "stream_options"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
+]
+WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"top_logprobs": 5}, "top_logprobs"),
+    ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": {}}, "messages"),
+    ({"messages": HI["messages"] * 4097}, "messages"),
+    ({"messages": ["hi"]}, "messages.0"),
+    ({"messages": [{}]}, "messages.0.role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": {}}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": [], "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
+    ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages.0.role"),
+    ({"messages": [*HI["messages"], {"role": "user", "content": "x", "name": "bob"}]}, "messages.1.name"),
+    ({"messages": [{"role": "user", "content": "x", "foo": 1}]}, "messages.0.foo"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0"),
+    ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages.0.content.0"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages.0.content.0.text"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}]},
+        "messages.0.content.0.y",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages.0.content.0.type",
+    ),
+]
+WRONG_TEXT: list[tuple[dict[str, Any], str]] = [
+    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": -1}, "logprobs"),
+    ({"max_completion_tokens": 5}, "max_completion_tokens"),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "change", "param"),
+    [
+        *((CHAT, *case) for case in WRONG + WRONG_CHAT),
+        *((TEXT, *case) for case in WRONG + WRONG_TEXT),
+    ],
+)
+async def test_a_wrong_value_is_refused_with_its_path(
+    api: ScriptedApi, url: str, change: dict[str, Any], param: str
+) -> None:
+    body = (HI if url == CHAT else GO) | change
+    # The standard library's JSON also writes integers of more than 64 bits.
+    response = await post(api.app, url, json.dumps(body).encode()).done()
+    assert response.status == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert isinstance(error["code"], str)
+    assert f"'{param}" in error["message"]
+    assert len(error["message"]) < 300
+    assert api.generator.requests == []
+
+
+@pytest.mark.parametrize("value", [0, 2, 1.25])
+async def test_the_ends_of_temperature_are_inside(api: ScriptedApi, value: object) -> None:
+    assert (await post(api.app, CHAT, HI | {"temperature": value}).done()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("seed", "key"), [(0, 0), (2**63 - 1, 2**63 - 1), (-(2**63), 2**63), (-1, 2**64 - 1)]
+)
+async def test_every_signed_seed_has_its_own_key(api: ScriptedApi, seed: int, key: int) -> None:
+    await post(api.app, CHAT, HI | {"seed": seed}).done()
+    assert api.generator.requests[0].seed == key
+
+
+def table(fields: tuple[Field, ...]) -> str:
+    rows = [f"| `{field.name}` | {field.treatment} | {field.note} |" for field in fields]
+    return "\n".join(["| field | | |", "| --- | --- | --- |", *rows])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [CHAT_FIELDS, COMPLETION_FIELDS, STREAM_OPTIONS_FIELDS, MESSAGE_FIELDS, PART_FIELDS],
+    ids=["chat", "completions", "stream_options", "messages", "parts"],
+)
+def test_the_docs_show_the_table_that_the_code_uses(fields: tuple[Field, ...]) -> None:
+    assert table(fields) in DOCS.read_text()
