@@ -67,8 +67,8 @@ class Settings(BaseModel):
 
     home: Path | None = Field(
         default=None,
-        description="Folder for everything that Stoker keeps. Unset, models and packs go below "
-        "`~/.cache/stoker`, and the settings file is `~/.config/stoker/config.toml`.",
+        description="Folder for everything that Stoker keeps. Unset, models are stored in "
+        "`~/.cache/stoker/models`, and the settings file is `~/.config/stoker/config.toml`.",
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
@@ -186,17 +186,12 @@ class Settings(BaseModel):
     @property
     def models_dir(self) -> Path:
         """Where pulled models are stored."""
-        return (self.home or _default_cache()) / "models"
+        return (self.home or Path("~/.cache/stoker").expanduser()) / "models"
 
     @property
     def catalogue_file(self) -> Path:
         """The user's own catalogue, which adds to the built-in one; need not exist."""
         return (self.home or _default_config()) / "catalogue.toml"
-
-    @property
-    def packs_dir(self) -> Path:
-        """Where weights repacked for this processor are stored; safe to delete."""
-        return (self.home or _default_cache()) / "packs"
 
 
 def load_settings(
@@ -251,10 +246,6 @@ def is_loopback(host: str) -> bool:
 
 def _default_config() -> Path:
     return Path("~/.config/stoker").expanduser()
-
-
-def _default_cache() -> Path:
-    return Path("~/.cache/stoker").expanduser()
 
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:

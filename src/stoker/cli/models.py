@@ -35,7 +35,10 @@ def list_models(settings: Settings) -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = sum(max(len(str(cell)) for cell in column.cells) + 20 for column in table.columns)
-    console.print(table)
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():  # rich fills every line up
+        sys.stdout.write(f"{line.rstrip()}\n")
 
 
 @with_settings("home")

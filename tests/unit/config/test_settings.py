@@ -43,7 +43,7 @@ def test_home_holds_the_settings_file_and_every_folder(tmp_path: Path) -> None:
     settings = load_settings(flags={}, environ={"STOKER_HOME": str(tmp_path)})
     assert settings.port == 7
     assert settings.models_dir == tmp_path / "models"
-    assert settings.packs_dir == tmp_path / "packs"
+    assert settings.catalogue_file == tmp_path / "catalogue.toml"
 
 
 def test_without_home_folders_follow_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
