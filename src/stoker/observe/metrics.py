@@ -53,7 +53,7 @@ class Metrics:
 
     def __init__(self, *, version: str) -> None:
         # A process-wide switch of the library: no `_created` series, which would double every metric.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it unannotated
         self.registry = CollectorRegistry()
         build = Gauge(
             "stoker_build_info", "1, labelled with the version.", ["version"], registry=self.registry

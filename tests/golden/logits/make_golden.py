@@ -1,18 +1,20 @@
-"""Make the golden log-probabilities of the default model with `transformers`, which shares no code with Stoker.
+"""Make the golden log-probabilities of the default model with `transformers`.
+
+It shares no code with Stoker.
 
 Usage: python make_golden.py FILE.gguf    (in an environment with torch, transformers, accelerate and gguf)
 
-Writes golden.npz beside this script: for each prompt its token ids, and at every fourth position and the last one
-the 64 most likely token ids with their natural log-probabilities,
-computed in fp32 from the file's dequantized weights.
+Writes golden.npz beside this script: for each prompt its token ids, and at every fourth position and
+the last one the 64 most likely token ids with their natural log-probabilities, computed in fp32 from the
+file's dequantized weights.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = [
     "The capital of France is",
@@ -28,9 +30,12 @@ TOP = 64
 def main() -> None:
     """Write the file."""
     path = Path(sys.argv[1]).resolve()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-    arrays = {}
+    torch, transformers = import_module("torch"), import_module("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
+    arrays: dict[str, Any] = {}
     for i, prompt in enumerate(PROMPTS):
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
@@ -42,7 +47,7 @@ def main() -> None:
         arrays[f"positions_{i}"] = np.array(positions, np.int32)
         arrays[f"top_{i}"] = top.astype(np.int32)
         arrays[f"logprobs_{i}"] = top_logprobs.astype(np.float32)
-        print(f"prompt {i}: {len(ids)} tokens, {len(positions)} positions")
+        sys.stdout.write(f"prompt {i}: {len(ids)} tokens, {len(positions)} positions\n")
     np.savez_compressed(Path(__file__).with_name("golden.npz"), **arrays)
 
 

@@ -98,7 +98,8 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
         )
     if settings.context_length > config.context_length:
         raise SettingsError(
-            f"context_length is {settings.context_length}, but the model was made for {config.context_length} tokens"
+            f"context_length is {settings.context_length}, but the model was made for"
+            f" {config.context_length} tokens"
         )
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(

@@ -20,7 +20,7 @@ _FLOAT_BITS = 32.0
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
-    """Memory that this process may still take: the machine's free memory, or less where a cgroup limits it."""
+    """Memory that this process may still take: the machine's free memory, or less under a cgroup."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) << 10
     limit, current = cgroup / "memory.max", cgroup / "memory.current"
@@ -88,8 +88,8 @@ def choose_kv_blocks(
         n_blocks = kv_memory_bytes // block_bytes
         if kv_memory_bytes > left:
             raise OutOfMemoryError(
-                f"kv_memory asks for {_gib(kv_memory_bytes)}, but only {_gib(left)} is left beside the weights; "
-                f"set a smaller kv_memory"
+                f"kv_memory asks for {_gib(kv_memory_bytes)}, but only {_gib(left)} is left beside the "
+                f"weights; set a smaller kv_memory"
             )
     if n_blocks < context_blocks:
         raise OutOfMemoryError(
