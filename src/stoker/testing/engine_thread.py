@@ -1,12 +1,15 @@
 """An engine process's sockets and loop in threads of this process, for tests of its protocol."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
 from stoker.core.protocols import StepEngine
-from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE
+from stoker.core.step import StepPlan
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, FakeStepEngine
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import EngineLoop, LoadedEngine
 from stoker.worker.peer import MAX_UNREAD_BYTES
@@ -65,3 +68,36 @@ class EngineThread:
         for thread in self._threads:
             thread.join()
         self._server.close()
+
+
+class Gate:
+    """Holds an engine before its first step until it is opened.
+
+    Attributes:
+        reached: Set as soon as the engine waits.
+    """
+
+    def __init__(self) -> None:
+        self._open = Event()
+        self.reached = Event()
+
+    def __call__(self, plan: StepPlan) -> None:
+        """Wait, unless this is the engine's own warm-up."""
+        if plan.request_ids != ["warm-up"]:
+            self.reached.set()
+            self._open.wait(20)
+
+    def open(self) -> None:
+        """Let this step and all further ones through."""
+        self._open.set()
+
+
+@contextmanager
+def gated_engine(socket_path: Path, config: EngineConfig | None = None) -> Iterator[Gate]:
+    """Serve a fake engine behind a gate, which is opened at the end at the latest."""
+    gate = Gate()
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=gate), config=config):
+        try:
+            yield gate
+        finally:
+            gate.open()

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from stoker.core.errors import (
     OutOfMemoryError,
     SettingsError,
 )
-from stoker.core.tokens import TokenRequest, TokensEvent
 from stoker.testing.engine_process import POISON, Behaviour, engine_command
 from stoker.testing.step_engine import reference_tokens
+from stoker.testing.token_streams import tokens_of
+from stoker.testing.waiting import until
 from stoker.testing.workloads import make_request, mixed_lengths
 from stoker.worker.child import describe_exit
 from stoker.worker.config import EngineConfig
@@ -54,20 +55,6 @@ async def running(
         yield supervisor
     finally:
         await supervisor.stop()
-
-
-async def tokens_of(supervisor: EngineSupervisor, request: TokenRequest) -> tuple[int, ...]:
-    received: list[int] = []
-    async for event in supervisor.stream(request):
-        if isinstance(event, TokensEvent):
-            received += event.token_ids
-    return tuple(received)
-
-
-async def until(happened: Callable[[], object], *, timeout_s: float = 20.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not happened():  # noqa: ASYNC110 - what is waited for is outside this process
-            await asyncio.sleep(0.005)
 
 
 async def until_status(supervisor: EngineSupervisor, status: EngineStatus) -> None:
