@@ -1,0 +1,44 @@
+"""docs/metrics.md lists every metric, its type and its labels."""
+
+import re
+from pathlib import Path
+
+from stoker.core.stats import EngineStats
+from stoker.observe.metrics import Metrics
+from stoker.observe.record import RequestRecord
+
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+Row = tuple[str, frozenset[str]]
+"""Type and labels."""
+
+
+def documented() -> dict[str, Row]:
+    rows = re.findall(r"^\| `(stoker_\w+)` \| (\w+) \| ([^|]*)\| \S", PAGE, re.MULTILINE)
+    assert len({name for name, _, _ in rows}) == len(rows), "a metric is listed twice"
+    return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def registered() -> dict[str, Row]:
+    """Every metric of a gateway that has answered one request and refused another."""
+    metrics = Metrics(version="1")
+    metrics.watch_engine("m", EngineStats)
+    record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
+    timer = metrics.token_timer(record, model="m", n_choices=1)
+    timer.tick(0)
+    timer.tick(0)
+    refused = RequestRecord(request_id="r", method="POST", started_s=0.0, error="queue_full")
+    for each in (record, refused):
+        metrics.request_began()
+        metrics.request_ended(each)
+    found: dict[str, Row] = {}
+    for family in metrics.registry.collect():
+        assert family.samples, f"{family.name} has no sample here: give it one"
+        name = family.name + "_total" if family.type == "counter" else family.name
+        labels = frozenset().union(*(sample.labels for sample in family.samples)) - {"le"}
+        found[name] = (family.type, labels)
+    return found
+
+
+def test_every_metric_is_documented_with_its_type_and_labels() -> None:
+    assert documented() == registered()
