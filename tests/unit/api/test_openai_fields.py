@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +9,6 @@ from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     MESSAGE_FIELDS,
-    PART_FIELDS,
     STREAM_OPTIONS_FIELDS,
     Field,
     Treatment,
@@ -19,7 +17,6 @@ from stoker.api.openai.wire import ChatBody, CompletionBody, MessageBody, Stream
 from stoker.testing.asgi import post
 from stoker.testing.scripted_api import ScriptedApi
 
-DOCS = Path(__file__).parents[3] / "docs" / "openai-api.md"
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HI: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -294,17 +291,3 @@ async def test_the_ends_of_temperature_are_inside(api: ScriptedApi, value: objec
 async def test_every_signed_seed_has_its_own_key(api: ScriptedApi, seed: int, key: int) -> None:
     await post(api.app, CHAT, HI | {"seed": seed}).done()
     assert api.generator.requests[0].seed == key
-
-
-def table(fields: tuple[Field, ...]) -> str:
-    rows = [f"| `{field.name}` | {field.treatment} | {field.note} |" for field in fields]
-    return "\n".join(["| field | | |", "| --- | --- | --- |", *rows])
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [CHAT_FIELDS, COMPLETION_FIELDS, STREAM_OPTIONS_FIELDS, MESSAGE_FIELDS, PART_FIELDS],
-    ids=["chat", "completions", "stream_options", "messages", "parts"],
-)
-def test_the_docs_show_the_table_that_the_code_uses(fields: tuple[Field, ...]) -> None:
-    assert table(fields) in DOCS.read_text()
