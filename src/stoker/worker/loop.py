@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stoker.core.errors import CapacityError, InvalidRequestError, RequestError, SettingsError
+from stoker.core.errors import CapacityError, RequestError, SettingsError
 from stoker.core.protocols import EngineInfo, StepEngine
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.core.tokens import TokenRequest
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
+from stoker.worker.checks import check_request
 from stoker.worker.config import EngineConfig
 from stoker.worker.frames import Abort, Submit
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
@@ -123,7 +123,7 @@ class _Desk:
         request_id = self.sessions.request_id(peer, submit.sequence)
         try:
             request = conversion.token_request(submit, request_id=request_id)
-            self._check_tokens(request)
+            check_request(request, vocab_size=self.vocab_size)
             self.scheduler.submit(request, now)
         except (RequestError, CapacityError) as error:
             self.sessions.refuse(peer, submit.sequence, error)
@@ -133,15 +133,6 @@ class _Desk:
     def _abort(self, request_id: str) -> None:
         if self.scheduler.abort(request_id):
             self.sessions.forget(request_id)
-
-    def _check_tokens(self, request: TokenRequest) -> None:
-        lowest, highest = min(request.prompt, default=0), max(request.prompt, default=0)
-        if lowest < 0 or highest >= self.vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise InvalidRequestError(
-                f"the prompt has the token id {wrong}; this model's are 0 to {self.vocab_size - 1}",
-                param="prompt",
-            )
 
 
 def warm_up(engine: StepEngine) -> None:

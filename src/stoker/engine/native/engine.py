@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from stoker import _native
 from stoker.core.errors import EngineError
+from stoker.core.sampling import MAX_TOP_K
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenLogprob
 
@@ -60,7 +61,7 @@ class NativeEngine:
                 _starts(plan.block_tables),
                 np.array(plan.samples, np.uint8),
                 np.array([s.temperature for s in sampling], np.float32),
-                np.array([s.top_k for s in sampling], np.int32),
+                np.array([min(s.top_k, MAX_TOP_K) for s in sampling], np.int32),
                 np.array([s.top_p for s in sampling], np.float32),
                 np.array([s.min_p for s in sampling], np.float32),
                 np.array([s.seed for s in sampling], np.uint64),
