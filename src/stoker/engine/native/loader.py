@@ -7,7 +7,13 @@ import numpy as np
 from stoker import __version__, _native
 from stoker.core.errors import CorruptFileError, OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
-from stoker.engine.native.sizing import available_memory_bytes, choose_kv_blocks, kv_block_bytes, packed_bytes
+from stoker.engine.native.sizing import (
+    available_memory_bytes,
+    choose_kv_blocks,
+    kv_block_bytes,
+    packed_bytes,
+    scratch_bytes,
+)
 from stoker.models.config import Tensor, WeightSource
 
 _MATRICES = {
@@ -105,6 +111,12 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
     kv_blocks = choose_kv_blocks(
         block_bytes=kv_block_bytes(config, float_path=settings.float_path),
         weight_bytes=weight_bytes,
+        step_bytes=scratch_bytes(
+            config,
+            step_tokens=settings.step_tokens,
+            max_running=settings.max_running,
+            context_length=settings.context_length,
+        ),
         available_bytes=available_memory_bytes(),
         kv_memory_bytes=settings.kv_memory_bytes,
         context_length=settings.context_length,

@@ -17,18 +17,38 @@ _PACKED_BITS = {"Q4_0": 5.0, "Q4_1": 5.0, "Q8_0": 9.0, "F16": 16.0, "BF16": 16.0
 """Bits per weight in the packed layout of ``native/src/weights.h``."""
 
 _FLOAT_BITS = 32.0
+_FLOAT_BYTES = 4
+_ACTIVATION_BYTES = 4 + 1 + 12 / 32
+"""A value as float and as code, and its share of a group's three floats."""
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
     """Memory that this process may still take: the machine's free memory, or less under a cgroup."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) << 10
-    limit, current = cgroup / "memory.max", cgroup / "memory.current"
-    if limit.exists() and current.exists():
-        text = limit.read_text().strip()
-        if text != "max":
-            available = min(available, max(0, int(text) - int(current.read_text())))
-    return available
+    left = _cgroup_bytes_left(cgroup)
+    return available if left is None else min(available, max(0, left))
+
+
+def _cgroup_bytes_left(cgroup: Path) -> int | None:
+    """Return what the cgroup (version 2, then 1) lets its processes take yet, or None without a limit.
+
+    Its usage includes cached pages of files, such as the model just downloaded, which the kernel
+    drops when memory is asked for.
+    """
+    folder, prefix = cgroup, ""
+    limit, usage = folder / "memory.max", folder / "memory.current"
+    if not limit.exists():
+        folder, prefix = cgroup / "memory", "total_"
+        limit, usage = folder / "memory.limit_in_bytes", folder / "memory.usage_in_bytes"
+    if not (limit.exists() and usage.exists()):
+        return None
+    text = limit.read_text().strip()
+    if text == "max":
+        return None
+    fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    cached = sum(int(fields.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+    return int(text) - int(usage.read_text()) + cached
 
 
 def packed_bytes(tensors: list[Tensor], *, float_path: bool) -> int:
@@ -48,6 +68,17 @@ def kv_block_bytes(config: ModelConfig, *, float_path: bool) -> int:
     return 2 * config.n_layers * config.n_kv_heads * config.head_size * BLOCK_TOKENS * element
 
 
+def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, context_length: int) -> int:
+    """Memory of a step's buffers and of the rotary tables, as ``native/src/model.cpp`` lays them out."""
+    query_width = config.n_heads * config.head_size
+    floats = config.width + query_width
+    activations = config.width + query_width + config.ffn_width
+    logits = max_running * config.vocab_size * _FLOAT_BYTES
+    rotary = context_length * config.head_size * _FLOAT_BYTES
+    rows = step_tokens * (floats * _FLOAT_BYTES + activations * _ACTIVATION_BYTES)
+    return int(rows) + logits + rotary
+
+
 def _gib(size_bytes: float) -> str:
     return f"{size_bytes / (1 << 30):.2f} GiB"
 
@@ -56,6 +87,7 @@ def choose_kv_blocks(
     *,
     block_bytes: int,
     weight_bytes: int,
+    step_bytes: int,
     available_bytes: int,
     kv_memory_bytes: int | None,
     context_length: int,
@@ -66,6 +98,7 @@ def choose_kv_blocks(
     Args:
         block_bytes: Size of one block.
         weight_bytes: Memory that the weights will take.
+        step_bytes: Memory that computing steps will take.
         available_bytes: Memory that may be taken in all.
         kv_memory_bytes: The size that the settings ask for; None for a share of what is left,
             at most what `max_running` whole contexts need.
@@ -75,11 +108,12 @@ def choose_kv_blocks(
     Raises:
         OutOfMemoryError: Weights or KV cache do not fit.
     """
-    left = available_bytes - weight_bytes - RESERVE_BYTES
+    left = available_bytes - weight_bytes - step_bytes - RESERVE_BYTES
     if left <= 0:
         raise OutOfMemoryError(
-            f"the model's weights need {_gib(weight_bytes)} and {_gib(RESERVE_BYTES)} for everything else, "
-            f"but only {_gib(available_bytes)} of memory is available; free memory or serve a smaller model"
+            f"the model's weights need {_gib(weight_bytes)}, computing steps {_gib(step_bytes)} and "
+            f"everything else {_gib(RESERVE_BYTES)}, but only {_gib(available_bytes)} of memory is left; "
+            f"free memory, serve a smaller model, or set a smaller step_tokens, max_running or context_length"
         )
     context_blocks = -(-context_length // BLOCK_TOKENS)
     if kv_memory_bytes is None:
@@ -88,8 +122,8 @@ def choose_kv_blocks(
         n_blocks = kv_memory_bytes // block_bytes
         if kv_memory_bytes > left:
             raise OutOfMemoryError(
-                f"kv_memory asks for {_gib(kv_memory_bytes)}, but only {_gib(left)} is left beside the "
-                f"weights; set a smaller kv_memory"
+                f"kv_memory asks for {_gib(kv_memory_bytes)}, but only {_gib(left)} is left beside "
+                f"weights and steps; set a smaller kv_memory"
             )
     if n_blocks < context_blocks:
         raise OutOfMemoryError(
