@@ -189,6 +189,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_p": 0}, "top_p"),
     ({"top_p": 1.01}, "top_p"),
     ({"top_k": -1}, "top_k"),
+    ({"top_k": 2**31}, "top_k"),
     ({"min_p": 1.5}, "min_p"),
     ({"seed": 2**63}, "seed"),
     ({"seed": -(2**63) - 1}, "seed"),

@@ -77,7 +77,7 @@ _SHARED = (
     honoured("n", "1 to 16, default 1"),
     honoured("stream", "default false"),
     honoured("stream_options", "only with `stream`; see below"),
-    honoured("top_k", "extension: 0 or above, default 0 = off"),
+    honoured("top_k", "extension: 0 to 2,147,483,647, default 0 = off"),
     honoured("min_p", "extension: 0 to 1, default 0 = off"),
     honoured("ignore_eos", "extension: go on after end tokens; default false"),
     no_op("user", "names the end user"),

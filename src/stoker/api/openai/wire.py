@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from stoker.core.sampling import MAX_LOGPROBS
+from stoker.core.sampling import MAX_LOGPROBS, MAX_TOP_K
 
 DEFAULT_COMPLETION_TOKENS = 16
 MAX_STOPS = 16
@@ -46,7 +46,7 @@ class GenerationBody(Wire):
     max_tokens: PositiveInt | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=_MAX_INT64)] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=_MIN_INT64, le=_MAX_INT64)] | None = None
     stop: Stops = []
