@@ -36,16 +36,22 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._edges = "".join(sorted({text[end] for text in tokenizer.control_texts for end in (0, -1)}))
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], check: Callable[[str], None] = lambda _: None) -> list[int]:
         """Return the token ids of a conversation, ready for the assistant's answer.
+
+        Args:
+            messages: The conversation.
+            check: Given the rendered text before any other work on it; raises if that is too long.
 
         Raises:
             InvalidRequestError: The template or the vocabulary cannot take the messages.
         """
-        rendered, restore = self._render(messages)
+        rendered, restore = self._render(messages, check)
         return self._tokenizer.encode_split(rendered, restore)
 
-    def _render(self, messages: Sequence[Message]) -> tuple[str, Callable[[str], str]]:
+    def _render(
+        self, messages: Sequence[Message], check: Callable[[str], None]
+    ) -> tuple[str, Callable[[str], str]]:
         """Render with the control tokens in messages disguised, and say how to undo it."""
         pattern = self._tokenizer.control_pattern
         for index, message in enumerate(messages):
@@ -55,6 +61,7 @@ class ChatEncoder:
                     param=f"messages.{index}.role",
                 )
         plain = self._template.render(messages)
+        check(plain)
         edges = [char for char in self._edges if any(char in message.content for message in messages)]
         if not edges:
             return plain, lambda run: run

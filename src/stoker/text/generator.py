@@ -44,7 +44,7 @@ class LocalGenerator:
         self._model_name = model_name
         self._engine = engine
         self._tokenizer = tokenizer
-        self._prompts = PromptEncoder(tokenizer, template)
+        self._prompts = PromptEncoder(tokenizer, template, context_length)
         self._context_length = context_length
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:

@@ -1,6 +1,7 @@
 """A prompt to token ids, checked against the context."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
 from stoker.core.errors import ContextLengthError, InvalidRequestError
@@ -13,6 +14,9 @@ THREAD_CHARS = 16_000
 """Prompts above this size are rendered and tokenized in a thread: a few milliseconds on the event
 loop stall every stream."""
 
+ENCODING_THREADS = 2
+"""Long prompts encoded at the same time: tokenizing takes hundreds of bytes for each of text."""
+
 _MESSAGE_CHARS = 64
 """What a message counts beside its content: a template's work on it."""
 
@@ -23,10 +27,16 @@ class PromptEncoder:
     Args:
         tokenizer: The model's tokenizer.
         template: The model's chat template, or None when it has no chat format.
+        context_length: Most tokens of prompt and output together; a text that is certain to be
+            longer is refused without being tokenized.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int) -> None:
         self._tokenizer = tokenizer
+        self._context_length = context_length
+        # Its own threads, not `asyncio.to_thread`'s: a cancelled request frees its place in a
+        # semaphore at once, but its encoding runs on.
+        self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encode")
         self._chat = ChatEncoder(template, tokenizer) if template is not None else None
 
     async def encode(self, prompt: Prompt) -> list[int]:
@@ -34,9 +44,10 @@ class PromptEncoder:
 
         Raises:
             InvalidRequestError: The prompt is empty or the model cannot take it.
+            ContextLengthError: The prompt is certain to exceed the context.
         """
         if _size(prompt) > THREAD_CHARS:
-            return await asyncio.to_thread(self._encode, prompt)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode, prompt)
         return self._encode(prompt)
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -48,8 +59,9 @@ class PromptEncoder:
                         "Send a text prompt (completions) instead.",
                         param="messages",
                     )
-                ids = self._chat.encode(messages)
+                ids = self._chat.encode(messages, lambda text: self._check_length(text, "messages"))
             case TextPrompt(text):
+                self._check_length(text, "prompt")
                 ids = self._begin() + self._tokenizer.encode(text)
             case TokensPrompt(token_ids):
                 ids = self._check_ids(token_ids)
@@ -65,6 +77,16 @@ class PromptEncoder:
     def _begin(self) -> list[int]:
         begin = self._tokenizer.bos_token_id
         return [begin] if self._tokenizer.add_bos and begin is not None else []
+
+    def _check_length(self, text: str, field: str) -> None:
+        n_tokens = self._tokenizer.min_tokens(text)
+        if n_tokens >= self._context_length:
+            raise ContextLengthError(
+                f"The prompt has {n_tokens} tokens or more, the context holds {self._context_length} and "
+                "needs room for at least one more: shorten the prompt by at least "
+                f"{n_tokens + 1 - self._context_length} tokens.",
+                param=field,
+            )
 
     def _check_ids(self, token_ids: tuple[int, ...]) -> list[int]:
         size = self._tokenizer.vocab_size

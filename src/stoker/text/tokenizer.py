@@ -17,6 +17,9 @@ from stoker.text.pretokenizer import make_pretokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 
+_MAX_COMPOSED = 4
+"""Most characters that normalization to NFC turns into one (U+1F82 and its like)."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -71,8 +74,11 @@ class Tokenizer:
             for text, kind in zip(spec.tokens, spec.token_types, strict=True)
         )
         self._lengths = tuple(map(len, self._bytes))
+        self._max_token_chars = max(self._lengths, default=1) or 1
         self.control_pattern = _any_of(self._control_ids)
         self._bpe = _build(spec)
+        if self._bpe.normalizer is not None:
+            self._max_token_chars *= _MAX_COMPOSED
         spelt = set(self._bpe.get_vocab())
         self._missing = frozenset(byte for byte, letter in enumerate(letters) if letter not in spelt)
 
@@ -101,6 +107,14 @@ class Tokenizer:
         row stands for nothing.
         """
         return self._bytes[token_id] if token_id < len(self._bytes) else b""
+
+    def min_tokens(self, text: str) -> int:
+        """Return a number of tokens that `text` has at least, however it is encoded, at almost no cost.
+
+        A token stands for as many bytes as it is long, so for no more characters than that. (A
+        character that the vocabulary lacks makes no token, and encoding refuses it.)
+        """
+        return -(-len(text) // self._max_token_chars)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Return the token ids of a text.

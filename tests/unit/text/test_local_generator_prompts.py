@@ -1,5 +1,6 @@
 """Which prompts `LocalGenerator` takes, and how it refuses the others."""
 
+import asyncio
 import threading
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from stoker.core.errors import (
 from stoker.core.text import (
     ChatPrompt,
     Message,
+    Prompt,
     Started,
     TextPrompt,
     TokensPrompt,
@@ -22,7 +24,7 @@ from stoker.testing.local_generator import CONTEXT, REQUEST, TOKENIZER, generato
 from stoker.testing.token_engine import FakeTokenEngine
 from stoker.testing.tokenizer import byte_tokenizer_spec
 from stoker.text import LocalGenerator, Tokenizer
-from stoker.text.prompt import THREAD_CHARS
+from stoker.text.prompt import ENCODING_THREADS, THREAD_CHARS
 
 
 async def test_a_chat_is_rendered_and_its_text_stays_text() -> None:
@@ -93,6 +95,21 @@ async def test_what_cannot_be_taken_is_refused_before_the_engine_hears_of_it(
     assert engine.requests == []
 
 
+@pytest.mark.parametrize(
+    "prompt", [TextPrompt("x" * 10_000), ChatPrompt((Message("user", "x" * 10_000),))], ids=["text", "chat"]
+)
+async def test_a_text_that_is_certain_to_be_too_long_is_not_tokenized(
+    prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(byte_tokenizer_spec())
+    monkeypatch.setattr(tokenizer, "encode_run", None)
+    with pytest.raises(
+        ContextLengthError, match=r"has 77\d tokens or more.*by at least 67\d tokens"
+    ) as caught:
+        await anext(generator(FakeTokenEngine(), tokenizer).generate(replace(REQUEST, prompt=prompt)))
+    assert caught.value.param == ("prompt" if isinstance(prompt, TextPrompt) else "messages")
+
+
 async def test_a_prompt_that_just_fits_is_served() -> None:
     engine = FakeTokenEngine(saying("x"))
     await play(engine, replace(REQUEST, prompt=TextPrompt("x" * 99), max_tokens=None))
@@ -130,3 +147,32 @@ async def test_long_prompts_are_tokenized_off_the_event_loop(
     assert await anext(stream) == Started(size)
     await stream.aclose()
     assert (threads == [threading.get_ident()]) == (size <= THREAD_CHARS)
+
+
+async def test_few_long_prompts_are_tokenized_at_a_time_even_when_their_clients_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = Tokenizer(byte_tokenizer_spec())
+    running = threading.Semaphore(ENCODING_THREADS)
+    started = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def waiting(_: str) -> list[int]:
+        assert running.acquire(blocking=False), "too many at a time"
+        started.release()
+        go_on.wait(20)
+        running.release()
+        return [97]
+
+    monkeypatch.setattr(tokenizer, "encode", waiting)
+    made = generator(FakeTokenEngine(saying("x")), tokenizer, context=10**6)
+    request = replace(REQUEST, prompt=TextPrompt("x" * (THREAD_CHARS + 1)))
+    begun = [asyncio.ensure_future(anext(made.generate(request))) for _ in range(ENCODING_THREADS + 3)]
+    for _ in range(ENCODING_THREADS):
+        assert await asyncio.to_thread(started.acquire, timeout=20)
+    for each in begun[:-1]:
+        each.cancel()
+    await asyncio.sleep(0.05)
+    assert not started.acquire(blocking=False)
+    go_on.set()
+    assert await begun[-1] == Started(1)

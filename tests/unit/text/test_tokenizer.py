@@ -36,6 +36,30 @@ def test_control_tokens_are_found_when_asked_for(text: str) -> None:
     assert sum(map(BYTES.is_control, ids)) == sum(map(text.count, BYTE_CONTROLS))
 
 
+FIRST, SECOND, THIRD = (byte_alphabet()[byte] for byte in "\u1f82".encode())
+COMPOSING = Tokenizer(
+    byte_tokenizer_spec(
+        pre="qwen2", merges=(f"{FIRST} {SECOND}", f"{FIRST}{SECOND} {THIRD}"), controls=("<e>",), end="<e>"
+    )
+)
+DECOMPOSED = st.lists(st.sampled_from(("a", "\u03b1\u0313\u0300\u0345", "\u212a", "\u1112\u1161\u11ab")))
+
+
+@given(st.one_of(WITH_SPELLINGS, DECOMPOSED.map("".join)))
+def test_the_least_number_of_tokens_is_never_above_the_number(text: str) -> None:
+    for tokenizer in (BYTES, COMPOSING):
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text))
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, special=True))
+
+
+def test_four_characters_can_become_one_token() -> None:
+    assert len(COMPOSING.encode("\u03b1\u0313\u0300\u0345")) == 1
+
+
+def test_the_least_number_of_tokens_grows_with_the_text() -> None:
+    assert [BYTES.min_tokens("x" * n) for n in (0, 1, 13, 14, 1300)] == [0, 1, 1, 2, 100]
+
+
 def test_the_longest_control_token_at_a_place_wins() -> None:
     tokenizer = Tokenizer(byte_tokenizer_spec(controls=("<a>", "<a><b>", "<|im_end|>")))
     assert tokenizer.encode("<a><a><b>", special=True) == [256, 257]
