@@ -1,0 +1,137 @@
+"""Attention through KV blocks against a softmax in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from stoker._native import kernels
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+BORDERS = [1, 2, 15, 16, 17, 31, 63, 64, 65, 127, 129, 511, 512, 513, 1023, 1024, 1025]
+
+
+def normal(seed: int, *shape: int, size: float = 1.0) -> Floats:
+    return (np.random.default_rng(seed).standard_normal(shape) * size).astype(np.float32)
+
+
+def block_table(n_keys: int, seed: int = 0) -> NDArray[np.int32]:
+    """Blocks in any order, a few more than needed, not all of them used."""
+    n_blocks = (n_keys + 15) // 16 + 2
+    order = np.random.default_rng(seed).permutation(n_blocks + 3)[:n_blocks]
+    return order.astype(np.int32)
+
+
+def reference(queries: Floats, keys: Floats, values: Floats, first_position: int) -> Doubles:
+    n_rows = len(queries)
+    scores = np.einsum("rhd,kd->rhk", queries.astype(np.float64), keys.astype(np.float64))
+    visible = np.arange(len(keys)) <= first_position + np.arange(n_rows)[:, None]
+    scores = np.where(visible[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+    weights /= weights.sum(axis=2, keepdims=True)
+    expected: Doubles = np.einsum("rhk,kd->rhd", weights, values.astype(np.float64))
+    return expected
+
+
+def check(isa: str, queries: Floats, keys: Floats, values: Floats, *, half: bool) -> Floats:
+    first_position = len(keys) - len(queries)
+    table = block_table(len(keys))
+    out = kernels.attend(isa, queries, keys, values, first_position, table, half)
+    if half:
+        keys, values = (stored.astype(np.float16).astype(np.float32) for stored in (keys, values))
+    expected = reference(queries, keys, values, first_position)
+    # A score's error becomes a relative error of its weight.
+    score_sizes = np.einsum("rhd,kd->rhk", np.abs(queries), np.abs(keys)).max(axis=2, keepdims=True)
+    bound = (1e-6 * score_sizes + 4e-6) * np.abs(values).max()
+    assert np.all(np.abs(out - expected) <= bound)
+    return out
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["f16", "f32"])
+@pytest.mark.parametrize("n_keys", BORDERS)
+def test_last_row_of_so_many_keys(isa: str, n_keys: int, half: bool) -> None:
+    queries = normal(1, 1, 3, 64, size=1 / 8)
+    check(isa, queries, normal(2, n_keys, 64), normal(3, n_keys, 64), half=half)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["f16", "f32"])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("head_size", [32, 64, 96, 128])
+def test_heads_of_a_group(isa: str, group: int, head_size: int, half: bool) -> None:
+    for n_rows, n_keys in ((1, 70), (7, 7), (20, 530)):
+        queries = normal(4, n_rows, group, head_size, size=head_size**-0.5)
+        check(isa, queries, normal(5, n_keys, head_size), normal(6, n_keys, head_size), half=half)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    n_rows=st.integers(1, 33),
+    first_position=st.one_of(st.integers(0, 150), st.sampled_from([447, 448, 480, 495, 511, 512, 513])),
+    group=st.integers(1, 5),
+    head_size=st.sampled_from([32, 64, 96]),
+    half=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_chunks(
+    isa: str, *, n_rows: int, first_position: int, group: int, head_size: int, half: bool, seed: int
+) -> None:
+    n_keys = first_position + n_rows
+    queries = normal(seed, n_rows, group, head_size, size=head_size**-0.5)
+    check(isa, queries, normal(seed + 1, n_keys, head_size), normal(seed + 2, n_keys, head_size), half=half)
+
+
+@pytest.mark.parametrize("n_keys", [1, 16, 65, 513])
+def test_equal_scores_give_the_mean(isa: str, n_keys: int) -> None:
+    values = normal(7, n_keys, 32)
+    out = check(isa, np.zeros((1, 2, 32), np.float32), normal(8, n_keys, 32), values, half=False)
+    np.testing.assert_allclose(out[0, 1], values.mean(axis=0, dtype=np.float64), atol=1e-5)
+
+
+@pytest.mark.parametrize("winner", [0, 15, 16, 63, 64, 100, 511, 512, 599])
+def test_one_key_far_above_the_others(isa: str, winner: int) -> None:
+    keys = np.zeros((600, 32), np.float32)
+    keys[winner, 0] = 100
+    queries = np.zeros((1, 1, 32), np.float32)
+    queries[0, 0, 0] = 10
+    values = normal(9, 600, 32)
+    out = kernels.attend(isa, queries, keys, values, 599, block_table(600), False)
+    np.testing.assert_array_equal(out[0, 0], values[winner])
+
+
+def test_scores_far_below_zero(isa: str) -> None:
+    keys = normal(10, 530, 32, size=0.01) - np.float32(50)
+    check(isa, np.ones((3, 2, 32), np.float32), keys, normal(11, 530, 32), half=False)
+
+
+def test_huge_values(isa: str) -> None:
+    values = normal(12, 80, 32, size=1e30)
+    check(isa, normal(13, 5, 2, 32, size=1 / 6), normal(14, 80, 32), values, half=False)
+
+
+def test_subnormal_and_zero_values(isa: str) -> None:
+    values = normal(15, 80, 32, size=1e-5)  # f16's subnormals
+    values[::3] = 0
+    check(isa, normal(16, 5, 2, 32, size=1 / 6), normal(17, 80, 32), values, half=True)
+
+
+def test_later_keys_are_not_seen(isa: str) -> None:
+    queries, keys, values = normal(18, 40, 2, 32), normal(19, 40, 32), normal(20, 40, 32)
+    whole = kernels.attend(isa, queries, keys, values, 0, block_table(40), True)
+    keys[25:], values[25:] = np.nan, np.nan
+    spoilt = kernels.attend(isa, queries, keys, values, 0, block_table(40), True)
+    assert whole[:25].tobytes() == spoilt[:25].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("n_keys", "head_size", "table"),
+    [(17, 32, [0]), (16, 32, [-1]), (16, 48, [0]), (16, 0, [0]), (4, 32, [0])],
+    ids=["table too short", "negative block", "head size", "no head", "keys do not match rows"],
+)
+def test_refused(isa: str, n_keys: int, head_size: int, table: list[int]) -> None:
+    queries = np.zeros((8, 1, head_size), np.float32)
+    keys = np.zeros((n_keys, head_size), np.float32)
+    with pytest.raises(ValueError, match="do not fit"):
+        kernels.attend(isa, queries, keys, keys, max(0, n_keys - 8), np.array(table, np.int32), True)

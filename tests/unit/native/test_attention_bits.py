@@ -1,0 +1,78 @@
+"""A row's attention has the same bits whatever rows share the call and wherever its blocks lie."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stoker._native import kernels
+
+Floats = NDArray[np.float32]
+
+HEAD_SIZE = 64
+N_KEYS = 1100
+
+
+@pytest.fixture(scope="module")
+def keys() -> Floats:
+    return np.random.default_rng(1).standard_normal((N_KEYS, HEAD_SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def values() -> Floats:
+    return np.random.default_rng(2).standard_normal((N_KEYS, HEAD_SIZE)).astype(np.float32)
+
+
+def make_queries(group: int) -> Floats:
+    queries = np.random.default_rng(3).standard_normal((N_KEYS, group, HEAD_SIZE)) / HEAD_SIZE**0.5
+    rounded: Floats = queries.astype(np.float32)
+    return rounded
+
+
+def attend(
+    isa: str, keys: Floats, values: Floats, *, group: int, first: int, last: int, half: bool, seed: int = 0
+) -> Floats:
+    """Rows `first` to `last` - 1 in one call, their keys and values in blocks as `seed` says."""
+    table = np.random.default_rng(seed).permutation(N_KEYS // 16 + 9).astype(np.int32)
+    queries = make_queries(group)[first:last]
+    return kernels.attend(isa, queries, keys[:last], values[:last], first, table, half)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["f16", "f32"])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(0, 33), (50, 70), (500, 521), (511, 514), (1020, 1030)],
+    ids=str,
+)
+def test_alone_or_with_others(
+    isa: str, keys: Floats, values: Floats, *, group: int, first: int, last: int, half: bool
+) -> None:
+    together = attend(isa, keys, values, group=group, first=first, last=last, half=half)
+    alone = [
+        attend(isa, keys, values, group=group, first=row, last=row + 1, half=half)
+        for row in range(first, last)
+    ]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["f16", "f32"])
+@pytest.mark.parametrize("chunk", [1, 3, 8, 15, 16, 17, 64, 65])
+def test_cut_into_chunks_of_any_size(isa: str, keys: Floats, values: Floats, chunk: int, half: bool) -> None:
+    first, last = 470, 600
+    whole = attend(isa, keys, values, group=3, first=first, last=last, half=half)
+    borders = [*range(first, last, chunk), last]
+    chunks = [
+        attend(isa, keys, values, group=3, first=begin, last=end, half=half)
+        for begin, end in pairwise(borders)
+    ]
+    assert whole.tobytes() == np.concatenate(chunks).tobytes()
+
+
+def test_wherever_the_blocks_lie(isa: str, keys: Floats, values: Floats) -> None:
+    results = {
+        attend(isa, keys, values, group=3, first=1000, last=1020, half=True, seed=seed).tobytes()
+        for seed in range(4)
+    }
+    assert len(results) == 1
