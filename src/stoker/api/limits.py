@@ -17,6 +17,7 @@ class ApiLimits:
         body_timeout_s: Longest time from asking for the body to its last byte.
         max_json_depth: Deepest nesting of arrays and objects in a body.
         max_messages: Most messages in one conversation.
+        max_prompt_tokens: Most token ids in one prompt: the longest context that is served.
         max_prompts: Most prompts in one completion request.
         max_n: Largest `n`.
         max_choices: Most choices in one request: prompts times `n`.
@@ -26,6 +27,7 @@ class ApiLimits:
     body_timeout_s: float = 30.0
     max_json_depth: int = 64
     max_messages: int = 4096
+    max_prompt_tokens: int = 2**24
     max_prompts: int = 64
     max_n: int = 16
     max_choices: int = 128

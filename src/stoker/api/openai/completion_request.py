@@ -7,7 +7,7 @@ from stoker.api.openai.fields import COMPLETION_FIELDS, FieldTable
 from stoker.api.openai.job import Job, make_job, sift_stream_options
 from stoker.api.openai.validation import validate
 from stoker.api.openai.wire import CompletionBody
-from stoker.core.errors import InvalidRequestError
+from stoker.core.errors import ContextLengthError, InvalidRequestError
 from stoker.core.text import Prompt, TextPrompt, TokensPrompt
 
 _COMPLETION = FieldTable(COMPLETION_FIELDS)
@@ -45,7 +45,7 @@ def _parse_prompts(prompt: object, limits: ApiLimits) -> list[Prompt]:
             "Invalid 'prompt': an array must not be empty.", param="prompt", code="invalid_value"
         )
     if type(prompt[0]) is int:
-        return [_tokens(prompt, "prompt")]
+        return [_tokens(prompt, "prompt", limits)]
     if len(prompt) > limits.max_prompts:
         raise InvalidRequestError(
             f"Invalid 'prompt': at most {limits.max_prompts} prompts are taken at a time, not {len(prompt)}.",
@@ -56,10 +56,16 @@ def _parse_prompts(prompt: object, limits: ApiLimits) -> list[Prompt]:
         if not all(isinstance(item, str) for item in prompt):
             raise _wrong("prompt")
         return [TextPrompt(text) for text in prompt]
-    return [_tokens(item, f"prompt.{index}") for index, item in enumerate(prompt)]
+    return [_tokens(item, f"prompt.{index}", limits) for index, item in enumerate(prompt)]
 
 
-def _tokens(value: object, path: str) -> TokensPrompt:
+def _tokens(value: object, path: str, limits: ApiLimits) -> TokensPrompt:
+    if isinstance(value, list) and len(value) > limits.max_prompt_tokens:
+        raise ContextLengthError(
+            f"'{path}' has {len(value)} tokens, and a context holds at most {limits.max_prompt_tokens}: "
+            f"shorten it by at least {len(value) - limits.max_prompt_tokens} tokens.",
+            param=path,
+        )
     if not isinstance(value, list) or not all(type(token) is int for token in value):
         raise _wrong(path)
     if not value or min(value) < 0:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
 from secrets import token_hex
@@ -59,15 +60,23 @@ class Generation:
         models: Served models by name.
         limits: Bounds on a request.
         metrics: Where token times are counted.
+        parser: Where large bodies are parsed.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics
+        self,
+        endpoint: Endpoint,
+        *,
+        models: Mapping[str, ServedModel],
+        limits: ApiLimits,
+        metrics: Metrics,
+        parser: Executor,
     ) -> None:
         self._endpoint = endpoint
         self._models = models
         self._limits = limits
         self._metrics = metrics
+        self._parser = parser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -82,7 +91,8 @@ class Generation:
             job = self._parse(body, record.request_id)
         else:
             # A large body would stall every stream while it is parsed on the event loop.
-            job = await asyncio.to_thread(self._parse, body, record.request_id)
+            loop = asyncio.get_running_loop()
+            job = await loop.run_in_executor(self._parser, self._parse, body, record.request_id)
         model = find_model(self._models, job.model)
         record.model = model.name
         record.stream = job.stream

@@ -1,6 +1,7 @@
 """The dialect's routes."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
 
@@ -20,9 +21,12 @@ COMPLETION = Endpoint(parse_completion, CompletionAnswer, "cmpl-")
 
 def openai_routes(*, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics) -> list[Route]:
     """Return the routes under ``/v1``."""
+    # One thread: a parse holds the interpreter's lock for most of its time, and takes ten times the
+    # memory of the body.
+    parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     def generation(endpoint: Endpoint) -> Generation:
-        return Generation(endpoint, models=models, limits=limits, metrics=metrics)
+        return Generation(endpoint, models=models, limits=limits, metrics=metrics, parser=parser)
 
     return [
         Route("/v1/chat/completions", generation(CHAT), methods=["POST"]),
