@@ -226,11 +226,13 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
     located, supervisor = model.located, model.supervisor
     metrics = Metrics(version=__version__)
     metrics.watch_engine(located.model_id, lambda: supervisor.stats if supervisor.ready else None)
+    n_places = settings.max_running + settings.max_waiting
+    admission = Admission(await asyncio.to_thread(model.generator), n_places)
+    metrics.watch_choices(located.model_id, lambda: admission.in_flight)
     served = ServedModel(
         name=located.model_id,
-        generator=Admission(
-            await asyncio.to_thread(model.generator), settings.max_running + settings.max_waiting
-        ),
+        generator=admission,
+        check_capacity=admission.check,
         created=int(located.path.stat().st_mtime),
         fingerprint=model.fingerprint,
         context_length=model.context_length,
@@ -242,7 +244,8 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         limits=ApiLimits(
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
-            max_choices=settings.max_choices,
+            max_prompt_tokens=model.context_length,
+            max_choices=min(settings.max_choices, n_places),
         ),
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
     )

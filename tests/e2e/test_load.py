@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from openai import AsyncOpenAI, OpenAI, RateLimitError
+from openai import AsyncOpenAI, BadRequestError, OpenAI, RateLimitError
 from openai.types.chat import ChatCompletionMessageParam
 
 from stoker.testing.server_process import ServerProcess
@@ -116,6 +116,9 @@ def test_overload_is_refused_at_once_with_a_time_to_retry(home: Path) -> None:
             with pytest.raises(RateLimitError) as refusal:
                 client.completions.create(model=MODEL, prompt="B", max_tokens=1)
             assert int(refusal.value.response.headers["retry-after"]) >= 1
+            assert small.metrics()["stoker_choices_in_flight"] == 2
+            with pytest.raises(BadRequestError, match="3 choices; at most 2"):
+                client.completions.create(model=MODEL, prompt=["A", "B", "C"], max_tokens=1)
             for stream in streams:
                 stream.close()
             small.wait_metric("stoker_engine_kv_blocks_used", 0)

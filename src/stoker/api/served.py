@@ -13,6 +13,8 @@ class ServedModel:
     Attributes:
         name: The model id that clients send.
         generator: Answers requests for it, every policy included.
+        check_capacity: Raises if so many choices together have no place now. A job of several
+            requests asks it before the first begins.
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
@@ -20,6 +22,7 @@ class ServedModel:
 
     name: str
     generator: Generator
+    check_capacity: Callable[[int], None]
     created: int
     fingerprint: Callable[[], str | None]
     context_length: int

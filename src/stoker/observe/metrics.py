@@ -1,5 +1,6 @@
 """Prometheus metrics of the gateway, in a registry of their own."""
 
+from collections.abc import Callable
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -75,10 +76,16 @@ class Metrics:
             buckets=_REQUEST_SECONDS,
             registry=self.registry,
         )
-        self._rejected = Counter(
-            "stoker_requests_rejected_total",
-            "Requests that failed, by reason.",
+        self._failed = Counter(
+            "stoker_requests_failed_total",
+            "Requests that were refused, failed or were given up, by reason.",
             ["reason"],
+            registry=self.registry,
+        )
+        self._choices = Gauge(
+            "stoker_choices_in_flight",
+            "Choices that hold one of the places, running or waiting.",
+            ["model"],
             registry=self.registry,
         )
         self._first_token = Histogram(
@@ -109,6 +116,10 @@ class Metrics:
         """Report this model's engine from now on; the provider is called at every scrape."""
         self._engines.watch(model, provider)
 
+    def watch_choices(self, model: str, count: Callable[[], int]) -> None:
+        """Report how many choices this model has in flight; `count` is called at every scrape."""
+        self._choices.labels(model).set_function(lambda: float(count()))
+
     def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
         """Return the timer of one request's tokens."""
         return TokenTimer(
@@ -129,7 +140,7 @@ class Metrics:
         self._requests.labels(record.route, method, str(record.status)).inc()
         self._request_seconds.labels(record.route).observe(perf_counter() - record.started_s)
         if record.error is not None:
-            self._rejected.labels(record.error).inc()
+            self._failed.labels(record.error).inc()
         if record.model is not None and record.completion_tokens is not None:
             self._request_tokens.labels(record.model, "prompt").observe(record.prompt_tokens or 0)
             self._request_tokens.labels(record.model, "generated").observe(record.completion_tokens)

@@ -41,6 +41,35 @@ class Admission:
         """Permits taken now."""
         return self._in_flight
 
+    def check(self, n: int) -> None:
+        """Refuse `n` choices for which there are no permits now; takes none.
+
+        For a job of several requests, so that all are refused before the first begins.
+
+        Raises:
+            QueueFullError: Too few permits are free.
+            InvalidRequestError: More choices than there will ever be permits.
+        """
+        if n > self._max_in_flight:
+            raise InvalidRequestError(
+                f"{n} choices are asked for, but this server takes at most {self._max_in_flight} choices at "
+                "a time.",
+                param="n",
+                code="integer_above_max_value",
+            )
+        n_free = self._max_in_flight - self._in_flight
+        if n > n_free:
+            retry_after_s = self.retry_after_s(n)
+            state = (
+                f"{n} places are needed, {n_free} of {self._max_in_flight} are free"
+                if n_free
+                else f"All {self._max_in_flight} places are taken"
+            )
+            raise QueueFullError(
+                f"{state}. Try again in {retry_after_s:.0f} s.",
+                retry_after_s=retry_after_s,
+            )
+
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield the wrapped generator's events while holding one permit per choice.
 
@@ -49,18 +78,7 @@ class Admission:
             InvalidRequestError: More choices than there will ever be permits.
         """
         n = request.n
-        if n > self._max_in_flight:
-            raise InvalidRequestError(
-                f"'n' is {n}, but this server takes at most {self._max_in_flight} choices at a time.",
-                param="n",
-                code="integer_above_max_value",
-            )
-        if self._in_flight + n > self._max_in_flight:
-            retry_after_s = self.retry_after_s(n)
-            raise QueueFullError(
-                f"All {self._max_in_flight} places are taken. Try again in {retry_after_s:.0f} s.",
-                retry_after_s=retry_after_s,
-            )
+        self.check(n)
         if self._in_flight == 0:
             self._busy_since_s = self._clock()
         self._in_flight += n

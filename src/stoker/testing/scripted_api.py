@@ -1,5 +1,6 @@
 """The HTTP API over a generator that plays a script, for tests of what clients send and get."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
@@ -29,7 +30,11 @@ class ScriptedApi:
 
 
 def scripted_api(
-    script: Script | None = None, *, limits: ApiLimits | None = None, api_key: str | None = None
+    script: Script | None = None,
+    *,
+    limits: ApiLimits | None = None,
+    api_key: str | None = None,
+    check_capacity: Callable[[int], None] | None = None,
 ) -> ScriptedApi:
     """Return an API whose every answer plays `script`; without one it says ``Hello world``."""
     generator = ScriptedGenerator(script or reply("Hello", " world"))
@@ -38,6 +43,7 @@ def scripted_api(
     model = ServedModel(
         name="tiny",
         generator=generator,
+        check_capacity=check_capacity or (lambda _: None),
         created=1_700_000_000,
         fingerprint=lambda: "fp_1",
         context_length=512,

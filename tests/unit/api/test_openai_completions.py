@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stoker.core.errors import InvalidRequestError
+from stoker.core.errors import InvalidRequestError, QueueFullError
 from stoker.core.text import (
     Finished,
     Prompt,
@@ -205,6 +205,20 @@ async def test_one_refused_prompt_refuses_all() -> None:
     assert response.status == 400
     assert api.generator.open == 0
     assert api.generator.stopped == 3
+
+
+async def test_a_job_that_has_no_room_as_a_whole_is_refused_before_any_of_it_begins() -> None:
+    asked: list[int] = []
+
+    def check(n_choices: int) -> None:
+        asked.append(n_choices)
+        raise QueueFullError("5 places are needed", retry_after_s=3)
+
+    api = scripted_api(check_capacity=check)
+    response = await post(api.app, URL, {"model": "tiny", "prompt": ["a", "b", "c"], "n": 2}).done()
+    assert (response.status, response.headers["retry-after"]) == (429, "3")
+    assert asked == [6]
+    assert api.generator.requests == []
 
 
 async def test_too_many_choices_over_all_prompts(api: ScriptedApi) -> None:

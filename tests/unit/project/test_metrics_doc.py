@@ -23,6 +23,7 @@ def registered() -> dict[str, Row]:
     """Every metric of a gateway that has answered one request and refused another."""
     metrics = Metrics(version="1")
     metrics.watch_engine("m", EngineStats)
+    metrics.watch_choices("m", lambda: 1)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
     timer = metrics.token_timer(record, model="m", n_choices=1)
     timer.tick(0)

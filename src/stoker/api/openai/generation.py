@@ -104,6 +104,7 @@ class Generation:
         return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
 
     async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
+        model.check_capacity(job.n_choices)
         timer = self._metrics.token_timer(record, model=model.name, n_choices=job.n_choices)
         async with aclosing(_events(job, model)) as events:
             # What can be refused is refused before `Started`: until then no status has been sent.

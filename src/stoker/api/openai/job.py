@@ -73,9 +73,9 @@ def make_job(
     n_choices = len(prompts) * body.n
     if n_choices > limits.max_choices:
         raise InvalidRequestError(
-            f"{len(prompts)} prompts with 'n' = {body.n} make {n_choices} choices; "
+            f"The number of prompts ({len(prompts)}) times 'n' ({body.n}) makes {n_choices} choices; "
             f"at most {limits.max_choices} are taken at a time.",
-            param="prompt",
+            param="n" if len(prompts) == 1 else "prompt",
             code="invalid_value",
         )
     if body.stream_options is not None and not body.stream:
