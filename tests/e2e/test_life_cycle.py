@@ -56,7 +56,9 @@ def test_with_a_key_only_probes_are_open(home: Path) -> None:
                 wrong.completions.create(model=MODEL, prompt="Hi", max_tokens=1)
 
 
-def test_sigterm_lets_running_streams_end(home: Path) -> None:
+@pytest.mark.parametrize("to_engine_too", [False, True])
+def test_sigterm_lets_running_streams_end(home: Path, *, to_engine_too: bool) -> None:
+    """Service managers signal the gateway alone or every process of the service."""
     with ServerProcess(home) as server:
         server.wait_ready()
         with connect(server) as client:
@@ -69,11 +71,14 @@ def test_sigterm_lets_running_streams_end(home: Path) -> None:
                 extra_body={"ignore_eos": True},
             )
             next(stream)
+            for engine in server.children() if to_engine_too else []:
+                os.kill(engine, signal.SIGTERM)
             server.process.send_signal(signal.SIGTERM)
             reasons = [chunk.choices[0].finish_reason for chunk in stream if chunk.choices]
             assert reasons[-1] == "length"
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.stderr
+        assert "engine died" not in server.stderr
 
 
 def test_a_drain_is_bounded(home: Path) -> None:

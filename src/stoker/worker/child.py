@@ -17,6 +17,8 @@ from stoker.worker.config import EngineConfig
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "stoker.worker")
 """Starts an engine process; `-P` keeps the working directory out of its imports."""
 
+_STDERR = 2
+
 LAST_WORDS_S = 0.5
 """How long a dead process's last frame may take to arrive."""
 
@@ -44,14 +46,18 @@ class EngineChild:
         Raises:
             StokerError: The engine could not start; the class and the message are its own.
             EngineDiedError: It ended without a reason.
-            EngineError: It was not ready in time.
+            EngineError: It could not be started at all, or was not ready in time.
         """
         settings = msgspec.structs.replace(config, socket_path=socket_path, parent_pid=os.getpid())
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,  # the terminal's Ctrl-C is for the gateway alone
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=_STDERR,  # ours is for what a command prints
+                start_new_session=True,  # the terminal's Ctrl-C is for the gateway alone
+            )
+        except OSError as error:
+            raise EngineError(f"the engine process cannot be started: {error}") from error
         try:
             if process.stdin is not None:
                 process.stdin.write(settings.to_line())  # and leave it open: its end of file is our death
@@ -62,6 +68,9 @@ class EngineChild:
                 f"the engine process ended before it was ready ({describe_exit(process.returncode)});"
                 " what it printed says why"
             ) from error
+        except OSError as error:
+            await _end(process, socket_path, grace_s=0.0)
+            raise EngineError(f"the engine process cannot be connected to: {error}") from error
         except BaseException:
             await _end(process, socket_path, grace_s=0.0)
             raise
@@ -79,10 +88,9 @@ class EngineChild:
         return f"{reason} ({describe_exit(self._process.returncode)})"
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the process: politely, then after `grace_s` for certain; reap it."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+        """End the process: by the end of its input, then after `grace_s` for certain; reap it."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         await _end(self._process, self._socket_path, grace_s=grace_s)
         await self.client.close()
 

@@ -48,8 +48,8 @@ def serve_engine(factory: EngineFactory, config: EngineConfig) -> int:
     """Load an engine, serve it on ``config.socket_path``, and return the process's exit status.
 
     Takes the whole process: signals, standard input and the main thread, which owns the sockets.
-    Ends at SIGTERM, at the end of standard input, with the parent process, or when a step fails; the
-    gateways then learn the reason.
+    With a parent it ends at the end of standard input or with the parent, without one at SIGTERM; and
+    in any case when a step fails, of which the gateways then learn the reason.
     """
     if config.parent_pid is not None:
         _die_with(config.parent_pid)
@@ -58,8 +58,11 @@ def serve_engine(factory: EngineFactory, config: EngineConfig) -> int:
     server = Server(config.socket_path, incarnation)
     stopped = Event()
     signal.set_wakeup_fd(server.wake_fileno, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    if config.parent_pid is not None:
+    if config.parent_pid is None:
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    else:
+        # A service manager signals every process of the service; the gateway has answers to finish.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _watch_stdin(server, stopped)
     outcome = _start(EngineLoop(config, server.mailbox, incarnation), factory, server)
     server.run(lambda: stopped.is_set() or outcome.done())

@@ -45,7 +45,7 @@ class EngineSupervisor:
         policy: How restarts are paced.
         start_timeout_s: Time for an engine to become ready; the first start of a large model repacks
             its weights.
-        stop_grace_s: Time for an engine to end on SIGTERM before it is killed.
+        stop_grace_s: Time for an engine to end by itself before it is killed.
     """
 
     def __init__(
@@ -177,14 +177,24 @@ class EngineSupervisor:
             await asyncio.sleep(delay_s)
             try:
                 return await self._start_child(folder)
-            except (StokerError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would try again
                 now = asyncio.get_running_loop().time()
                 delay_s = self._history.record_death(now, lived_s=0.0)
-                _log.error("the engine could not start: %s; next attempt in %.1f s", error, delay_s)
+                _log.error(
+                    "the engine could not start: %s; next attempt in %.1f s",
+                    error,
+                    delay_s,
+                    exc_info=not isinstance(error, StokerError),
+                )
 
 
 def _make_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="stoker-"))  # mode 0700
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="stoker-"))  # mode 0700
+    except OSError as error:
+        raise SettingsError(
+            f"no folder can be made for the engine's socket: {error}; set TMPDIR to a folder with room"
+        ) from error
     if len(os.fsencode(folder)) > MAX_SOCKET_PATH_BYTES - len("/1000000.sock"):
         folder.rmdir()
         raise SettingsError(

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stoker.core.errors import (
@@ -25,6 +26,7 @@ from stoker.testing.token_streams import tokens_of
 from stoker.testing.waiting import until
 from stoker.testing.workloads import make_request, mixed_lengths
 from stoker.worker.child import describe_exit
+from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
 from stoker.worker.restarts import RestartPolicy
 from stoker.worker.supervisor import EngineStatus, EngineSupervisor
@@ -174,7 +176,7 @@ async def test_settings_that_contradict_the_model_fail_the_start() -> None:
 
 async def test_a_command_that_does_not_exist_fails_the_start(temporary_folder: Path) -> None:
     supervisor = EngineSupervisor(CONFIG, command=("/nonexistent/engine",))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(EngineError, match=r"cannot be started: .*No such file.*/nonexistent/engine"):
         await supervisor.start()
     assert list(temporary_folder.iterdir()) == []
 
@@ -213,16 +215,31 @@ async def test_stopping_kills_an_engine_that_does_not_end() -> None:
             await stalled
 
 
-async def test_sigterm_ends_an_idle_engine_with_status_0_and_sigint_does_not() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_to_the_whole_service_leave_the_engine_to_its_gateway(number: signal.Signals) -> None:
     async with running() as supervisor:
-        pid = supervisor.pid
-        os.kill(pid, signal.SIGINT)
+        os.kill(supervisor.pid, number)
         await asyncio.sleep(0.1)
-        assert len(await tokens_of(supervisor, make_request("after-sigint"))) == 8
+        assert len(await tokens_of(supervisor, make_request("after"))) == 8
         child = supervisor._child
         assert child is not None
-        os.kill(pid, signal.SIGTERM)
-        assert "exit status 0" in await child.wait()
+        await supervisor.stop()
+        assert child._process.returncode == 0
+
+
+async def test_an_engine_without_a_parent_ends_with_status_0_at_sigterm(temporary_folder: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, socket_path=temporary_folder / "alone.sock")
+    process = await asyncio.create_subprocess_exec(
+        *engine_command(Behaviour.SERVE), stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(config.to_line())
+    process.stdin.close()
+    engine = await EngineClient.connect(config.socket_path)
+    assert len(await tokens_of(engine, make_request("served"))) == 8
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    await engine.close()
 
 
 async def test_an_idle_engine_process_uses_no_processor() -> None:

@@ -1,0 +1,77 @@
+"""What goes wrong on this machine, not in the engine."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from stoker.core.errors import EngineError, SettingsError
+from stoker.testing.engine_process import Behaviour, engine_command
+from stoker.testing.token_streams import tokens_of
+from stoker.testing.waiting import until
+from stoker.testing.workloads import make_request
+from stoker.worker.child import EngineChild
+from stoker.worker.client import EngineClient
+from stoker.worker.config import EngineConfig
+from stoker.worker.restarts import RestartPolicy
+from stoker.worker.supervisor import EngineSupervisor
+
+CONFIG = EngineConfig(model_path=Path("fake"), model="fake")
+COMMAND = engine_command(Behaviour.SERVE)
+FAST = RestartPolicy(first_delay_s=0.01)
+
+
+async def test_a_missing_folder_for_temporary_files_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(SettingsError, match="set TMPDIR"):
+        await EngineSupervisor(CONFIG, command=COMMAND).start()
+
+
+async def test_a_socket_that_cannot_be_connected_to_is_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(_: Path) -> EngineClient:
+        await asyncio.sleep(0)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(EngineClient, "connect", connect)
+    with pytest.raises(EngineError, match=r"cannot be connected to: .*Permission denied"):
+        await EngineSupervisor(CONFIG, command=COMMAND).start()
+
+
+async def test_whatever_fails_a_restart_the_next_one_is_tried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = EngineChild.start
+    supervisor = EngineSupervisor(CONFIG, command=COMMAND, policy=FAST)
+    await supervisor.start()
+    try:
+
+        async def fail(*_: object, **__: object) -> EngineChild:
+            await asyncio.sleep(0)
+            monkeypatch.setattr(EngineChild, "start", start)
+            raise ValueError("nobody thought of this")
+
+        monkeypatch.setattr(EngineChild, "start", fail)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 2 and supervisor.ready)
+        assert "nobody thought of this" in caplog.text
+        assert "Traceback" in caplog.text
+        assert len(await tokens_of(supervisor, make_request("after"))) == 8
+    finally:
+        await supervisor.stop()
+
+
+async def test_what_an_engine_prints_is_kept_out_of_our_own_output(capfd: pytest.CaptureFixture[str]) -> None:
+    command = (sys.executable, "-c", "print('a library says hello')")
+    with pytest.raises(EngineError):
+        await EngineSupervisor(CONFIG, command=command).start()
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "a library says hello" in printed.err
