@@ -6,8 +6,12 @@ from threading import Lock
 
 from stoker.worker import frames
 
-MAX_UNREAD_BYTES = 4 * 2**20
-"""A gateway that leaves this much unread (many seconds of tokens) is cut off."""
+MAX_UNREAD_BYTES = 64 * 2**20
+"""A gateway that leaves this much unread is cut off.
+
+At 100 steps a second of 64 sequences it is what half a minute of tokens with 20 alternatives each
+takes, or ten minutes of tokens alone.
+"""
 
 READ_BYTES = 256 * 2**10
 """Most bytes taken from a socket at once."""

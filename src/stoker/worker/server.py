@@ -17,6 +17,9 @@ from stoker.worker.peer import MAX_UNREAD_BYTES, Peer
 MAX_PEERS = 64
 """Most gateways connected at once."""
 
+ACCEPT_PAUSE_S = 0.1
+"""Pause after a connection could not be accepted: it would be tried again at once, without end."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -152,7 +155,11 @@ class Server:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except BlockingIOError:  # it left before it was accepted
+        except (BlockingIOError, ConnectionAbortedError):  # it left before it was accepted
+            return
+        except OSError as error:  # such as too few file descriptors; it stays in the queue
+            _log.warning("a gateway cannot be accepted yet: %s", error)
+            time.sleep(ACCEPT_PAUSE_S)
             return
         if len(self._peers) >= MAX_PEERS:
             _log.warning("a gateway is turned away: %d are connected", MAX_PEERS)
