@@ -1,0 +1,144 @@
+"""Logits of tiny random models against the ``llama`` architecture written out in NumPy and float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stoker import _native
+from stoker.core.step import BLOCK_TOKENS, StepPlan
+from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
+from stoker.models import open_model
+from stoker.models.opened import OpenedModel
+from stoker.testing.gguf_blocks import decode_blocks
+from stoker.testing.gguf_files import TINY_VOCAB_SIZE, TinyOptions, write_tiny_llama
+from stoker.testing.workloads import make_tokens
+
+Doubles = NDArray[np.float64]
+
+SHAPES = {
+    "plain": TinyOptions(),
+    "three layers, untied": TinyOptions(n_layers=3, tied=False),
+    "grouped heads": TinyOptions(n_heads=6, n_kv_heads=2, width=96),
+    "five heads to one": TinyOptions(n_heads=5, n_kv_heads=1, width=160),
+    "large heads": TinyOptions(n_heads=2, n_kv_heads=2, head_size=96),
+    "odd vocabulary": TinyOptions(vocab_size=TINY_VOCAB_SIZE + 3),
+}
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+
+N_TOKENS = 70
+TOKENS = make_tokens("reference", N_TOKENS, TINY_VOCAB_SIZE)
+
+
+def rotated(x: Doubles, base: float) -> Doubles:
+    """Rotate neighbouring pairs of ``x [position, head, head_size]`` by the position's angles."""
+    n_positions, _, head_size = x.shape
+    frequencies = base ** (-np.arange(0, head_size, 2) / head_size)
+    turns = np.exp(1j * np.arange(n_positions)[:, None] * frequencies)[:, None, :]
+    pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turns
+    return np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
+
+
+def reference_logits(model: OpenedModel, tokens: tuple[int, ...]) -> Doubles:
+    config = model.config
+
+    def weight(name: str) -> Doubles:
+        tensor = model.tensors[f"{name}.weight"]
+        return decode_blocks(tensor.data, tensor.dtype, tensor.shape).astype(np.float64)
+
+    def norm(x: Doubles, name: str) -> Doubles:
+        mean = np.mean(x**2, axis=1, keepdims=True)
+        scaled: Doubles = x / np.sqrt(mean + config.norm_epsilon) * weight(name)
+        return scaled
+
+    def heads(x: Doubles, name: str) -> Doubles:
+        return (x @ weight(name).T).reshape(len(x), -1, config.head_size)
+
+    seen = np.tril(np.ones((len(tokens), len(tokens)), bool))
+    x = weight("token_embd")[list(tokens)]
+    for layer in (f"blk.{index}" for index in range(config.n_layers)):
+        normed = norm(x, f"{layer}.attn_norm")
+        group = config.n_heads // config.n_kv_heads
+        queries = rotated(heads(normed, f"{layer}.attn_q"), config.rope_base)
+        keys = rotated(heads(normed, f"{layer}.attn_k"), config.rope_base).repeat(group, axis=1)
+        values = heads(normed, f"{layer}.attn_v").repeat(group, axis=1)
+        scores = np.einsum("qhd,khd->hqk", queries, keys) / config.head_size**0.5
+        scores = np.where(seen, scores, -np.inf)
+        shares = np.exp(scores - scores.max(axis=2, keepdims=True))
+        shares /= shares.sum(axis=2, keepdims=True)
+        attended = np.einsum("hqk,khd->qhd", shares, values).reshape(len(tokens), -1)
+        x = x + attended @ weight(f"{layer}.attn_output").T
+        normed = norm(x, f"{layer}.ffn_norm")
+        gate = normed @ weight(f"{layer}.ffn_gate").T
+        inner = gate / (1 + np.exp(-gate)) * (normed @ weight(f"{layer}.ffn_up").T)
+        x = x + inner @ weight(f"{layer}.ffn_down").T
+    output = weight("token_embd" if config.tied_embeddings else "output")
+    logits: Doubles = norm(x, "output_norm") @ output.T
+    return logits
+
+
+def load(model: OpenedModel, isa: str, *, float_path: bool) -> NativeEngine:
+    settings = NativeEngineSettings(
+        threads=1,
+        isa=isa,
+        kv_memory_bytes=1 << 20,
+        context_length=128,
+        max_running=2,
+        step_tokens=128,
+        float_path=float_path,
+    )
+    return load_engine(model, settings)
+
+
+def engine_logits(engine: NativeEngine) -> NDArray[np.float32]:
+    """Logits of the prompt computed in two chunks through blocks in disorder."""
+    table = list(reversed(range(-(-N_TOKENS // BLOCK_TOKENS))))
+    chunks = []
+    for first, last in ((0, 41), (41, N_TOKENS)):
+        plan = StepPlan(
+            request_ids=["reference"],
+            tokens=[list(TOKENS[first:last])],
+            first_positions=[first],
+            block_tables=[table],
+            samples=[False],
+        )
+        chunks.append(engine.logits(plan))
+    return np.concatenate(chunks)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_float_path(tmp_path: Path, isa: str, dtype: str, shape: TinyOptions) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", **(shape | {"dtype": dtype}))
+    with open_model(path) as model:
+        logits = engine_logits(load(model, isa, float_path=True))
+        np.testing.assert_allclose(logits, reference_logits(model, TOKENS), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_path_that_serves(tmp_path: Path, isa: str, dtype: str, shape: TinyOptions) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", **(shape | {"dtype": dtype}))
+    with open_model(path) as model:
+        logits = engine_logits(load(model, isa, float_path=False))
+        expected = reference_logits(model, TOKENS)
+    error = np.sqrt(np.mean((logits - expected) ** 2) / np.mean(expected**2))
+    # KV in fp16, and int8 activations where the weights are quantized.
+    assert error <= (0.04 if dtype.startswith("Q") else 2e-3)
+
+
+def test_norms_of_every_type(tmp_path: Path, isa: str) -> None:
+    for norm_dtype in ("F32", "F16", "BF16"):
+        path = write_tiny_llama(tmp_path / f"{norm_dtype}.gguf", norm_dtype=norm_dtype, dtype="F32")
+        with open_model(path) as model:
+            logits = engine_logits(load(model, isa, float_path=True))
+            np.testing.assert_allclose(logits, reference_logits(model, TOKENS), atol=1e-4)
+
+
+def test_the_fastest_path_is_taken_unless_one_is_named(tmp_path: Path) -> None:
+    isas = _native.available_isas()
+    assert isas[-1] == "portable"
+    with open_model(write_tiny_llama(tmp_path / "tiny.gguf")) as model:
+        for isa, named in (("auto", isas[0]), *zip(isas, isas, strict=True)):
+            assert load(model, isa, float_path=False).fingerprint.endswith(f"-f16-{named}")
