@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from stoker import app
 from stoker.cli import main
@@ -43,10 +45,6 @@ def generator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedGenera
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[None]:
     """Leave the process's logs as they were."""
-    import logging  # noqa: PLC0415 - `logging.root` is all that is needed
-
-    import structlog  # noqa: PLC0415
-
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     logging.root.handlers[:] = handlers
@@ -107,7 +105,7 @@ def test_a_prompt_may_come_from_a_pipe(generator: ScriptedGenerator, monkeypatch
 
 @pytest.mark.parametrize(
     ("raw", "words"),
-    [(b" \n", "no prompt"), (b"\xff", "not UTF-8"), (b"x" * 101, "more than max_body_bytes")],
+    [(b" \n", "no prompt"), (b"\xff", "not UTF-8"), (b"x" * 1025, "more than max_body_bytes")],
 )
 def test_what_comes_from_a_pipe_is_checked(
     generator: ScriptedGenerator,
@@ -117,7 +115,7 @@ def test_what_comes_from_a_pipe_is_checked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     give(monkeypatch, raw)
-    monkeypatch.setenv("STOKER_MAX_BODY_BYTES", "100")
+    monkeypatch.setenv("STOKER_MAX_BODY_BYTES", "1024")
     assert status_of("tiny") == 2
     assert words in capsys.readouterr().err
     assert generator.requests == []
