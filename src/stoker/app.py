@@ -26,6 +26,7 @@ from stoker.models import OpenedModel, open_model
 from stoker.models.catalogue import load_catalogue
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary
+from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat, configure_logs
 from stoker.observe.metrics import Metrics
 from stoker.policy.admission import Admission
@@ -110,13 +111,14 @@ def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
         n_threads=settings.threads,
         isa=settings.isa,
         kv_memory_bytes=settings.kv_memory,
+        log_format=_log_format(settings),
     )
     return LocalModel(
         located=located,
         context_length=settings.context_length or longest,
         tokenizer_spec=spec,
         special_tokens=special_tokens,
-        supervisor=EngineSupervisor(engine),
+        supervisor=EngineSupervisor(engine, timeout_s=settings.engine_timeout_s),
     )
 
 
@@ -128,11 +130,13 @@ async def running_generator(settings: Settings, located: LocatedModel) -> AsyncG
         StokerError: The model cannot be read, or its engine cannot start.
     """
     model = local_model(settings, located)
-    building = asyncio.create_task(asyncio.to_thread(model.generator))
+    starting = asyncio.create_task(model.supervisor.start())
     try:
-        await model.supervisor.start()
-        yield await building
+        generator = await asyncio.to_thread(model.generator)
+        await starting
+        yield generator
     finally:
+        await _abandon(starting)
         await model.supervisor.stop()
 
 
@@ -217,15 +221,23 @@ async def _serve(
         if starting.done():
             starting.result()
     finally:
-        starting.cancel()
-        await asyncio.wait((starting,))
+        await _abandon(starting)
         await model.supervisor.stop()
+
+
+async def _abandon(task: asyncio.Task[None]) -> None:
+    """End a task whose outcome matters no more, if it has not ended."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Config:
     located, supervisor = model.located, model.supervisor
     metrics = Metrics(version=__version__)
-    metrics.watch_engine(located.model_id, lambda: supervisor.stats if supervisor.ready else None)
+    metrics.watch_engine(
+        located.model_id,
+        lambda: EngineReport(ready=supervisor.ready, restarts=supervisor.restarts, stats=supervisor.stats),
+    )
     n_places = settings.max_running + settings.max_waiting
     admission = Admission(await asyncio.to_thread(model.generator), n_places)
     metrics.watch_choices(located.model_id, lambda: admission.in_flight)

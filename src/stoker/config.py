@@ -54,6 +54,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "step_tokens",
         "kv_memory",
         "context_length",
+        "engine_timeout_s",
     ),
     "Logs": ("log_level", "log_format"),
 }
@@ -124,6 +125,14 @@ class Settings(BaseModel):
         le=2**24,
         description="Most tokens of one sequence, prompt and output together; at most the model's own "
         "context length, which is the default.",
+    )
+    engine_timeout_s: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="Seconds without a word from an engine that has requests, after which it is killed and "
+        "restarted; after a sixth of them the server is not ready. Every engine call ends with a word, so "
+        "this must be well above the longest call.",
     )
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."

@@ -135,3 +135,25 @@ def test_a_killed_engine_fails_its_requests_and_comes_back(home: Path) -> None:
         server.wait_ready()
         assert server.children() != [engine]
         assert server.process.poll() is None
+
+
+def test_a_hung_engine_makes_the_server_unready_and_is_replaced(home: Path) -> None:
+    with ServerProcess(home, "--engine-timeout-s", "6") as server:
+        server.wait_ready()
+        with connect(server) as client:
+            stream = client.completions.create(
+                model=MODEL, prompt="Once", max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
+            )
+            next(stream)
+            (engine,) = server.children()
+            os.kill(engine, signal.SIGSTOP)
+            deadline_s = time.monotonic() + 5
+            while server.get("/readyz")[0] == 200:
+                assert time.monotonic() < deadline_s, "a hung engine is ready"
+                time.sleep(0.05)
+            assert "does not answer" in server.get("/readyz")[1]
+            with pytest.raises(APIError, match="did not answer"):
+                list(stream)
+        server.wait_ready()
+        assert server.children() != [engine]
+        assert server.metrics()["stoker_engine_restarts_total"] == 1

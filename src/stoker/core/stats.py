@@ -1,11 +1,11 @@
 """Counters and gauges that an engine reports with every step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """State of one engine after a step; the counters start at 0 with each incarnation.
+    """State of one engine after a step; the counters (from `prompt_tokens_total` on) begin at 0.
 
     Attributes:
         running: Sequences that hold KV blocks and take part in steps.
@@ -32,3 +32,20 @@ class EngineStats:
     preemptions_total: int = 0
     steps_total: int = 0
     step_seconds_total: float = 0.0
+
+
+COUNTERS = (
+    "prompt_tokens_total",
+    "cached_tokens_total",
+    "generated_tokens_total",
+    "preemptions_total",
+    "steps_total",
+    "step_seconds_total",
+)
+"""The fields of `EngineStats` that only grow; the others are gauges."""
+
+
+def add_counters(stats: EngineStats, earlier: EngineStats) -> EngineStats:
+    """Return `stats` with an earlier engine's counters added to its own; its gauges are kept."""
+    sums = {name: getattr(stats, name) + getattr(earlier, name) for name in COUNTERS}
+    return replace(stats, **sums)

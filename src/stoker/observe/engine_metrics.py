@@ -1,18 +1,31 @@
-"""Engine counters and gauges, read when Prometheus scrapes.
-
-An engine's counters start at 0 whenever its process restarts, Prometheus's must not: what each dead
-incarnation had counted is kept and added.
-"""
+"""Engine counters and gauges, read when Prometheus scrapes."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stoker.core.stats import EngineStats
 
-StatsProvider = Callable[[], EngineStats | None]
-"""Returns an engine's latest stats, or None while it has no engine process."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """What is known of a model's engine.
+
+    Attributes:
+        ready: Whether a request would get its first token now.
+        restarts: How often an engine process was started after the first one.
+        stats: Gauges of the engine process, zeros without one, and counters over all of them.
+    """
+
+    ready: bool
+    restarts: int
+    stats: EngineStats
+
+
+EngineReporter = Callable[[], EngineReport]
+"""Reports on an engine; called at every scrape."""
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "running": ("stoker_engine_running", "Sequences that take part in steps."),
@@ -37,63 +50,39 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 """Field of `EngineStats` to name and help of its counter."""
 
 
-class CounterHistory:
-    """Sums of one engine's counters over all its incarnations; never decreases."""
-
-    def __init__(self) -> None:
-        self._ended = dict.fromkeys(COUNTERS, 0.0)
-        self._last = dict.fromkeys(COUNTERS, 0.0)
-
-    def update(self, stats: EngineStats) -> None:
-        """Take in the engine's latest counters.
-
-        Counters only grow within an incarnation, so any of them being lower than before means a new
-        one. (A restart shows late, as a sum too low by what the old incarnation had counted, only if
-        the new one has overtaken the old in every counter between two scrapes.)
-        """
-        now = {field: float(getattr(stats, field)) for field in COUNTERS}
-        if any(now[field] < self._last[field] for field in COUNTERS):
-            for field in COUNTERS:
-                self._ended[field] += self._last[field]
-        self._last = now
-
-    def total(self, field: str) -> float:
-        """The counter's value over all incarnations."""
-        return self._ended[field] + self._last[field]
-
-
 class EngineCollector(Collector):
-    """Turns the stats of every watched engine into metrics, one ``model`` label each."""
+    """Turns the reports on every watched engine into metrics, one ``model`` label each."""
 
     def __init__(self) -> None:
-        self._providers: dict[str, StatsProvider] = {}
-        self._histories: dict[str, CounterHistory] = {}
+        self._reporters: dict[str, EngineReporter] = {}
 
-    def watch(self, model: str, provider: StatsProvider) -> None:
+    def watch(self, model: str, reporter: EngineReporter) -> None:
         """Report this model's engine from now on."""
-        self._providers[model] = provider
-        self._histories.setdefault(model, CounterHistory())
+        self._reporters[model] = reporter
 
     def describe(self) -> list[Metric]:
         """Name nothing ahead: asking engines for stats while registering would be too early."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric with one sample per model; without an engine the gauges are 0."""
-        stats = {model: provider() for model, provider in self._providers.items()}
-        up = GaugeMetricFamily("stoker_engine_up", "1 while the model has an engine.", labels=["model"])
-        for model, latest in stats.items():
-            up.add_metric([model], float(latest is not None))
-            if latest is not None:
-                self._histories[model].update(latest)
+        """Yield every metric with one sample per model."""
+        reports = {model: reporter() for model, reporter in self._reporters.items()}
+        up = GaugeMetricFamily("stoker_engine_up", "1 while the engine is ready.", labels=["model"])
+        restarts = CounterMetricFamily(
+            "stoker_engine_restarts_total", "Engine processes started after the first one.", labels=["model"]
+        )
+        for model, report in reports.items():
+            up.add_metric([model], float(report.ready))
+            restarts.add_metric([model], float(report.restarts))
         yield up
+        yield restarts
         for field, (name, text) in GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=["model"])
-            for model, latest in stats.items():
-                gauge.add_metric([model], float(getattr(latest, field)) if latest is not None else 0.0)
+            for model, report in reports.items():
+                gauge.add_metric([model], float(getattr(report.stats, field)))
             yield gauge
         for field, (name, text) in COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=["model"])
-            for model in stats:
-                counter.add_metric([model], self._histories[model].total(field))
+            for model, report in reports.items():
+                counter.add_metric([model], float(getattr(report.stats, field)))
             yield counter

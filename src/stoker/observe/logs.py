@@ -23,13 +23,20 @@ def _json(event: dict[str, Any], **_: Any) -> str:
     return orjson.dumps(event, default=str).decode()
 
 
-def configure_logs(log_format: LogFormat, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+def configure_logs(
+    log_format: LogFormat,
+    *,
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    process: str | None = None,
+) -> None:
     """Send Stoker's own log lines and those of libraries to one stream in one format.
 
     Args:
         log_format: ``console`` for people, ``json`` for one object a line.
         level: Least level that is written, as in `logging`.
         stream: Where to; standard error by default.
+        process: Named in every line, where several processes write to one stream.
     """
     stream = sys.stderr if stream is None else stream
     shared: list[structlog.typing.Processor] = [
@@ -38,6 +45,8 @@ def configure_logs(log_format: LogFormat, *, level: int = logging.INFO, stream: 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if process is not None:
+        shared.append(lambda _logger, _method, event: {**event, "process": process})
     renderer: structlog.typing.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer(serializer=_json)

@@ -6,7 +6,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from stoker.observe.engine_metrics import EngineCollector, StatsProvider
+from stoker.observe.engine_metrics import EngineCollector, EngineReporter
 from stoker.observe.record import RequestRecord
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -112,9 +112,9 @@ class Metrics:
         self._engines = EngineCollector()
         self.registry.register(self._engines)
 
-    def watch_engine(self, model: str, provider: StatsProvider) -> None:
-        """Report this model's engine from now on; the provider is called at every scrape."""
-        self._engines.watch(model, provider)
+    def watch_engine(self, model: str, reporter: EngineReporter) -> None:
+        """Report this model's engine from now on; the reporter is called at every scrape."""
+        self._engines.watch(model, reporter)
 
     def watch_choices(self, model: str, count: Callable[[], int]) -> None:
         """Report how many choices this model has in flight; `count` is called at every scrape."""

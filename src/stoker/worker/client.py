@@ -17,6 +17,7 @@ from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
+from stoker.worker.silence import Silence
 
 MAX_UNSENT_BYTES = 4 * frames.MAX_FRAME_BYTES
 """New sequences are refused while more than this waits for the engine to read it."""
@@ -110,6 +111,7 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[StokerError] = loop.create_future()
         self.sequences: dict[int, _Sequence] = {}
         self.stats: frames.Stats | None = None
+        self.silence = Silence()
         self.congested = False
         self._reader = frames.gateway_reader()
         self._transport: asyncio.WriteTransport | None = None
@@ -124,6 +126,7 @@ class _Connection(asyncio.Protocol):
         try:
             for frame in self._reader.frames():
                 self._receive(frame)
+            self.silence.heard(asyncio.get_running_loop().time(), owes_more=bool(self.sequences))
         except EngineError as error:
             self.end(error)
 
@@ -235,6 +238,11 @@ class EngineClient:
         return EngineStats() if latest is None else conversion.engine_stats(latest)
 
     @property
+    def silence_s(self) -> float:
+        """Seconds since the engine was last heard while it had sequences to answer; else 0."""
+        return self._connection.silence.length_s(asyncio.get_running_loop().time())
+
+    @property
     def connected(self) -> bool:
         """Whether the engine can still be reached."""
         return not self._connection.closed.done()
@@ -262,6 +270,7 @@ class EngineClient:
         number = self._next_sequence
         self._next_sequence += 1
         connection.send(self._submission(request, number))
+        connection.silence.asked(asyncio.get_running_loop().time())
         sequence = connection.sequences[number] = _Sequence(request.request_id)
         try:
             yield await sequence.admission()
@@ -274,9 +283,9 @@ class EngineClient:
             if connection.sequences.pop(number, None) is not None:
                 connection.send(frames.encode(frames.Abort(self._incarnation, number)))
 
-    async def close(self) -> None:
+    async def close(self, reason: str = "the gateway hung up") -> None:
         """Hang up; the engine aborts everything of this gateway."""
-        self._connection.end(EngineDiedError("the gateway hung up"))
+        self._connection.end(EngineDiedError(reason))
 
     def _submission(self, request: TokenRequest, number: int) -> bytes:
         frame = conversion.submit_frame(request, incarnation=self._incarnation, sequence=number)

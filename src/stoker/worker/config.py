@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from stoker.core.errors import SettingsError
+from stoker.observe.logs import LogFormat
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +25,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path: ``auto``, ``avx512vnni`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
+        log_format: Format of the log lines.
     """
 
     model_path: Path
@@ -37,6 +39,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     n_threads: int | None = None
     isa: str = "auto"
     kv_memory_bytes: int | None = None
+    log_format: LogFormat = "console"
 
     def to_line(self) -> bytes:
         """Return the line that `from_line` reads: ASCII, also for paths that are not Unicode."""

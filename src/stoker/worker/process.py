@@ -11,6 +11,7 @@ from threading import Event, Thread
 from typing import NoReturn
 
 from stoker.core.errors import ModelError, SettingsError
+from stoker.observe.logs import configure_logs
 from stoker.worker import conversion, frames
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import EngineFactory, EngineLoop
@@ -36,11 +37,11 @@ def engine_main(factory: EngineFactory) -> NoReturn:
     Exits with 0 when it was told to stop and with 1 after a failure.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the gateway decides
-    logging.basicConfig(format="%(asctime)s %(levelname)s engine: %(message)s", level=logging.WARNING)
     try:
         config = EngineConfig.from_line(sys.stdin.buffer.readline())
     except SettingsError as error:
         sys.exit(str(error))
+    configure_logs(config.log_format, level=logging.WARNING, process="engine")
     sys.exit(serve_engine(factory, config))
 
 

@@ -11,14 +11,21 @@ from pathlib import Path
 
 from stoker.core.errors import NotReadyError, SettingsError, StokerError
 from stoker.core.protocols import EngineInfo
-from stoker.core.stats import EngineStats
+from stoker.core.stats import EngineStats, add_counters
 from stoker.core.tokens import TokenEvent, TokenRequest
 from stoker.worker.child import ENGINE_COMMAND, EngineChild
+from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
 from stoker.worker.restarts import RestartHistory, RestartPolicy
 
 MAX_SOCKET_PATH_BYTES = 100
 """Unix sockets have short paths: 108 bytes on Linux, 104 on macOS, with the final zero."""
+
+UNREADY_SHARE = 1 / 6
+"""An engine that has been silent for this share of its timeout is not ready."""
+
+CHECK_SHARE = 1 / 60
+"""How often an engine's silence is looked at, as a share of its timeout."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +35,7 @@ class EngineStatus(Enum):
 
     STARTING = "is starting"
     READY = "is ready"
+    SILENT = "does not answer"
     RESTARTING = "died and is being restarted"
     CRASH_LOOP = "keeps dying; it is restarted from time to time"
     STOPPED = "is stopped"
@@ -45,6 +53,9 @@ class EngineSupervisor:
         policy: How restarts are paced.
         start_timeout_s: Time for an engine to become ready; the first start of a large model repacks
             its weights.
+        timeout_s: An engine that has sequences to answer and says nothing for this long is killed and
+            restarted; it is not ready from `UNREADY_SHARE` of that on. A busy engine is heard after
+            every step, so this must be more than the longest step.
         stop_grace_s: Time for an engine to end by itself before it is killed.
     """
 
@@ -55,17 +66,20 @@ class EngineSupervisor:
         command: Sequence[str] = ENGINE_COMMAND,
         policy: RestartPolicy | None = None,
         start_timeout_s: float = 900.0,
+        timeout_s: float = 60.0,
         stop_grace_s: float = 5.0,
     ) -> None:
         self._config = config
         self._command = tuple(command)
         self._history = RestartHistory(policy or RestartPolicy())
         self._start_timeout_s = start_timeout_s
+        self._timeout_s = timeout_s
         self._stop_grace_s = stop_grace_s
         self._folder: Path | None = None
         self._child: EngineChild | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._n_starts = 0
+        self._counted = EngineStats()  # by the engines before this one
         self._stopped = False
 
     async def start(self) -> None:
@@ -100,7 +114,8 @@ class EngineSupervisor:
         if self._stopped:
             return EngineStatus.STOPPED
         if self._child is not None and self._child.client.connected:
-            return EngineStatus.READY
+            silent = self._child.client.silence_s > self._timeout_s * UNREADY_SHARE
+            return EngineStatus.SILENT if silent else EngineStatus.READY
         if self._history.crash_loop:
             return EngineStatus.CRASH_LOOP
         return EngineStatus.STARTING if self._watcher is None else EngineStatus.RESTARTING
@@ -135,8 +150,12 @@ class EngineSupervisor:
 
     @property
     def stats(self) -> EngineStats:
-        """The latest counters and gauges of the engine; zeros while none is ready."""
-        return self._child.client.stats if self._child is not None and self.ready else EngineStats()
+        """The engine's gauges, zeros while there is none, and the counters of all engines so far."""
+        if self._child is None:
+            return EngineStats()
+        client = self._child.client
+        counted = add_counters(client.stats, self._counted)
+        return counted if client.connected else add_counters(EngineStats(), counted)
 
     def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
         """Stream one sequence from the engine that is ready now; see `EngineClient.stream`.
@@ -153,24 +172,42 @@ class EngineSupervisor:
 
     async def _start_child(self, folder: Path) -> EngineChild:
         self._n_starts += 1
-        self._child = await EngineChild.start(
+        child = await EngineChild.start(
             self._config,
             folder / f"{self._n_starts}.sock",
             command=self._command,
             timeout_s=self._start_timeout_s,
         )
-        return self._child
+        if self._child is not None:
+            self._counted = add_counters(self._child.client.stats, self._counted)
+        self._child = child
+        return child
 
     async def _watch(self, child: EngineChild, folder: Path) -> None:
         """Whenever the engine dies, start the next one."""
         now = asyncio.get_running_loop().time
         while True:
             ready_at = now()
-            reason = await child.wait()
+            reason = await self._end_of(child)
             delay_s = self._history.record_death(now(), lived_s=now() - ready_at)
             _log.error("the engine died: %s; the next one starts in %.1f s", reason, delay_s)
             child = await self._restart(folder, delay_s)
             _log.warning("the engine is ready again after %d restarts", self.restarts)
+
+    async def _end_of(self, child: EngineChild) -> str:
+        """Wait until the engine is gone, or hangs and is killed for it; return why."""
+        watching = asyncio.create_task(self._hang_up_on_silence(child.client))
+        try:
+            return await child.wait()
+        finally:
+            watching.cancel()
+
+    async def _hang_up_on_silence(self, client: EngineClient) -> None:
+        silent = was_silent = False
+        while not (silent and was_silent):  # if it was this process that stood still, one look would be wrong
+            await asyncio.sleep(self._timeout_s * CHECK_SHARE)
+            silent, was_silent = client.silence_s > self._timeout_s, silent
+        await client.close(f"it did not answer for {self._timeout_s:g} s")
 
     async def _restart(self, folder: Path, delay_s: float) -> EngineChild:
         while True:

@@ -1,9 +1,12 @@
+import asyncio
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from stoker.core.errors import SettingsError
+from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.worker.config import EngineConfig
 from stoker.worker.processors import available_processors
 
@@ -53,3 +56,15 @@ def test_processors_are_those_of_affinity_and_quota(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_processors(tmp_path) == expected
+
+
+async def test_an_engine_writes_the_log_format_it_is_told(tmp_path: Path) -> None:
+    config = EngineConfig(
+        model_path=Path("fake"), model="fake", socket_path=tmp_path / "e.sock", log_format="json"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *engine_command(Behaviour.REFUSE), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, logged = await process.communicate(config.to_line())
+    assert json.loads(logged)["process"] == "engine"
+    assert "9 GiB" in json.loads(logged)["event"]

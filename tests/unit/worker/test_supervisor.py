@@ -108,14 +108,17 @@ async def test_kill_9_ends_the_streams_and_the_next_engine_serves() -> None:
             with pytest.raises(EngineDiedError):
                 await stream
         assert not supervisor.ready
+        counted = supervisor.stats.generated_tokens_total
+        assert counted > 0
+        assert supervisor.stats.running == 0
         with pytest.raises(NotReadyError, match="being restarted"):
             supervisor.stream(make_request("between"))
         await until_status(supervisor, EngineStatus.READY)
         assert supervisor.restarts == 1
         assert supervisor.pid != first
-        assert supervisor.stats.generated_tokens_total == 0
         request = make_request("after")
         assert await tokens_of(supervisor, request) == reference_tokens(request)
+        assert supervisor.stats.generated_tokens_total == counted + 8
         assert not Path(f"/proc/{first}").exists()
 
 

@@ -1,0 +1,34 @@
+from stoker.core.stats import COUNTERS as COUNTED
+from stoker.core.stats import EngineStats, add_counters
+from stoker.observe.engine_metrics import COUNTERS, EngineReport
+from stoker.observe.metrics import Metrics
+
+EARLIER = EngineStats(running=3, kv_blocks_total=10, generated_tokens_total=100, step_seconds_total=1.5)
+LATER = EngineStats(running=1, kv_blocks_total=12, generated_tokens_total=5, steps_total=2)
+
+
+def test_counters_are_summed_and_gauges_kept() -> None:
+    assert add_counters(LATER, EARLIER) == EngineStats(
+        running=1, kv_blocks_total=12, generated_tokens_total=105, steps_total=2, step_seconds_total=1.5
+    )
+    assert set(COUNTED) == set(COUNTERS)
+
+
+def test_each_models_engine_is_reported() -> None:
+    metrics = Metrics(version="1")
+    reports = {
+        "a": EngineReport(ready=True, restarts=0, stats=LATER),
+        "b": EngineReport(ready=False, restarts=4, stats=EARLIER),
+    }
+    metrics.watch_engine("a", lambda: reports["a"])
+    metrics.watch_engine("b", lambda: reports["b"])
+    page = metrics.render().decode()
+    for line in (
+        'stoker_engine_up{model="a"} 1.0',
+        'stoker_engine_up{model="b"} 0.0',
+        'stoker_engine_restarts_total{model="a"} 0.0',
+        'stoker_engine_restarts_total{model="b"} 4.0',
+        'stoker_engine_running{model="a"} 1.0',
+        'stoker_engine_generated_tokens_total{model="b"} 100.0',
+    ):
+        assert line in page.splitlines()

@@ -1,0 +1,50 @@
+"""One format for all processes and libraries."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from stoker.observe.logs import LogFormat, configure_logs
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def logged(log_format: LogFormat, process: str | None) -> list[str]:
+    stream = io.StringIO()
+    configure_logs(log_format, stream=stream, process=process)
+    logging.getLogger("stoker.worker.server").warning("a gateway is %s", "cut off")
+    structlog.get_logger().info("request", status=200)
+    return stream.getvalue().splitlines()
+
+
+def test_json_lines_name_their_process() -> None:
+    foreign, own = map(json.loads, logged("json", "engine"))
+    assert (foreign["event"], foreign["level"], foreign["process"]) == (
+        "a gateway is cut off",
+        "warning",
+        "engine",
+    )
+    assert (own["event"], own["status"], own["process"]) == ("request", 200, "engine")
+
+
+def test_console_lines_do_so_too() -> None:
+    foreign, own = logged("console", "engine")
+    assert "a gateway is cut off" in foreign
+    assert "process=engine" in foreign
+    assert "process=engine" in own
+
+
+def test_the_only_process_has_no_name() -> None:
+    assert all("process" not in line for line in logged("json", None))
