@@ -1,12 +1,13 @@
 """Whatever a client sends, the answer is an error in OpenAI's shape, and the server goes on."""
 
 import json
+import re
 import socket
 from typing import Any
 
 import httpx2
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 
 from stoker.testing.server_process import ServerProcess
 
@@ -119,20 +120,36 @@ def test_an_unknown_model_is_404(client: OpenAI) -> None:
     assert "gpt-9" in error.value.message
 
 
+def numbers_in(error: APIStatusError) -> list[int]:
+    """The numbers in the message as the server wrote it."""
+    assert isinstance(error.body, dict)
+    return [int(number) for number in re.findall(r"\d+", error.body["message"].replace(",", ""))]
+
+
 def test_a_huge_max_tokens_says_by_how_much(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as error:
         client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=1_000_000
         )
     assert error.value.code == "context_length_exceeded"
-    assert "8192" in error.value.message.replace(",", "")
+    n_prompt = numbers_in(error.value)[0]
+    assert {8192, 1_000_000, n_prompt + 1_000_000 - 8192} <= set(numbers_in(error.value))
 
 
 def test_a_prompt_over_the_context_is_never_cut(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as error:
         client.completions.create(model=MODEL, prompt="hello " * 9000, max_tokens=16)
     assert error.value.code == "context_length_exceeded"
-    assert "8192" in error.value.message.replace(",", "")
+    n_prompt = numbers_in(error.value)[0]
+    assert n_prompt >= 9000
+    assert {8192, n_prompt + 1 - 8192} <= set(numbers_in(error.value)), "one token must be left to answer"
+
+
+def test_a_prompt_of_token_ids_beyond_the_vocabulary(server: ServerProcess) -> None:
+    body = json.dumps({"model": MODEL, "prompt": [1, 10**6]}).encode()
+    status, error = refusal(server, body, "/v1/completions")
+    assert (status, error["param"]) == (400, "prompt")
+    assert "1000000" in error["message"].replace(",", "")
 
 
 def test_a_body_over_the_limit_is_413(server: ServerProcess) -> None:

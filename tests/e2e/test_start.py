@@ -2,13 +2,16 @@
 
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stoker.testing.gguf_files import TinyLlama, encode_gguf
 from stoker.testing.server_process import clean_environment
 
 pytestmark = pytest.mark.e2e
@@ -85,6 +88,43 @@ def test_a_kv_cache_that_does_not_fit(home: Path, size: str) -> None:
     ended = serve(home, "--port", "0", "--kv-memory", size)
     assert ended.returncode == 1
     assert "memory" in one_line(ended).lower()
+
+
+def write_huge_model(path: Path, *, n_layers: int, ffn_width: int) -> int:
+    """Write a model whose feed-forward tensors are one hole in the file; return the hole's bytes."""
+    model = TinyLlama(n_layers=1, width=32, n_heads=1, ffn_width=32, dtype="F32")
+    stored, holes = [], []
+    for tensor in model.tensors():
+        n_copies = n_layers if tensor.name.startswith("blk.0.") else 1
+        copies = [
+            replace(tensor, name=tensor.name.replace("blk.0.", f"blk.{layer}.")) for layer in range(n_copies)
+        ]
+        if tensor.shape == (32, 32) and "ffn" in tensor.name:
+            shape = (32, ffn_width) if "down" in tensor.name else (ffn_width, 32)
+            holes += [replace(copy, shape=shape, data=b"") for copy in copies]
+        else:
+            stored += copies
+    sizes = {"llama.block_count": n_layers, "llama.feed_forward_length": ffn_width}
+    content = bytearray(encode_gguf(model.metadata() | sizes, [*stored, *holes]))
+    size_bytes = ffn_width * 32 * 4
+    for index, tensor in enumerate(holes):
+        at = content.index(tensor.name.encode()) + len(tensor.name) + 4 + 2 * 8 + 4  # its offset in the data
+        (offset,) = struct.unpack_from("<Q", content, at)
+        struct.pack_into("<Q", content, at, offset + index * size_bytes)
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate(len(content) + len(holes) * size_bytes)
+    return len(holes) * size_bytes
+
+
+def test_a_model_that_does_not_fit_memory(tmp_path: Path) -> None:
+    path = tmp_path / "huge.gguf"
+    size_bytes = write_huge_model(path, n_layers=1024, ffn_width=2**20)
+    ended = serve(tmp_path, str(path), "--port", "0")
+    assert ended.returncode == 1
+    line = one_line(ended)
+    assert f"weights need {size_bytes / 2**30:.0f}." in line
+    assert "free memory" in line
 
 
 def test_a_context_beyond_the_models(home: Path) -> None:
