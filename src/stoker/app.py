@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import functools
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -11,11 +13,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import cast
 
 import uvicorn
 import uvloop
 
 from stoker import __version__
+from stoker.api.connection import BoundedProtocol, ConnectionLimits
 from stoker.api.limits import ApiLimits
 from stoker.api.served import ServedModel
 from stoker.api.server import build_api
@@ -36,6 +40,9 @@ from stoker.worker.supervisor import EngineSupervisor
 
 BACKLOG = 2048
 """Connections that may wait for being accepted."""
+
+OTHER_FILES = 64
+"""Files that a server may have open beside its connections; it has about 20."""
 
 Progress = Callable[[int, int | None], None]
 """Takes the bytes of a download done and in all (None when unknown)."""
@@ -154,6 +161,7 @@ def serve(settings: Settings, *, progress: Progress, announce: Callable[[str], N
     started_s = monotonic()
     configure_logs(_log_format(settings), level=logging.getLevelNamesMapping()[settings.log_level.upper()])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    allow_connections(settings.max_connections)
     with bind(settings.host, settings.port) as listener:
         located = model_library(settings).ensure(settings.model, progress)
         model = local_model(settings, located)
@@ -168,6 +176,23 @@ def serve(settings: Settings, *, progress: Progress, announce: Callable[[str], N
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, model, listener, ready))
+
+
+def allow_connections(n_connections: int) -> None:
+    """Raise this process's limit of open files as far as so many connections need.
+
+    Raises:
+        SettingsError: The limit cannot be raised that far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = n_connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SettingsError(
+            f"max_connections is {n_connections}, but this process may only open {hard} files and needs "
+            f"{OTHER_FILES} beside its connections: raise the limit (ulimit -n) or lower max_connections"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -261,9 +286,18 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         ),
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
     )
+    protocol = functools.partial(
+        BoundedProtocol,
+        ConnectionLimits(
+            max_connections=settings.max_connections,
+            max_head_bytes=settings.max_header_bytes,
+            head_timeout_s=settings.header_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
+        ),
+    )
     return uvicorn.Config(
         api,
-        http="httptools",
+        http=cast("type[asyncio.Protocol]", protocol),  # uvicorn only calls it
         ws="none",
         lifespan="off",
         log_config=None,

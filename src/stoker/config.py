@@ -42,7 +42,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "api_key",
         "max_choices",
         "max_body_bytes",
+        "max_connections",
+        "max_header_bytes",
+        "header_timeout_s",
         "body_timeout_s",
+        "write_timeout_s",
         "keep_alive_timeout_s",
         "shutdown_timeout_s",
     ),
@@ -145,6 +149,34 @@ class Settings(BaseModel):
     )
     body_timeout_s: float = Field(
         default=30.0, gt=0, le=3600, description="Seconds that a client has for sending a request's body."
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=2**20,
+        description="Most connections at a time; the next one gets status 503. Each takes a file descriptor "
+        "(`ulimit -n`).",
+    )
+    max_header_bytes: ByteSize = Field(
+        default=ByteSize(65_536),
+        ge=1024,
+        le=2**24,
+        description="Largest head of a request, which is its URL and at most 100 headers; a larger one gets "
+        "status 431.",
+    )
+    header_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a client has from connecting, or from the first byte of a further request, "
+        "to the end of the request's headers; then the connection is closed.",
+    )
+    write_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a client may leave the server waiting to send more of an answer; then the "
+        "connection is cut and the request cancelled.",
     )
     keep_alive_timeout_s: int = Field(
         default=75, ge=1, le=3600, description="Seconds after which an idle connection is closed."

@@ -1,7 +1,9 @@
 """Many clients at once: nothing is lost, nothing changes, what is not wanted any more is freed."""
 
 import asyncio
+import json
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -101,6 +103,32 @@ async def test_a_client_that_leaves_before_the_answer_frees_its_blocks(
                 model=MODEL, prompt="Story:", max_tokens=4000, extra_body={"ignore_eos": True}
             )
     await asyncio.to_thread(server.wait_metric, "stoker_engine_kv_blocks_used", 0, 5.0)
+
+
+def test_a_client_that_reads_nothing_is_cut_off_and_its_places_are_free(home: Path) -> None:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Count."}],
+        "n": 8,
+        "logprobs": True,
+        "top_logprobs": 20,
+        "max_tokens": 4000,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    flags = ("--write-timeout-s", "0.5", "--max-running", "8", "--max-waiting", "0")
+    with ServerProcess(home, *flags) as small, socket.socket() as client:
+        small.wait_ready()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = small.url.removeprefix("http://").split(":")
+        client.connect((host, int(port)))
+        data = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        small.wait_metric("stoker_choices_in_flight", 8)
+        small.wait_metric("stoker_choices_in_flight", 0, 100)
+        small.wait_metric("stoker_engine_kv_blocks_used", 0)
+        assert 'reason="client_gone"' in small.get("/metrics")[1]
 
 
 def test_overload_is_refused_at_once_with_a_time_to_retry(home: Path) -> None:
