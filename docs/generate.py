@@ -26,7 +26,8 @@ SETTINGS_HEAD = f"""# Settings
 Every setting is a flag of `stoker serve`, an environment variable and a key of the settings file. The first
 of them that is given wins, in this order. The settings file is TOML; it is looked for at `--config`, at
 `{CONFIG_VARIABLE}`, as `config.toml` in `home`, and at `~/.config/stoker/config.toml`. Unknown keys and
-unknown `{ENV_PREFIX}…` variables are errors. Sizes take units (`512MB`, `2GiB`).
+unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes makes of a Service named `stoker`
+(`STOKER_SERVICE_HOST`, `STOKER_PORT=tcp://…`), which are left alone. Sizes take units (`512MB`, `2GiB`).
 
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.

@@ -6,6 +6,7 @@ given the values it needs. ``docs/settings.md`` is generated from the descriptio
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,12 @@ ENV_PREFIX = "STOKER_"
 
 CONFIG_VARIABLE = "STOKER_CONFIG"
 """Names the settings file; not itself a setting."""
+
+_KUBERNETES_VARIABLE = re.compile(
+    r"STOKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
+)
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
+"""What Kubernetes tells every pod of a Service whose name begins with ``stoker``."""
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 
@@ -293,6 +300,10 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
     values = {}
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if _KUBERNETES_VARIABLE.fullmatch(variable):
+            continue
+        if variable.endswith("_PORT") and _KUBERNETES_PORT.fullmatch(value):
             continue
         field = variable.removeprefix(ENV_PREFIX).lower()
         if field not in Settings.model_fields or variable != variable.upper():

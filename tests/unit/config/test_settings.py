@@ -88,6 +88,32 @@ def test_every_variable_with_the_prefix_must_be_a_setting(config_file: Path, var
         load(config_file, environ={variable: "1"})
 
 
+def test_what_kubernetes_says_of_a_service_named_stoker_is_no_setting(config_file: Path) -> None:
+    config_file.write_text("port = 7")
+    environ = {
+        "STOKER_SERVICE_HOST": "10.0.0.1",
+        "STOKER_SERVICE_PORT": "8000",
+        "STOKER_SERVICE_PORT_HTTP": "8000",
+        "STOKER_PORT": "tcp://10.0.0.1:8000",
+        "STOKER_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "STOKER_PORT_8000_TCP_PROTO": "tcp",
+        "STOKER_PORT_8000_TCP_PORT": "8000",
+        "STOKER_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "STOKER_METRICS_SERVICE_HOST": "10.0.0.2",
+        "STOKER_METRICS_PORT": "udp://10.0.0.2:9090",
+        "STOKER_METRICS_PORT_9090_UDP_ADDR": "10.0.0.2",
+    }
+    assert load(config_file, environ=environ).port == 7
+
+
+def test_a_port_that_is_merely_wrong_is_still_an_error(config_file: Path) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="STOKER_PORT: "):
+        load(config_file, environ={"STOKER_PORT": "tcp:8000"})
+    with pytest.raises(SettingsError, match="STOKER_MAX_PORT is not a setting"):
+        load(config_file, environ={"STOKER_MAX_PORT": "8000"})
+
+
 def test_other_variables_are_not_looked_at(config_file: Path) -> None:
     config_file.touch()
     assert load(config_file, environ={"PORT": "1", "XSTOKER_PORT": "2"}).port == 8000
