@@ -30,6 +30,7 @@ from stoker.models import OpenedModel, open_model
 from stoker.models.catalogue import load_catalogue
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary
+from stoker.models.sources import Progress
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat, configure_logs
 from stoker.observe.metrics import Metrics
@@ -43,9 +44,6 @@ BACKLOG = 2048
 
 OTHER_FILES = 64
 """Files that a server may have open beside its connections; it has about 20."""
-
-Progress = Callable[[int, int | None], None]
-"""Takes the bytes of a download done and in all (None when unknown)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Progress of a download: a bar on a terminal, a few plain lines elsewhere."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from time import monotonic
@@ -10,21 +10,20 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bar
+
+from stoker.models.sources import Progress
 
 LINE_INTERVAL_S = 5.0
 """Least time between two plain lines."""
 
-Report = Callable[[int, int | None], None]
-"""Takes the bytes done and the bytes in all (None when unknown)."""
-
 
 @contextmanager
-def pull_progress(name: str) -> Iterator[Report]:
+def pull_progress(name: str) -> Iterator[Progress]:
     """Show the progress of pulling `name` on standard error; nothing is shown until it is reported."""
     if not sys.stderr.isatty():
         yield _lines(name)
@@ -36,16 +35,16 @@ def pull_progress(name: str) -> Iterator[Report]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=None, visible=False)
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None, visible=False)
 
         def report(done_bytes: int, total_bytes: int | None) -> None:
-            progress.update(task, completed=done_bytes, total=total_bytes, visible=True)
+            bar.update(task, completed=done_bytes, total=total_bytes, visible=True)
 
         yield report
 
 
-def _lines(name: str) -> Report:
+def _lines(name: str) -> Progress:
     next_s = 0.0
 
     def report(done_bytes: int, total_bytes: int | None) -> None:

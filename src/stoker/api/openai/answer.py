@@ -23,7 +23,7 @@ class Header:
 
 
 @dataclass(slots=True)
-class ChoiceText:
+class GatheredChoice:
     """One choice as it comes in, for an answer that is not streamed."""
 
     parts: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Answer(Protocol):
     def closing(self, usage: Usage) -> bytes:
         """Everything after the last choice, up to ``[DONE]``."""
 
-    def document(self, choices: list[ChoiceText], usage: Usage) -> bytes:
+    def document(self, choices: list[GatheredChoice], usage: Usage) -> bytes:
         """The whole answer at once."""
 
 

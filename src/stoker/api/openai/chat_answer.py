@@ -2,7 +2,7 @@
 
 import orjson
 
-from stoker.api.openai.answer import DONE, ChoiceText, Header, usage_object
+from stoker.api.openai.answer import DONE, GatheredChoice, Header, usage_object
 from stoker.api.openai.logprobs import chat_logprobs
 from stoker.core.text import Finished, TextDelta, Usage
 
@@ -59,7 +59,7 @@ class ChatAnswer:
             return DONE
         return self._head + b',"choices":[],"usage":' + orjson.dumps(usage_object(usage)) + b"}\n\n" + DONE
 
-    def document(self, choices: list[ChoiceText], usage: Usage) -> bytes:
+    def document(self, choices: list[GatheredChoice], usage: Usage) -> bytes:
         """A whole chat completion."""
         return orjson.dumps(
             {

@@ -2,7 +2,7 @@
 
 import orjson
 
-from stoker.api.openai.answer import DONE, ChoiceText, Header, usage_object
+from stoker.api.openai.answer import DONE, GatheredChoice, Header, usage_object
 from stoker.api.openai.logprobs import LegacyLogprobs
 from stoker.core.text import Finished, TextDelta, Usage
 
@@ -56,7 +56,7 @@ class CompletionAnswer:
             return DONE
         return self._head + b',"choices":[],"usage":' + orjson.dumps(usage_object(usage)) + b"}\n\n" + DONE
 
-    def document(self, choices: list[ChoiceText], usage: Usage) -> bytes:
+    def document(self, choices: list[GatheredChoice], usage: Usage) -> bytes:
         """A whole completion."""
         legacy = self._logprobs
         return orjson.dumps(

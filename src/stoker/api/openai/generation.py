@@ -16,7 +16,7 @@ from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import note_failure, record_of
 from stoker.api.fan_in import fan_in
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.answer import Answer, ChoiceText, Header
+from stoker.api.openai.answer import Answer, GatheredChoice, Header
 from stoker.api.openai.errors import describe
 from stoker.api.openai.job import Job, ParseJob
 from stoker.api.openai.models import find_model
@@ -146,9 +146,9 @@ def _count(record: RequestRecord, usage: Usage) -> None:
 
 async def _gather(
     events: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
-) -> tuple[list[ChoiceText], Usage]:
+) -> tuple[list[GatheredChoice], Usage]:
     """Collect a whole answer."""
-    choices = [ChoiceText() for _ in range(n_choices)]
+    choices = [GatheredChoice() for _ in range(n_choices)]
     usage = None
     async for event in events:
         if isinstance(event, TextDelta):
