@@ -108,12 +108,11 @@ def _start(loop: EngineLoop, factory: EngineFactory, server: Server) -> Future[N
 
 
 def _die_with(parent_pid: int) -> None:
-    """Have the kernel end this process when its parent ends, where the kernel can (Linux)."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            number = ctypes.get_errno()
-            _log.warning("the engine will not end at once with its gateway: %s", os.strerror(number))
+    """Have the kernel end this process when its parent ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        _log.warning("the engine will not end at once with its gateway: %s", os.strerror(number))
     if os.getppid() != parent_pid:  # it ended before that took effect
         sys.exit(f"the gateway (process {parent_pid}) ended before its engine began")
 

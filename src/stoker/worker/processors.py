@@ -12,7 +12,7 @@ def available_processors(cgroup: Path = _CGROUP) -> int:
     A quota of one and a half processors counts as one: a second thread would be stopped for half of
     every period, and the step would wait for it.
     """
-    n_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_processors = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return n_processors if quota is None else max(1, min(n_processors, int(quota)))
 
