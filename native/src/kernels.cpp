@@ -2,6 +2,11 @@
 
 #include <stdexcept>
 
+#if defined(STOKER_HAVE_AVX512)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace stoker {
 
 namespace {
@@ -12,6 +17,15 @@ bool has_avx512vnni() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+
+// AMX has to be asked for, once for the whole process: its registers enlarge every thread's saved state.
+bool has_amx() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILE_DATA
+  static const bool granted = has_avx512vnni() && __builtin_cpu_supports("amx-int8") &&
+                              syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
 #endif
 
 }  // namespace
@@ -19,6 +33,7 @@ bool has_avx512vnni() {
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
 #if defined(STOKER_HAVE_AVX512)
+  if (has_amx()) found.push_back(&amx::kKernels);
   if (has_avx512vnni()) found.push_back(&avx512vnni::kKernels);
 #endif
   found.push_back(&portable::kKernels);

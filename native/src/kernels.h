@@ -91,6 +91,9 @@ std::vector<const Kernels*> available_kernels();
 // By name, or the fastest for "auto". Throws std::invalid_argument for a name that is unknown or cannot run here.
 const Kernels& find_kernels(const std::string& name);
 
+namespace amx {
+extern const Kernels kKernels;
+}
 namespace avx512vnni {
 extern const Kernels kKernels;
 }

@@ -5,24 +5,37 @@
 
 namespace stoker::STOKER_ISA {
 
+// What a group of a column block adds to every product, per output.
+struct GroupWeights {
+  F32 scale;
+  F32 minimum;
+  F32 code_sums;  // of the group's 32 codes
+};
+
+STOKER_INLINE GroupWeights group_weights(const uint8_t* tail, I32 code_sums) {
+  const auto* halves = reinterpret_cast<const uint16_t*>(tail);
+  return {load_half(halves), load_half(halves + kLanes), to_float(code_sums)};
+}
+
 // Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So per group:
 //   out += scale_w * (scale_a * sum(c q) + offset_a * sum(c)) + minimum_w * sum of activations
-template <int kRows>
-STOKER_INLINE void finish_group(const I32* dots, I32 code_sums, const GroupMeta* meta, int meta_stride,
-                                const uint8_t* tail, F32* sums) {
-  const auto* halves = reinterpret_cast<const uint16_t*>(tail);
-  const F32 scale = load_half(halves);
-  const F32 minimum = load_half(halves + kLanes);
-  const F32 codes = to_float(code_sums);
-  for (int r = 0; r < kRows; ++r) {
-    const GroupMeta& m = meta[r * meta_stride];
-    const F32 product = fma(splat(m.offset), codes, mul(to_float(dots[r]), splat(m.scale)));
-    sums[r] = fma(product, scale, sums[r]);
-    sums[r] = fma(splat(m.sum), minimum, sums[r]);
-  }
+STOKER_INLINE F32 add_group(F32 sum, I32 dot, const GroupMeta& m, const GroupWeights& w) {
+  const F32 product = fma(splat(m.offset), w.code_sums, mul(to_float(dot), splat(m.scale)));
+  return fma(splat(m.sum), w.minimum, fma(product, w.scale, sum));
 }
 
 static const int8_t kOnes[4] = {1, 1, 1, 1};
+
+constexpr int kGroupsAhead = 8;  // the processor's own prefetcher starts anew at every 4 KiB page; this one does not
+
+// Fetches what will be read a few groups later; beyond the matrix it is a hint that nobody takes.
+template <int kSize>
+STOKER_INLINE void prefetch_group(const uint8_t* group) {
+  for (int line = 0; line < kSize; line += 64) __builtin_prefetch(group + kGroupsAhead * kSize + line);
+}
+
+constexpr int kU4GroupSize = 256 + sizeof(QuantGroupTail);
+constexpr int kU8GroupSize = 512 + sizeof(QuantGroupTail);
 
 template <int kRows>
 static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
@@ -30,7 +43,8 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
   F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
   const int n_groups = k / kGroup;
-  for (int g = 0; g < n_groups; ++g, block += 256 + sizeof(QuantGroupTail)) {
+  for (int g = 0; g < n_groups; ++g, block += kU4GroupSize) {
+    prefetch_group<kU4GroupSize>(block);
     I32 dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
     I32 code_sums = zero_int();
@@ -45,7 +59,8 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
         dots[r] = dot4(dots[r], high, a + 4);
       }
     }
-    finish_group<kRows>(dots, code_sums, meta + g, n_groups, block + 256, sums);
+    const GroupWeights weights = group_weights(block + 256, code_sums);
+    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }
@@ -56,7 +71,8 @@ static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const Grou
   F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
   const int n_groups = k / kGroup;
-  for (int g = 0; g < n_groups; ++g, block += 512 + sizeof(QuantGroupTail)) {
+  for (int g = 0; g < n_groups; ++g, block += kU8GroupSize) {
+    prefetch_group<kU8GroupSize>(block);
     I32 dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
     I32 code_sums = zero_int();
@@ -67,7 +83,8 @@ static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const Grou
         dots[r] = dot4(dots[r], weights, codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 4 * v);
       }
     }
-    finish_group<kRows>(dots, code_sums, meta + g, n_groups, block + 512, sums);
+    const GroupWeights weights = group_weights(block + 512, code_sums);
+    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }
@@ -108,19 +125,15 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
   }
 }
 
-static void matmul(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
-                   int block_end, float* out, ptrdiff_t stride) {
-  for (int b = block_begin; b < block_end; ++b) {
-    const uint8_t* block = matrix.memory.as<uint8_t>() + static_cast<size_t>(b) * matrix.block_size;
-    float* column = out + (b - block_begin) * kLanes;
-    int row = row_begin;
-    const auto at = [&](int r) { return column + (r - row_begin) * stride; };
-    for (; row + 12 <= row_end; row += 12) rows_any<12>(matrix, block, input, row, at(row), stride);
-    for (; row + 8 <= row_end; row += 8) rows_any<8>(matrix, block, input, row, at(row), stride);
-    for (; row + 4 <= row_end; row += 4) rows_any<4>(matrix, block, input, row, at(row), stride);
-    for (; row + 2 <= row_end; row += 2) rows_any<2>(matrix, block, input, row, at(row), stride);
-    for (; row < row_end; ++row) rows_any<1>(matrix, block, input, row, at(row), stride);
-  }
+// One column block times `n_rows` rows from `row` on.
+static void multiply_block(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
+                           int n_rows, float* out, ptrdiff_t stride) {
+  const int end = row + n_rows;
+  for (; row + 12 <= end; row += 12, out += 12 * stride) rows_any<12>(matrix, block, input, row, out, stride);
+  for (; row + 8 <= end; row += 8, out += 8 * stride) rows_any<8>(matrix, block, input, row, out, stride);
+  for (; row + 4 <= end; row += 4, out += 4 * stride) rows_any<4>(matrix, block, input, row, out, stride);
+  for (; row + 2 <= end; row += 2, out += 2 * stride) rows_any<2>(matrix, block, input, row, out, stride);
+  for (; row < end; ++row, out += stride) rows_any<1>(matrix, block, input, row, out, stride);
 }
 
 }  // namespace stoker::STOKER_ISA

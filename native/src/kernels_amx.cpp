@@ -1,0 +1,10 @@
+// Compiled with AVX-512 F, BW, DQ, VL and VNNI; AMX instructions are written out. As for kernels_avx512vnni.cpp,
+// nothing here may instantiate a template or inline function that another translation unit also uses.
+#define STOKER_ISA amx
+#include "simd_avx512.h"
+// clang-format off
+#include "kernels_math.inl"
+#include "kernels_matmul.inl"
+#include "kernels_tiles.inl"
+#include "kernels_attention.inl"
+#include "kernels_table.inl"

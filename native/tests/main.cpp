@@ -1,0 +1,43 @@
+// Tests of the compute library without Python, meant to run under sanitizers: every path with random work, and the
+// promise that a sequence's bits do not depend on the batch, the chunking or the threads.
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <string>
+
+#include "kernels.h"
+#include "tests.h"
+
+namespace stoker {
+
+namespace {
+
+void run(const char* name, const std::function<void()>& test) {
+  const auto start = std::chrono::steady_clock::now();
+  test();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  std::printf("%-28s ok, %.1f s\n", name, taken.count());
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+}  // namespace stoker
+
+int main() {
+  using namespace stoker;
+  run("thread pool", test_thread_pool);
+  run("halves", test_halves);
+  run("packing", test_packing);
+  run("bad arguments", test_bad_arguments);
+  if (std::string(find_kernels("auto").name) == "amx") {
+    run("tiles", [] { test_tiles(find_kernels("amx"), find_kernels("avx512vnni")); });
+  }
+  for (const Kernels* kernels : available_kernels()) {
+    const std::string isa = kernels->name;
+    run(("extreme values " + isa).c_str(), [&] { test_extreme_values(*kernels); });
+    run(("sampler " + isa).c_str(), [&] { test_sampler(*kernels); });
+    run(("models " + isa).c_str(), [&] { test_models(isa); });
+  }
+  return 0;
+}

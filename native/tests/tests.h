@@ -1,0 +1,18 @@
+// The tests that main.cpp runs; each ends the program with an error when a check fails.
+#pragma once
+#include <string>
+
+#include "kernels.h"
+
+namespace stoker {
+
+void test_thread_pool();
+void test_halves();
+void test_packing();
+void test_extreme_values(const Kernels& kernels);
+void test_sampler(const Kernels& kernels);
+void test_tiles(const Kernels& tiles, const Kernels& vectors);
+void test_models(const std::string& isa);
+void test_bad_arguments();
+
+}  // namespace stoker
