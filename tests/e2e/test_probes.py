@@ -1,0 +1,57 @@
+"""Probes and metrics of a real server."""
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from stoker.testing.server_process import ServerProcess
+
+pytestmark = pytest.mark.e2e
+
+MODEL = "smollm2-135m-instruct"
+
+
+def test_the_page_is_prometheus_text(server: ServerProcess) -> None:
+    answer = httpx2.get(server.url + "/metrics", timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert f'stoker_engine_up{{model="{MODEL}"}} 1.0' in answer.text
+
+
+def test_metrics_count_what_a_client_did(server: ServerProcess, client: OpenAI) -> None:
+    before = server.metrics()
+    answer = client.completions.create(
+        model=MODEL, prompt="One, two,", max_tokens=5, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    server.wait_metric("stoker_engine_running", 0)
+    after = server.metrics()
+
+    def grown(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert grown("stoker_engine_generated_tokens_total") == answer.usage.completion_tokens == 5
+    assert grown("stoker_engine_prompt_tokens_total") == answer.usage.prompt_tokens
+    assert grown("stoker_time_to_first_token_seconds_count") == 1
+    assert 0 < grown("stoker_time_to_first_token_seconds_sum") < 60
+    assert 0 < grown("stoker_inter_token_seconds_count") <= 4, "a busy gateway may get two tokens at once"
+    assert grown("stoker_http_requests_total") >= 1
+    assert after["stoker_engine_kv_blocks_used"] == 0
+    assert 0 < after["stoker_engine_kv_blocks_cached"] <= after["stoker_engine_kv_blocks"]
+
+
+def test_metrics_count_refusals_by_reason(server: ServerProcess) -> None:
+    def refused() -> float:
+        return server.metrics().get("stoker_requests_failed_total", 0.0)
+
+    before = refused()
+    answer = httpx2.post(server.url + "/v1/completions", json={"model": "other", "prompt": "Hi"}, timeout=10)
+    assert answer.status_code == 404
+    assert refused() == before + 1
+    assert 'reason="model_not_found"' in server.get("/metrics")[1]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/health", "/readyz"])
+def test_probes_answer_what_they_promise(server: ServerProcess, path: str) -> None:
+    status, body = server.get(path)
+    assert (status, body) == (200, '{"status":"ready"}' if path == "/readyz" else '{"status":"ok"}')
