@@ -15,7 +15,7 @@ from stoker import app
 from stoker.cli.flags import fields_of, with_settings
 from stoker.cli.progress import pull_progress
 from stoker.config import Settings
-from stoker.core.errors import ContextLengthError, SettingsError
+from stoker.core.errors import ContextLengthError, SettingsError, StokerError
 from stoker.core.protocols import Generator
 from stoker.core.sampling import MAX_SEED
 from stoker.core.text import ChatPrompt, Message, TextDelta, TextRequest
@@ -25,6 +25,9 @@ CLEAR = "/clear"
 """Typed in a chat, forgets what was said."""
 
 _SAMPLING = "Sampling"
+
+_CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+"""Characters by which an answer could do to a terminal what it likes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +122,15 @@ def _chat(
             except KeyboardInterrupt:
                 messages.pop()
                 sys.stdout.write("\n")
-            except ContextLengthError as error:
+            except StokerError as error:
                 messages.pop()
-                sys.stderr.write(f"{error} {CLEAR} begins a new chat.\n")
+                hint = f" {CLEAR} begins a new chat." if isinstance(error, ContextLengthError) else ""
+                sys.stderr.write(f"{error}{hint}\n")
 
 
 async def _answer(generator: Generator, model: str, messages: list[Message], sampling: Sampling) -> str:
-    """Print an answer as it is made, and return it."""
+    """Print an answer as it is made, and return it; a terminal is shown no control characters."""
+    replaced = _CONTROLS if sys.stdout.isatty() else {}
     request = TextRequest(
         request_id="run",
         model=model,
@@ -140,7 +145,7 @@ async def _answer(generator: Generator, model: str, messages: list[Message], sam
         async for event in events:
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
-                sys.stdout.write(event.text)
+                sys.stdout.write(event.text.translate(replaced))
                 sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(pieces)

@@ -14,7 +14,7 @@ import structlog
 
 from stoker import app
 from stoker.cli import main
-from stoker.core.errors import ContextLengthError
+from stoker.core.errors import ContextLengthError, InvalidRequestError, NotReadyError, StokerError
 from stoker.core.protocols import Generator
 from stoker.core.text import ChatPrompt, Message, TextDelta, TextRequest
 from stoker.models.library import LocatedModel
@@ -173,3 +173,34 @@ def test_a_message_that_does_not_fit_is_told_and_forgotten(
     assert chat(monkeypatch, "one", "two") == 0
     assert "Too long by 5 tokens. /clear begins a new chat." in capsys.readouterr().err
     assert messages_of(generator.requests[1]) == [("system", "brief"), ("user", "two")]
+
+
+@pytest.mark.parametrize(
+    "error", [NotReadyError("No engine is ready."), InvalidRequestError("The template refuses this.")]
+)
+def test_a_chat_goes_on_after_an_error(
+    generator: ScriptedGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: StokerError,
+) -> None:
+    generator.script = steps(error)
+    assert chat(monkeypatch, "one", "two") == 0
+    assert capsys.readouterr().err.count(f"{error}\n") == 2
+    assert messages_of(generator.requests[1]) == [("system", "brief"), ("user", "two")]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, "a\ufffd[2Jb\ufffd\n\tü"), (False, "a\x1b[2Jb\x9b\n\tü")]
+)
+def test_an_answer_cannot_command_a_terminal(
+    generator: ScriptedGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+    shown: str,
+) -> None:
+    generator.script = reply("a\x1b[2", "Jb\x9b\n\tü")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert status_of("tiny", "hi") == 0
+    assert capsys.readouterr().out == shown + "\n"
