@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from stoker.cli import app
+from stoker.config import Settings
+
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -17,6 +20,14 @@ def test_generated_pages_are_up_to_date() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_every_setting_and_every_command_has_a_section() -> None:
+    settings_page, cli_page = ((ROOT / "docs" / name).read_text() for name in ("settings.md", "cli.md"))
+    assert set(re.findall(r"^### (\w+)$", settings_page, re.MULTILINE)) == set(Settings.model_fields)
+    commands = {name for name in app if not name.startswith("-")}
+    assert {"serve", "run"} < commands
+    assert set(re.findall(r"^## stoker (\w+)$", cli_page, re.MULTILINE)) == commands
 
 
 def test_readme_has_the_two_commands_and_the_example() -> None:
