@@ -79,6 +79,7 @@ def test_a_lone_surrogate_is_not_text(server: ServerProcess) -> None:
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 2}, "top_p"),
+        ({"top_k": 3_000_000_000}, "top_k"),
         ({"n": 0}, "n"),
         ({"n": 10**6}, "n"),
         ({"seed": 2**70}, "seed"),
