@@ -1,5 +1,6 @@
 """A row's attention has the same bits whatever rows share the call and wherever its blocks lie."""
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -24,17 +25,23 @@ def values() -> Floats:
     return np.random.default_rng(2).standard_normal((N_KEYS, HEAD_SIZE)).astype(np.float32)
 
 
+@cache
 def make_queries(group: int) -> Floats:
     queries = np.random.default_rng(3).standard_normal((N_KEYS, group, HEAD_SIZE)) / HEAD_SIZE**0.5
     rounded: Floats = queries.astype(np.float32)
     return rounded
 
 
+@cache
+def block_table(seed: int) -> NDArray[np.int32]:
+    return np.random.default_rng(seed).permutation(N_KEYS // 16 + 9).astype(np.int32)
+
+
 def attend(
     isa: str, keys: Floats, values: Floats, *, group: int, first: int, last: int, half: bool, seed: int = 0
 ) -> Floats:
     """Rows `first` to `last` - 1 in one call, their keys and values in blocks as `seed` says."""
-    table = np.random.default_rng(seed).permutation(N_KEYS // 16 + 9).astype(np.int32)
+    table = block_table(seed)
     queries = make_queries(group)[first:last]
     return kernels.attend(isa, queries, keys[:last], values[:last], first, table, half)
 
