@@ -79,17 +79,28 @@ auto unpack(const std::string& type, Bytes data, int n, int k) {
   return to_numpy(std::move(out), {static_cast<size_t>(n), static_cast<size_t>(k)});
 }
 
-nb::tuple quantize(const std::string& isa, Matrix x) {
-  const Quantized q = quantize_rows(find_kernels(isa), x);
+nb::tuple to_tuple(const Quantized& q, size_t rows, size_t k) {
   std::vector<float> scales, offsets, sums;
   for (const GroupMeta& meta : q.meta) {
     scales.push_back(meta.scale);
     offsets.push_back(meta.offset);
     sums.push_back(meta.sum);
   }
-  const size_t rows = x.shape(0), groups = x.shape(1) / kGroup;
-  return nb::make_tuple(to_numpy(q.codes, {rows, x.shape(1)}), to_numpy(scales, {rows, groups}),
+  const size_t groups = k / kGroup;
+  return nb::make_tuple(to_numpy(q.codes, {rows, k}), to_numpy(scales, {rows, groups}),
                         to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups}));
+}
+
+nb::tuple quantize(const std::string& isa, Matrix x) {
+  return to_tuple(quantize_rows(find_kernels(isa), x), x.shape(0), x.shape(1));
+}
+
+nb::tuple quantize_twice(const std::string& isa, Vector x) {
+  const size_t k = x.size(), groups = k / kGroup;
+  if (k == 0 || k % kGroup != 0) throw std::invalid_argument("length must be a multiple of 32");
+  Quantized q{std::vector<int8_t>(2 * k), std::vector<GroupMeta>(2 * groups)};
+  find_kernels(isa).quantize_twice(x.data(), static_cast<int>(k), q.codes.data(), q.meta.data());
+  return to_tuple(q, 2, k);
 }
 
 void need_sixteens(size_t n) {
@@ -216,6 +227,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("matmul", &matmul, nb::arg("isa"), nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"), nb::arg("x"));
   m.def("unpack", &unpack, nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"));
   m.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
+  m.def("quantize_twice", &quantize_twice, nb::arg("isa"), nb::arg("x"));
   m.def("rms_norm", &rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
   m.def("swiglu", &swiglu, nb::arg("isa"), nb::arg("gate"), nb::arg("up"));
   m.def("rotate", &rotate, nb::arg("isa"), nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("scale"));

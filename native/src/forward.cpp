@@ -43,13 +43,17 @@ Partial partial_at(float* base, int index, size_t pairs, size_t head_size) {
 
 }  // namespace
 
-void Model::normalize(const float* x, const std::vector<float>& weight, int n_rows, bool quantized) {
+void Model::normalize(const float* x, const std::vector<float>& weight, int n_rows, Precision wanted) {
   ActivationBuffer& out = scratch_->normed;
+  ActivationBuffer& twice = scratch_->normed_twice;
   const auto one = [&](int row, int) {
     float* values = out.row_values(row);
     kernels_->rms_norm(x + static_cast<size_t>(row) * static_cast<size_t>(shape_.width), weight.data(), shape_.width,
                        shape_.norm_epsilon, values);
-    if (quantized) kernels_->quantize(values, shape_.width, out.row_codes(row), out.row_meta(row));
+    if (wanted.int8) kernels_->quantize(values, shape_.width, out.row_codes(row), out.row_meta(row));
+    if (wanted.int16) {
+      kernels_->quantize_twice(values, shape_.width, twice.row_codes(2 * row), twice.row_meta(2 * row));
+    }
   };
   if (n_rows <= kInlineRows) {
     for (int row = 0; row < n_rows; ++row) one(row, 0);
@@ -59,6 +63,26 @@ void Model::normalize(const float* x, const std::vector<float>& weight, int n_ro
   pool_.run((n_rows + kRows - 1) / kRows, [&](int chunk, int thread) {
     for (int row = chunk * kRows; row < std::min(n_rows, (chunk + 1) * kRows); ++row) one(row, thread);
   });
+}
+
+// A product of normed rows at 16 bits: coarse and fine rows are multiplied like any others, then added in pairs. For
+// matrices whose products at 8 bits would cost most of the model's accuracy (docs/adr/0007-asymmetric-activations.md).
+void Model::precise_product(const PackedMatrix& matrix, int row_begin, int row_end, int block_begin, int block_end,
+                            int thread, float* out, ptrdiff_t stride) {
+  Scratch& scratch = *scratch_;
+  if (!matrix.quantized()) {
+    kernels_->matmul(matrix, scratch.normed.view(), row_begin, row_end, block_begin, block_end, out, stride);
+    return;
+  }
+  float* halves = scratch.threads[static_cast<size_t>(thread)].halves.as<float>();
+  for (int block = block_begin; block < block_end; ++block) {
+    kernels_->matmul(matrix, scratch.normed_twice.view(), 2 * row_begin, 2 * row_end, block, block + 1, halves, kLanes);
+    for (int row = 0; row < row_end - row_begin; ++row) {
+      float* sum = out + row * stride + ptrdiff_t{block - block_begin} * kLanes;
+      std::memcpy(sum, halves + ptrdiff_t{2 * row} * kLanes, kLanes * sizeof(float));
+      kernels_->add(sum, halves + ptrdiff_t{2 * row + 1} * kLanes, kLanes);
+    }
+  }
 }
 
 void Model::project_qkv(const Layer& layer, int index) {
@@ -112,7 +136,8 @@ void Model::project_qkv(const Layer& layer, int index) {
         const int slot = scratch.rows[static_cast<size_t>(row)].position % kBlockTokens;
         kernels_->store_key(tile_row(row), head_size, slot, kv_type_, kv_at(keys_, row));
       }
-      product(layer.v, head);
+      precise_product(layer.v, row_begin, row_end, head * blocks_per_head, (head + 1) * blocks_per_head, thread, tile,
+                      head_size);
       for (int row = row_begin; row < row_end; ++row) {
         const int slot = scratch.rows[static_cast<size_t>(row)].position % kBlockTokens;
         kernels_->store_value(tile_row(row), head_size, slot, kv_type_, kv_at(values_, row));
@@ -261,11 +286,12 @@ void Model::run_layers(const Batch& batch) {
   for (int index = 0; index < shape_.n_layers; ++index) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
     normalize(residual, layer.attn_norm, scratch.n_rows,
-              layer.q.quantized() || layer.k.quantized() || layer.v.quantized());
+              {.int8 = layer.q.quantized() || layer.k.quantized(), .int16 = layer.v.quantized()});
     project_qkv(layer, index);
     attend(index, layer.o.quantized());
     add_product(layer.o, scratch.attended.view());
-    normalize(residual, layer.ffn_norm, scratch.n_rows, layer.gate.quantized() || layer.up.quantized());
+    normalize(residual, layer.ffn_norm, scratch.n_rows,
+              {.int8 = layer.gate.quantized() || layer.up.quantized(), .int16 = false});
     feed_forward(layer);
   }
 }
@@ -281,15 +307,14 @@ void Model::output_logits(const std::vector<int>& rows) {
     std::memmove(residual + static_cast<size_t>(i) * width,
                  residual + static_cast<size_t>(rows[static_cast<size_t>(i)]) * width, width * sizeof(float));
   }
-  normalize(residual, output_norm_, n, matrix.quantized());
-  const Activations input = scratch.normed.view();
+  normalize(residual, output_norm_, n, {.int8 = false, .int16 = matrix.quantized()});
   const ptrdiff_t stride = ptrdiff_t{matrix.n_blocks()} * kLanes;
   const Chunks chunks(n, matrix.n_blocks(), pool_.size());
-  pool_.run(chunks.count(), [&](int chunk, int) {
+  pool_.run(chunks.count(), [&](int chunk, int thread) {
     const int row_begin = chunks.row_begin(chunk);
     const int unit_begin = chunks.unit_begin(chunk);
-    kernels_->matmul(matrix, input, row_begin, chunks.row_end(chunk), unit_begin, chunks.unit_end(chunk),
-                     scratch.logits.as<float>() + row_begin * stride + ptrdiff_t{unit_begin} * kLanes, stride);
+    precise_product(matrix, row_begin, chunks.row_end(chunk), unit_begin, chunks.unit_end(chunk), thread,
+                    scratch.logits.as<float>() + row_begin * stride + ptrdiff_t{unit_begin} * kLanes, stride);
   });
 }
 

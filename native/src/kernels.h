@@ -66,6 +66,8 @@ struct Kernels {
                  int block_end, float* out, ptrdiff_t stride);
   // int8 per group of 32, the group's range spread over all 256 codes.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
+  // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.
+  void (*quantize_twice)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
   void (*add)(float* x, const float* y, int n);                           // x += y
   void (*swiglu)(const float* gate, const float* up, int n, float* out);  // silu(gate) * up

@@ -36,28 +36,59 @@ STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), 
 // A group whose range is smaller has one value for all: the range's inverse would leave the floats.
 constexpr float kLeastRange = 1e-30f;
 
+struct GroupRange {
+  F32 low, high;  // the group's 32 values
+  float smallest;
+  float range;
+  bool varied;
+};
+
+STOKER_INLINE GroupRange group_range(const float* x) {
+  const F32 low = load(x);
+  const F32 high = load(x + 16);
+  const float largest = max_lanes(max(low, high));
+  const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
+  const float range = largest - smallest;
+  return {low, high, smallest, range, range >= kLeastRange};
+}
+
+// floor + (value - smallest) * inverse, rounded. The bounds only matter for values that are infinite or not a number.
+STOKER_INLINE I32 code_of(F32 value, float smallest, float inverse, float floor, float ceiling) {
+  const F32 at = add(mul(sub(value, splat(smallest)), splat(inverse)), splat(floor));
+  return to_int(min(max(at, splat(floor)), splat(ceiling)));
+}
+
+STOKER_INLINE void store_group(I32 low, I32 high, float scale, float offset, int8_t* codes, GroupMeta& meta) {
+  store_int8(codes, low);
+  store_int8(codes + 16, high);
+  const auto code_sum = static_cast<float>(sum_lanes_int(add_int(low, high)));
+  meta = {scale, offset, scale * code_sum + static_cast<float>(kGroup) * offset};
+}
+
 static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   for (int g = 0; g < n / kGroup; ++g) {
-    const F32 low = load(x + g * kGroup);
-    const F32 high = load(x + g * kGroup + 16);
-    const float largest = max_lanes(max(low, high));
-    const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
-    const float range = largest - smallest;
-    const bool varied = range >= kLeastRange;
-    const float scale = varied ? range / 255.0f : 0.0f;
-    const F32 inverse = splat(varied ? 255.0f / range : 0.0f);
-    // The bounds only matter for values that are infinite or not a number: codes are always int8.
-    const auto code = [&](F32 value) {
-      const F32 at = sub(mul(sub(value, splat(smallest)), inverse), splat(128.0f));
-      return to_int(min(max(at, splat(-128.0f)), splat(127.0f)));
-    };
-    const I32 low_codes = code(low);
-    const I32 high_codes = code(high);
-    store_int8(codes + g * kGroup, low_codes);
-    store_int8(codes + g * kGroup + 16, high_codes);
-    const float offset = smallest + 128.0f * scale;
-    const auto code_sum = static_cast<float>(sum_lanes_int(add_int(low_codes, high_codes)));
-    meta[g] = {scale, offset, scale * code_sum + static_cast<float>(kGroup) * offset};
+    const GroupRange r = group_range(x + g * kGroup);
+    const float scale = r.varied ? r.range / 255.0f : 0.0f;
+    const float inverse = r.varied ? 255.0f / r.range : 0.0f;
+    store_group(code_of(r.low, r.smallest, inverse, -128.0f, 127.0f),
+                code_of(r.high, r.smallest, inverse, -128.0f, 127.0f), scale, r.smallest + 128.0f * scale,
+                codes + g * kGroup, meta[g]);
+  }
+}
+
+// 16-bit codes from -32768 to 32639 are 256 * coarse + fine with both in int8.
+static void quantize_twice(const float* x, int n, int8_t* codes, GroupMeta* meta) {
+  constexpr float kFloor = -32768.0f, kCeiling = 32639.0f, kSteps = kCeiling - kFloor;
+  for (int g = 0; g < n / kGroup; ++g) {
+    const GroupRange r = group_range(x + g * kGroup);
+    const float scale = r.varied ? r.range / kSteps : 0.0f;
+    const float inverse = r.varied ? kSteps / r.range : 0.0f;
+    const I32 low = code_of(r.low, r.smallest, inverse, kFloor, kCeiling);
+    const I32 high = code_of(r.high, r.smallest, inverse, kFloor, kCeiling);
+    const I32 coarse_low = nearest_256th(low), coarse_high = nearest_256th(high);
+    store_group(coarse_low, coarse_high, 256.0f * scale, 0.0f, codes + g * kGroup, meta[g]);
+    store_group(sub_int(low, times_256(coarse_low)), sub_int(high, times_256(coarse_high)), scale,
+                r.smallest - kFloor * scale, codes + n + g * kGroup, meta[n / kGroup + g]);
   }
 }
 

@@ -9,6 +9,7 @@ const Kernels kKernels = {
     .name = STOKER_NAME(STOKER_ISA),
     .matmul = matmul,
     .quantize = quantize,
+    .quantize_twice = quantize_twice,
     .rms_norm = rms_norm,
     .add = add_to,
     .swiglu = swiglu,

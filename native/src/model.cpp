@@ -35,6 +35,7 @@ Scratch* make_scratch(const ModelShape& s, const ModelOptions& o) {
   scratch->residual = Memory(rows * width * sizeof(float));
   scratch->queries = Memory(rows * heads_width * sizeof(float));
   scratch->normed = ActivationBuffer(rows, width);
+  scratch->normed_twice = ActivationBuffer(2 * rows, width, Form::codes);
   scratch->attended = ActivationBuffer(rows, heads_width);
   scratch->inner = ActivationBuffer(rows, static_cast<size_t>(s.ffn_width));
   scratch->logits = Memory(static_cast<size_t>(o.max_step_seqs) * padded_vocab * sizeof(float));
@@ -43,6 +44,7 @@ Scratch* make_scratch(const ModelShape& s, const ModelOptions& o) {
   const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(s.group());
   for (int thread = 0; thread < o.n_threads; ++thread) {
     scratch->threads.push_back({Memory(kRowBlock * tile_columns * sizeof(float)),
+                                Memory(2 * kRowBlock * kLanes * sizeof(float)),
                                 Memory(2 * kTileTokens * head * sizeof(float)),
                                 Memory(2 * pairs * (head + 2) * sizeof(float)), SampleScratch(s.vocab_size)});
   }

@@ -86,7 +86,13 @@ class Model {
   void plan_rows(const Batch& batch);
   void plan_attention(const Batch& batch);
   void run_layers(const Batch& batch);
-  void normalize(const float* x, const std::vector<float>& weight, int n_rows, bool quantized);
+  struct Precision {
+    bool int8;   // a product wants normed activations at 8 bits
+    bool int16;  // or at 16
+  };
+  void normalize(const float* x, const std::vector<float>& weight, int n_rows, Precision wanted);
+  void precise_product(const PackedMatrix& matrix, int row_begin, int row_end, int block_begin, int block_end,
+                       int thread, float* out, ptrdiff_t stride);
   void project_qkv(const Layer& layer, int index);
   void attend(int index, bool quantized);
   void add_product(const PackedMatrix& matrix, const Activations& input);

@@ -30,11 +30,13 @@ struct AttentionTask {
   int group_index;    // counts the group's finished tasks
 };
 
-// Activations of up to `rows` rows in both forms.
+enum class Form { codes, both };
+
+// Activations of up to `rows` rows, as codes alone or as floats too.
 struct ActivationBuffer {
   ActivationBuffer() = default;
-  ActivationBuffer(size_t rows, size_t k)
-      : values(rows * k * sizeof(float)),
+  ActivationBuffer(size_t rows, size_t k, Form form = Form::both)
+      : values(form == Form::both ? rows * k * sizeof(float) : 0),
         codes(rows * k),
         meta(rows * (k / kGroup) * sizeof(GroupMeta)),
         k(static_cast<int>(k)) {}
@@ -58,6 +60,7 @@ struct Partial {
 
 struct ThreadScratch {
   Memory tile;       // a matrix product's output on its way to the epilogue
+  Memory halves;     // the products of coarse and fine rows with one column block, not yet added
   Memory attention;  // widened keys and values
   Memory partials;   // two partial results
   SampleScratch sampling;
@@ -74,6 +77,7 @@ struct Scratch {
   Memory residual;  // [rows][width]
   Memory queries;   // [rows][n_heads * head_size]
   ActivationBuffer normed, attended, inner;
+  ActivationBuffer normed_twice;  // what is normed at 16 bits: two rows each, coarse and fine
   Memory partials;
   Memory logits;  // [rows][padded vocabulary]
   std::vector<ThreadScratch> threads;

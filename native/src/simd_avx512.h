@@ -56,6 +56,9 @@ STOKER_INLINE F32 load_bfloat(const uint16_t* p) {
 
 STOKER_INLINE I32 zero_int() { return _mm512_setzero_si512(); }
 STOKER_INLINE I32 add_int(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
+STOKER_INLINE I32 sub_int(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
+STOKER_INLINE I32 times_256(I32 a) { return _mm512_slli_epi32(a, 8); }
+STOKER_INLINE I32 nearest_256th(I32 a) { return _mm512_srai_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(128)), 8); }
 STOKER_INLINE F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 STOKER_INLINE I32 to_int(F32 a) { return _mm512_cvtps_epi32(a); }  // nearest, ties to even
 STOKER_INLINE int32_t sum_lanes_int(I32 a) { return _mm512_reduce_add_epi32(a); }

@@ -72,6 +72,9 @@ STOKER_INLINE F32 load_bfloat(const uint16_t* p) {
 
 STOKER_INLINE I32 zero_int() { return I32{}; }
 STOKER_INLINE I32 add_int(I32 a, I32 b) { return a + b; }
+STOKER_INLINE I32 sub_int(I32 a, I32 b) { return a - b; }
+STOKER_INLINE I32 times_256(I32 a) { return a << 8; }
+STOKER_INLINE I32 nearest_256th(I32 a) { return (a + 128) >> 8; }
 STOKER_INLINE F32 to_float(I32 a) { return __builtin_convertvector(a, F32); }
 STOKER_INLINE I32 to_int(F32 a) {
   // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low mantissa bits; |a| < 2^22.

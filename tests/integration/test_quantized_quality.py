@@ -20,7 +20,6 @@ Floats = NDArray[np.float32]
 TEXT = Path(__file__).parent.parent / "data" / "public_text.txt"
 WINDOW = 400
 N_WINDOWS = 5
-"""Windows begin at equal distances and overlap a little: the text has fewer tokens than are wanted."""
 
 LEAST_AGREEMENT = 0.97
 LARGEST_DIVERGENCE = 0.005
@@ -59,8 +58,8 @@ def logprobs(engine: NativeEngine, tokens: list[int]) -> Floats:
 def windows(default_model_path: Path) -> list[list[int]]:
     with open_model(default_model_path) as model:
         tokens = Tokenizer(model.tokenizer).encode(TEXT.read_text())
-    starts = np.linspace(0, len(tokens) - WINDOW, N_WINDOWS).astype(int)
-    return [tokens[start : start + WINDOW] for start in starts]
+    assert len(tokens) >= WINDOW * N_WINDOWS
+    return [tokens[i * WINDOW : (i + 1) * WINDOW] for i in range(N_WINDOWS)]
 
 
 @pytest.fixture(scope="module")

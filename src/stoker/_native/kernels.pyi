@@ -25,6 +25,11 @@ def quantize(
         ``[m, k / 32]``.
     """
 
+def quantize_twice(
+    isa: str, x: NDArray[np.float32]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Quantize ``x [k]`` at 16 bits per value: two rows as from `quantize`, coarse and fine; x is their sum."""
+
 def rms_norm(
     isa: str, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float
 ) -> NDArray[np.float32]:

@@ -53,8 +53,9 @@ def test_the_buffers_of_a_step_grow_with_tokens_sequences_and_context(tmp_path: 
     base = scratch_bytes(config, step_tokens=16, max_running=1, context_length=16)
     assert scratch_bytes(config, step_tokens=16, max_running=2, context_length=16) == base + 1024 * 4
     assert scratch_bytes(config, step_tokens=16, max_running=1, context_length=17) == base + 32 * 4
-    # Residual and query in floats; normalized, attended and inner activations in 5.375 bytes a value.
-    row_bytes = (64 + 64) * 4 + (64 + 64 + 96) * 5.375
+    # Residual and query in floats; normalized, attended and inner activations in 5.375 bytes a value; the
+    # normalized ones once more, as two rows of codes.
+    row_bytes = (64 + 64) * 4 + (64 + 64 + 96) * 5.375 + 2 * 64 * 1.375
     assert scratch_bytes(config, step_tokens=48, max_running=1, context_length=16) == base + 32 * row_bytes
 
 

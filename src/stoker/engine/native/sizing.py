@@ -18,8 +18,8 @@ _PACKED_BITS = {"Q4_0": 5.0, "Q4_1": 5.0, "Q8_0": 9.0, "F16": 16.0, "BF16": 16.0
 
 _FLOAT_BITS = 32.0
 _FLOAT_BYTES = 4
-_ACTIVATION_BYTES = 4 + 1 + 12 / 32
-"""A value as float and as code, and its share of a group's three floats."""
+_CODE_BYTES = 1 + 12 / 32
+"""A code, and its share of a group's three floats."""
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
@@ -75,7 +75,9 @@ def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, co
     activations = config.width + query_width + config.ffn_width
     logits = max_running * config.vocab_size * _FLOAT_BYTES
     rotary = context_length * config.head_size * _FLOAT_BYTES
-    rows = step_tokens * (floats * _FLOAT_BYTES + activations * _ACTIVATION_BYTES)
+    # The normed activations have two rows of codes more, coarse and fine.
+    codes = activations + 2 * config.width
+    rows = step_tokens * ((floats + activations) * _FLOAT_BYTES + codes * _CODE_BYTES)
     return int(rows) + logits + rotary
 
 
