@@ -152,6 +152,7 @@ class PyModel {
 
   const char* isa() const { return model_.isa(); }
   int n_threads() const { return model_.n_threads(); }
+  uint64_t progress() const { return model_.progress(); }
   int kv_blocks() const { return options_.kv_blocks; }
   size_t weight_bytes() const { return model_.weight_bytes(); }
   size_t kv_bytes() const { return model_.kv_bytes(); }
@@ -221,6 +222,7 @@ NB_MODULE(_native, m) {
           nb::arg("table_starts"))
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("n_threads", &PyModel::n_threads)
+      .def_prop_ro("progress", &PyModel::progress)
       .def_prop_ro("kv_blocks", &PyModel::kv_blocks)
       .def_prop_ro("weight_bytes", &PyModel::weight_bytes)
       .def_prop_ro("kv_bytes", &PyModel::kv_bytes);

@@ -62,6 +62,7 @@ class Model {
   const ModelShape& shape() const { return shape_; }
   const char* isa() const { return kernels_->name; }
   int n_threads() const { return pool_.size(); }
+  uint64_t progress() const { return pool_.regions(); }  // grows while a forward computes; for any thread
   size_t weight_bytes() const;
   size_t kv_bytes() const { return keys_.size() + values_.size(); }
 

@@ -46,6 +46,7 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run_erased(int n_chunks, Function function, void* self) {
+  regions_.store(regions_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);  // one caller at a time
   if (n_chunks <= 1 || workers_.empty()) {
     for (int chunk = 0; chunk < n_chunks; ++chunk) function(self, chunk, 0);
     return;

@@ -20,6 +20,8 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  // Counts the regions begun; for any thread. It stands still while nothing is computed, or when a region hangs.
+  uint64_t regions() const { return regions_.load(std::memory_order_relaxed); }
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls `work(chunk, thread)` once for every chunk in [0, n_chunks), thread in [0, size()), and returns when
@@ -42,6 +44,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<int> done_{0};
   alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<uint64_t> regions_{0};
   std::atomic<bool> stop_{false};
   Function function_ = nullptr;
   void* self_ = nullptr;

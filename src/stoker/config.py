@@ -139,11 +139,11 @@ class Settings(BaseModel):
     )
     engine_timeout_s: float = Field(
         default=60.0,
-        ge=1,
+        ge=6,
         le=3600,
         description="Seconds without a word from an engine that has requests, after which it is killed and "
-        "restarted; after a sixth of them the server is not ready. Every engine call ends with a word, so "
-        "this must be well above the longest call.",
+        "restarted; after a sixth of them the server is not ready. An engine gives a word at the end of "
+        "every call, and four times a second during one that takes longer.",
     )
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."

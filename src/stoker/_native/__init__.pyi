@@ -85,6 +85,10 @@ class Model:
     @property
     def n_threads(self) -> int: ...
     @property
+    def progress(self) -> int:
+        """Grows while a step is computed; any thread may read it."""
+
+    @property
     def kv_blocks(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...

@@ -28,7 +28,11 @@ def quantize(
 def quantize_twice(
     isa: str, x: NDArray[np.float32]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Quantize ``x [k]`` at 16 bits per value: two rows as from `quantize`, coarse and fine; x is their sum."""
+    """Quantize ``x [k]`` at 16 bits per value.
+
+    Returns:
+        Two rows as from `quantize`, coarse and fine; x is their sum.
+    """
 
 def rms_norm(
     isa: str, x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float

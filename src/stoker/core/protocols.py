@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.text import Event, TextRequest
@@ -60,6 +60,15 @@ class StepEngine(Protocol):
 
     def close(self) -> None:
         """Free threads and memory."""
+
+
+@runtime_checkable
+class Progressing(Protocol):
+    """A step engine that can tell a long step from one that hangs."""
+
+    @property
+    def progress(self) -> int:
+        """A number that grows while a step is computed; any thread may read it, at any time."""
 
 
 class TokenEngine(Protocol):

@@ -23,6 +23,8 @@ CONTEXT_LENGTH = 4096
 POISON = 13
 """A prompt token at which some behaviours strike."""
 
+TOIL_S = 2.5
+
 
 class Behaviour(StrEnum):
     """What the engine process does beside serving."""
@@ -48,6 +50,9 @@ class Behaviour(StrEnum):
     STALL = "stall"
     """The step that computes `POISON` takes for ever."""
 
+    TOIL = "toil"
+    """The step that computes `POISON` takes `TOIL_S` and goes on all the time."""
+
 
 def engine_command(behaviour: Behaviour) -> tuple[str, ...]:
     """Return the command that starts such a process, for `EngineSupervisor`."""
@@ -72,6 +77,8 @@ def _load(behaviour: Behaviour) -> LoadedEngine:
                     os.kill(os.getpid(), signal.SIGKILL)
                 case Behaviour.STALL:
                     time.sleep(3600)
+                case Behaviour.TOIL:
+                    _toil(engine)
 
     engine = FakeStepEngine(KV_BLOCKS, before_forward=strike)
     return LoadedEngine(
@@ -80,6 +87,12 @@ def _load(behaviour: Behaviour) -> LoadedEngine:
         vocab_size=engine.vocab_size,
         kv_root=engine.fingerprint,
     )
+
+
+def _toil(engine: FakeStepEngine) -> None:
+    for _ in range(100):
+        time.sleep(TOIL_S / 100)
+        engine.progress += 1
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ class FakeStepEngine:
         vocab_size: Token ids are below this.
         before_forward: Called with each plan before it is computed; a test may record it, wait or
             raise there.
+
+    Attributes:
+        n_forwards: Steps computed.
+        progress: Grows with every step; a test may let it grow within one (`Progressing`).
+        closed: Whether `close` was called.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class FakeStepEngine:
         self._before_forward = before_forward
         self._memory = array("Q", bytes(8 * kv_blocks * BLOCK_TOKENS))
         self.n_forwards = 0
+        self.progress = 0
         self.closed = False
 
     @property
@@ -69,6 +75,7 @@ class FakeStepEngine:
             self._before_forward(plan)
         _check_plan(plan, self._kv_blocks, self._vocab_size)
         self.n_forwards += 1
+        self.progress += 1
         token_ids = []
         logprobs = []
         for row in range(len(plan.request_ids)):

@@ -168,8 +168,8 @@ class _Connection(asyncio.Protocol):
                 raise EngineError("the engine said Hello twice on one connection")
             self.hello.set_result(frame)
         elif not self.hello.done() or frame.incarnation != self.hello.result().incarnation:
-            raise EngineError(f"a step came from incarnation {frame.incarnation}, which did not say Hello")
-        else:
+            raise EngineError(f"a frame came from incarnation {frame.incarnation}, which did not say Hello")
+        elif isinstance(frame, frames.Step):
             self._receive_step(frame)
 
     def _receive_step(self, step: frames.Step) -> None:

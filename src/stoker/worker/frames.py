@@ -13,6 +13,7 @@ connection and never reused; numbers of ended sequences are ignored wherever the
        |  <-- Step(admitted or refused) -  before the next engine call
        |  <-- Step(tokens, stats) -------  after each engine call
        |  ------------- Abort ---------->  takes effect at the next engine call
+       |  <------------- Pulse ----------  now and then during a long engine call
        |  <------------- Fatal ----------  the engine ends, and why
 """
 
@@ -146,8 +147,14 @@ class Fatal(msgspec.Struct, frozen=True, array_like=True, tag=5):
     failure: Failure
 
 
+class Pulse(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Engine to gateway: the engine call that you wait for goes on."""
+
+    incarnation: int
+
+
 ToEngine = Submit | Abort
-ToGateway = Hello | Step | Fatal
+ToGateway = Hello | Step | Pulse | Fatal
 
 Frame = TypeVar("Frame")
 

@@ -3,10 +3,11 @@
 import gc
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, StepEngine
+from stoker.core.protocols import EngineInfo, Progressing, StepEngine
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.scheduler import Scheduler, SchedulerLimits
@@ -16,6 +17,7 @@ from stoker.worker.config import EngineConfig
 from stoker.worker.frames import Abort, Submit
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
+from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
 
 
@@ -85,6 +87,7 @@ class EngineLoop:
     def _serve(self, engine: StepEngine, scheduler: Scheduler, desk: "_Desk", sessions: Sessions) -> None:
         clock = time.monotonic
         busy = False
+        pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
         while (letters := self._mailbox.take(wait=not busy)) is not None:
             for letter in letters:
                 desk.open(letter, clock())
@@ -93,7 +96,8 @@ class EngineLoop:
             if letters or not busy:
                 sessions.publish(scheduler.stats(), clock(), idle=not busy)
             if plan is not None:
-                result = engine.forward(plan)
+                with pulse:
+                    result = engine.forward(plan)
                 now = clock()
                 sessions.add(scheduler.commit(plan, result, now))
                 sessions.publish(scheduler.stats(), now, idle=False)

@@ -42,7 +42,9 @@ class Sessions:
     def __init__(self, incarnation: int, hello: frames.Hello) -> None:
         self._incarnation = incarnation
         self._hello = frames.encode(hello)
+        self._pulse = frames.encode(frames.Pulse(incarnation))
         self._sessions: dict[Peer, Session] = {}
+        self._greeted: tuple[Peer, ...] = ()
         self._owners: dict[str, tuple[Session, int]] = {}
         self._n_sessions = 0
 
@@ -51,10 +53,12 @@ class Sessions:
         self._n_sessions += 1
         self._sessions[peer] = Session(self._n_sessions, peer)
         peer.send(self._hello)
+        self._greeted = tuple(self._sessions)
 
     def close(self, peer: Peer) -> set[str]:
         """Forget a gateway and return the ids of its sequences, which nobody waits for any more."""
         ids = self._sessions.pop(peer).ids
+        self._greeted = tuple(self._sessions)
         for request_id in ids:
             del self._owners[request_id]
         return ids
@@ -89,6 +93,11 @@ class Sessions:
             session.tokens.append(conversion.tokens_frame(event, sequence=sequence))
             if event.finish_reason is not None:
                 self.forget(event.request_id)
+
+    def beat(self) -> None:
+        """Tell every gateway that the engine call goes on; for any thread."""
+        for peer in self._greeted:
+            peer.send(self._pulse)
 
     def publish(self, stats: EngineStats, now: float, *, idle: bool) -> None:
         """Send one frame to each gateway with news of its own, and to the others now and then.

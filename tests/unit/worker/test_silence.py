@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.errors import EngineDiedError, NotReadyError
-from stoker.testing.engine_process import POISON, Behaviour, engine_command
+from stoker.testing.engine_process import POISON, TOIL_S, Behaviour, engine_command
 from stoker.testing.engine_thread import gated_engine
 from stoker.testing.token_streams import tokens_of
 from stoker.testing.waiting import until
@@ -69,6 +69,22 @@ async def test_a_hung_engine_is_not_ready_and_then_restarted(caplog: pytest.LogC
         assert supervisor.restarts == 1
         assert "did not answer for 1.5 s (killed by SIGKILL)" in caplog.text
         assert len(await tokens_of(supervisor, make_request("after"))) == 8
+    finally:
+        await supervisor.stop()
+
+
+async def test_a_long_call_that_goes_on_is_no_silence() -> None:
+    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.TOIL), timeout_s=6.0)
+    await supervisor.start()
+    try:
+        toiling = asyncio.create_task(tokens_of(supervisor, make_request("toiling", prompt=(POISON,))))
+        began = asyncio.get_running_loop().time()
+        while not toiling.done():
+            assert supervisor.ready
+            await asyncio.sleep(0.02)
+        assert len(await toiling) == 8
+        assert asyncio.get_running_loop().time() - began > TOIL_S
+        assert supervisor.restarts == 0
     finally:
         await supervisor.stop()
 

@@ -44,6 +44,12 @@ class NativeEngine:
         """Names weights, KV type and instruction-set path."""
         return self._fingerprint
 
+    @property
+    def progress(self) -> int:
+        """Grows while a step is computed; any thread may read it."""
+        model = self._model
+        return 0 if model is None else model.progress
+
     def forward(self, plan: StepPlan) -> StepResult:
         """Compute the plan's tokens into the KV cache and sample where the plan says so.
 
