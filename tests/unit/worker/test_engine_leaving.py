@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -80,7 +81,14 @@ async def test_a_stream_that_is_never_read_sends_nothing(socket_path: Path) -> N
 
 
 async def test_the_end_of_file_aborts_one_gateways_requests_and_no_others(socket_path: Path) -> None:
-    with EngineThread(socket_path, FakeStepEngine(512)):
+    all_run, gateway_left = Event(), Event()
+
+    def hold(plan: StepPlan) -> None:
+        if len(plan.request_ids) == 4:
+            all_run.set()
+            gateway_left.wait(20)
+
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=hold)):
         leaves, stays = [await EngineClient.connect(socket_path) for _ in range(2)]
         abandoned = [
             asyncio.create_task(tokens_of(leaves, make_request(f"left-{number}", max_tokens=ENDLESS)))
@@ -88,11 +96,12 @@ async def test_the_end_of_file_aborts_one_gateways_requests_and_no_others(socket
         ]
         request = make_request("stays", max_tokens=300)
         kept = asyncio.create_task(tokens_of(stays, request))
-        await until(lambda: stays.stats.running == 4)
+        await until(all_run.is_set)
         await leaves.close()
         for task in abandoned:
             with pytest.raises(EngineDiedError):
                 await task
+        gateway_left.set()
         assert await kept == reference_tokens(request)
         await until(lambda: stays.stats.running == 0 and stays.stats.kv_blocks_used == 0)
         await stays.close()
