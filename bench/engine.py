@@ -134,6 +134,7 @@ def print_table(medians: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     """Run all rounds, print the table, write the result."""
     arguments = read_arguments()
+    measured = commit()
     found = contenders(arguments)
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
     names = list(found)
@@ -153,7 +154,7 @@ def main() -> None:
         result = {
             "benchmark": "engine",
             "date": datetime.now(UTC).date().isoformat(),
-            "commit": commit(),
+            "commit": measured,
             "processor": processor_name(),
             "threads": arguments.threads,
             "model": arguments.model.name,
