@@ -47,7 +47,7 @@ def run(
     *,
     system: Annotated[str | None, Parameter(group=_SAMPLING)] = None,
     max_tokens: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=1))] = None,
-    temperature: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=2))] = 1.0,
+    temperature: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=2))] = 0.2,
     top_p: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gt=0, lte=1))] = 1.0,
     seed: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=MAX_SEED))] = None,
 ) -> None:
@@ -61,7 +61,8 @@ def run(
         prompt: What to answer.
         system: A system message to go before everything else.
         max_tokens: Most tokens of an answer. Unset, the rest of the context.
-        temperature: 0 always takes the most likely token; higher is more varied.
+        temperature: 0 always takes the most likely token; higher is more varied. Small models wander off at
+            the API's default of 1.
         top_p: Sample from the most likely tokens whose probabilities sum to this.
         seed: The same seed and prompt give the same answer. Unset, a random one.
     """

@@ -75,7 +75,7 @@ def test_the_answer_goes_to_standard_output_and_nothing_else_does(
     assert capsys.readouterr().out == "Hello\n"
     (request,) = generator.requests
     assert messages_of(request) == [("user", "hi")]
-    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (None, 1.0, 1.0, None)
+    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (None, 0.2, 1.0, None)
 
 
 def test_every_flag_reaches_the_request(generator: ScriptedGenerator) -> None:
