@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from stoker import _native
-from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
-from stoker.models import open_model
+from stoker.engine.native import NativeEngine
+from stoker.testing.native_engine import load_for_one_text, token_logprobs
 
 pytestmark = pytest.mark.integration
 
@@ -28,27 +26,7 @@ CASES += [(isa, index) for isa in OTHERS for index in range(N_PROMPTS) if len(GO
 
 @pytest.fixture(scope="module")
 def engines(default_model_path: Path) -> Callable[[str], NativeEngine]:
-    @cache
-    def load(isa: str) -> NativeEngine:
-        settings = NativeEngineSettings(
-            threads=2,
-            isa=isa,
-            context_length=512,
-            kv_memory_bytes=64 << 20,
-            max_running=1,
-            float_path=True,
-        )
-        with open_model(default_model_path) as model:
-            return load_engine(model, settings)
-
-    return load
-
-
-def logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=1, keepdims=True)
-    normalized: NDArray[np.float64] = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
-    return normalized
+    return cache(lambda isa: load_for_one_text(default_model_path, isa, float_path=True))
 
 
 def test_there_are_prompts() -> None:
@@ -63,14 +41,7 @@ def test_logprobs(
     record_property: Callable[[str, object], None],
 ) -> None:
     ids = GOLDEN[f"ids_{index}"].tolist()
-    plan = StepPlan(
-        request_ids=["golden"],
-        tokens=[ids],
-        first_positions=[0],
-        block_tables=[list(range(-(-len(ids) // BLOCK_TOKENS)))],
-        samples=[False],
-    )
-    ours = logprobs(engines(isa).logits(plan))[GOLDEN[f"positions_{index}"]]
+    ours = token_logprobs(engines(isa), ids)[GOLDEN[f"positions_{index}"]]
     theirs = GOLDEN[f"logprobs_{index}"]
     difference = float(np.abs(np.take_along_axis(ours, GOLDEN[f"top_{index}"], axis=1) - theirs).max())
     record_property("max_abs_difference", difference)

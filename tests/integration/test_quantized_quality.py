@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stoker import _native
-from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.testing.native_engine import load_for_one_text, token_logprobs
 from stoker.text import Tokenizer
 
 pytestmark = pytest.mark.integration
@@ -25,35 +24,6 @@ LEAST_AGREEMENT = 0.97
 LARGEST_DIVERGENCE = 0.005
 
 
-def load(path: Path, isa: str, *, float_path: bool = False) -> NativeEngine:
-    settings = NativeEngineSettings(
-        threads=2,
-        isa=isa,
-        context_length=512,
-        kv_memory_bytes=64 << 20,
-        max_running=1,
-        float_path=float_path,
-    )
-    with open_model(path) as model:
-        return load_engine(model, settings)
-
-
-def logprobs(engine: NativeEngine, tokens: list[int]) -> Floats:
-    """Log-probabilities of the token after each, ``[n_tokens, vocab_size]``."""
-    plan = StepPlan(
-        request_ids=["quality"],
-        tokens=[tokens],
-        first_positions=[0],
-        block_tables=[list(range(-(-len(tokens) // BLOCK_TOKENS)))],
-        samples=[False],
-    )
-    logits = engine.logits(plan)
-    logits -= logits.max(axis=1, keepdims=True)
-    totals = np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)
-    normalized: Floats = logits - np.log(totals).astype(np.float32)
-    return normalized
-
-
 @pytest.fixture(scope="module")
 def windows(default_model_path: Path) -> list[list[int]]:
     with open_model(default_model_path) as model:
@@ -64,8 +34,8 @@ def windows(default_model_path: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def references(default_model_path: Path, windows: list[list[int]]) -> list[Floats]:
-    engine = load(default_model_path, "auto", float_path=True)
-    return [logprobs(engine, window) for window in windows]
+    engine = load_for_one_text(default_model_path, "auto", float_path=True)
+    return [token_logprobs(engine, window) for window in windows]
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
@@ -76,11 +46,11 @@ def test_quantized_against_float(
     isa: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    engine = load(default_model_path, isa)
+    engine = load_for_one_text(default_model_path, isa, float_path=False)
     n_windows = 1 if isa == "portable" else N_WINDOWS  # it is slow
     agreements, divergences = [], []
     for window, reference in zip(windows[:n_windows], references, strict=False):
-        served = logprobs(engine, window)
+        served = token_logprobs(engine, window)
         agreements.append(served.argmax(axis=1) == reference.argmax(axis=1))
         terms = np.exp(reference) * (reference - served)
         divergences.append(terms.sum(axis=1, dtype=np.float64))
