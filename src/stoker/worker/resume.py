@@ -90,12 +90,14 @@ class ResumingEngine:
         run = _Run(request, self._quarantine.open(request, _now()), fingerprint)
         try:
             while not run.finished:
-                events = await self._submit(run)
+                events, early = await self._submit(run)
                 try:
                     async with aclosing(events):
                         if not run.admitted:
                             run.admitted = True
                             yield Admitted(request.request_id)
+                        if early is not None:
+                            yield early
                         async for event in events:
                             yield self._note(run, event)
                 except EngineDiedError as death:
@@ -104,8 +106,12 @@ class ResumingEngine:
             if self._quarantine.close(run.case):
                 self._wake()
 
-    async def _submit(self, run: "_Run") -> AsyncGenerator[TokenEvent]:
-        """Return the rest of the stream as soon as an engine has admitted it."""
+    async def _submit(self, run: "_Run") -> tuple[AsyncGenerator[TokenEvent], TokenEvent | None]:
+        """Return the rest of the stream as soon as an engine has admitted it.
+
+        A suspect's first tokens are awaited too, and returned: others may stand behind it in line, and
+        its reader may be one that reads on only when those, too, are admitted.
+        """
         n_refused = 0
         while True:
             await self._turn(run)
@@ -113,6 +119,7 @@ class ResumingEngine:
                 events = self._engine.stream(run.rest())
                 self._quarantine.submitted(run.case, self._engine.restarts)
                 await anext(events)
+                early = self._note(run, await anext(events)) if run.case.suspect else None
             except EngineDiedError as death:
                 self._bury(run, death)
             except CapacityError as error:
@@ -131,7 +138,7 @@ class ResumingEngine:
                 raise EngineDiedError(f"{run.death}; the next one refuses it: {error}") from error
             else:
                 self.n_resumed += run.death is not None
-                return events
+                return events, early
 
     async def _turn(self, run: "_Run") -> None:
         """Wait until the request may be submitted and, if its engine died, until there is a next one.

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from stoker.core.errors import (
     RequestQuarantinedError,
 )
 from stoker.core.sampling import SamplingParams
-from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenRequest, TokensEvent
 from stoker.testing.mortal_engine import MortalEngine
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.token_streams import collect, tokens_of
@@ -192,6 +192,33 @@ async def test_requests_that_come_during_a_probation_wait_and_are_served() -> No
     late = innocent("late")
     assert await tokens_of(engine, late) == reference_tokens(late)
     assert await asyncio.gather(*reading) == [reference_tokens(request) for request in suspects]
+
+
+async def test_a_line_moves_on_when_its_first_is_not_read_until_the_next_is_admitted() -> None:
+    mortal = MortalEngine()
+    engine = resuming(mortal)
+    requests = [innocent(f"r{number}") for number in range(3)]
+    streams = [engine.stream(request) for request in requests]
+    admissions = [asyncio.create_task(_next_event(stream)) for stream in streams]
+    for _ in range(2):
+        await turns_until(lambda: len(mortal.running) == 3)
+        mortal.die()
+    async with asyncio.timeout(5):
+        admitted = await asyncio.gather(*admissions)
+    assert admitted == [Admitted(request.request_id) for request in requests]
+    for request, stream in zip(requests, streams, strict=True):
+        assert tuple([token async for event in stream for token in tokens_in(event)]) == reference_tokens(
+            request
+        )
+
+
+async def _next_event(stream: AsyncGenerator[TokenEvent]) -> TokenEvent:
+    return await anext(stream)
+
+
+def tokens_in(event: TokenEvent) -> tuple[int, ...]:
+    assert isinstance(event, TokensEvent)
+    return event.token_ids
 
 
 @given(seed=st.integers(0, 2**32), n_requests=st.integers(1, 12), n_poisoned=st.integers(0, 2))
