@@ -37,6 +37,7 @@ from stoker.observe.metrics import Metrics
 from stoker.policy.admission import Admission
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
 from stoker.worker.config import EngineConfig
+from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
 
 BACKLOG = 2048
@@ -55,7 +56,8 @@ class LocalModel:
         context_length: Most tokens of one sequence, the settings applied.
         tokenizer_spec: Its tokenizer as the file describes it.
         special_tokens: Spelling of the tokens that its chat template may name.
-        supervisor: Its engine.
+        supervisor: Its engine processes.
+        engine: What requests run on: the processes as one engine that does not die.
     """
 
     located: LocatedModel
@@ -63,6 +65,7 @@ class LocalModel:
     tokenizer_spec: TokenizerSpec
     special_tokens: dict[str, str]
     supervisor: EngineSupervisor
+    engine: ResumingEngine
 
     def readiness(self) -> str | None:
         """Return None if a request would get its first token now, otherwise why not."""
@@ -78,7 +81,7 @@ class LocalModel:
         template = spec.chat_template
         return LocalGenerator(
             self.located.model_id,
-            self.supervisor,
+            self.engine,
             Tokenizer(spec),
             None if template is None else ChatTemplate(template, self.special_tokens),
             self.context_length,
@@ -118,12 +121,14 @@ def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
         kv_memory_bytes=settings.kv_memory,
         log_format=_log_format(settings),
     )
+    supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)
     return LocalModel(
         located=located,
         context_length=settings.context_length or longest,
         tokenizer_spec=spec,
         special_tokens=special_tokens,
-        supervisor=EngineSupervisor(engine, timeout_s=settings.engine_timeout_s),
+        supervisor=supervisor,
+        engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )
 
 
@@ -259,7 +264,13 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
     metrics = Metrics(version=__version__)
     metrics.watch_engine(
         located.model_id,
-        lambda: EngineReport(ready=supervisor.ready, restarts=supervisor.restarts, stats=supervisor.stats),
+        lambda: EngineReport(
+            ready=supervisor.ready,
+            restarts=supervisor.restarts,
+            resumed=model.engine.n_resumed,
+            quarantined=model.engine.n_quarantined,
+            stats=supervisor.stats,
+        ),
     )
     n_places = settings.max_running + settings.max_waiting
     admission = Admission(await asyncio.to_thread(model.generator), n_places)

@@ -66,6 +66,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "kv_memory",
         "context_length",
         "engine_timeout_s",
+        "resume_timeout_s",
     ),
     "Logs": ("log_level", "log_format"),
 }
@@ -144,6 +145,13 @@ class Settings(BaseModel):
         description="Seconds without a word from an engine that has requests, after which it is killed and "
         "restarted; after a sixth of them the server is not ready. An engine gives a word at the end of "
         "every call, and four times a second during one that takes longer.",
+    )
+    resume_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request whose engine died waits for the next engine to be ready, to go "
+        "on where it stopped; after them it fails.",
     )
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."

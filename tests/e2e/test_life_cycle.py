@@ -1,4 +1,4 @@
-"""Start, keys, drain, and the death of an engine."""
+"""Start, keys, drain, and an engine that hangs."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from openai import APIError, AuthenticationError, OpenAI
+from openai import AuthenticationError, OpenAI
 
 from stoker.testing.server_process import ServerProcess
 
@@ -112,31 +112,6 @@ def test_a_server_leaves_no_engine_behind(home: Path) -> None:
             time.sleep(0.05)
 
 
-def test_a_killed_engine_fails_its_requests_and_comes_back(home: Path) -> None:
-    with ServerProcess(home) as server:
-        server.wait_ready()
-        with connect(server) as client:
-            stream = client.completions.create(
-                model=MODEL, prompt="Once", max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
-            )
-            next(stream)
-            (engine,) = server.children()
-            os.kill(engine, signal.SIGKILL)
-            with pytest.raises(APIError, match="engine"):
-                list(stream)
-            body = {"model": MODEL, "prompt": "Hi", "max_tokens": 1}
-            statuses = [post(server, body)]
-            deadline_s = time.monotonic() + 30
-            while statuses[-1] != 200 and time.monotonic() < deadline_s:
-                time.sleep(0.05)
-                statuses.append(post(server, body))
-        assert set(statuses) <= {200, 500, 503}
-        assert statuses[-1] == 200, "the engine does not come back"
-        server.wait_ready()
-        assert server.children() != [engine]
-        assert server.process.poll() is None
-
-
 def test_a_hung_engine_makes_the_server_unready_and_is_replaced(home: Path) -> None:
     with ServerProcess(home, "--engine-timeout-s", "6") as server:
         server.wait_ready()
@@ -152,8 +127,8 @@ def test_a_hung_engine_makes_the_server_unready_and_is_replaced(home: Path) -> N
                 assert time.monotonic() < deadline_s, "a hung engine is ready"
                 time.sleep(0.05)
             assert "does not answer" in server.get("/readyz")[1]
-            with pytest.raises(APIError, match="did not answer"):
-                list(stream)
-        server.wait_ready()
+            server.wait_ready()
+            next(stream)
+            stream.close()
         assert server.children() != [engine]
         assert server.metrics()["stoker_engine_restarts_total"] == 1

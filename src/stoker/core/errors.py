@@ -16,7 +16,8 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   ├── QueueFullError            every place is taken; carries retry_after_s  429
     │   └── NotReadyError             no engine is ready                           503
     ├── EngineError               a fault of ours
-    │   └── EngineDiedError           the engine process ended under a request     500
+    │   ├── EngineDiedError           the engine process ended under a request     500
+    │   └── RequestQuarantinedError   engine processes die of this request         500
     ├── ModelError                a model cannot be fetched, read or loaded
     │   ├── UnknownModelError         neither the catalogue nor the disk has it
     │   ├── SourceError               a download failed or its checksum is wrong
@@ -109,6 +110,10 @@ class EngineError(StokerError):
 
 class EngineDiedError(EngineError):
     """The engine process ended while it held a request."""
+
+
+class RequestQuarantinedError(EngineError):
+    """Engine processes die of this request, so it is not given to another one for a while."""
 
 
 class ModelError(StokerError):

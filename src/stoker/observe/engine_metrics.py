@@ -16,11 +16,15 @@ class EngineReport:
     Attributes:
         ready: Whether a request would get its first token now.
         restarts: How often an engine process was started after the first one.
+        resumed: How often a sequence whose engine died was taken by a next one.
+        quarantined: Sequences condemned for the deaths of engines.
         stats: Gauges of the engine process, zeros without one, and counters over all of them.
     """
 
     ready: bool
     restarts: int
+    resumed: int
+    quarantined: int
     stats: EngineStats
 
 
@@ -71,11 +75,20 @@ class EngineCollector(Collector):
         restarts = CounterMetricFamily(
             "stoker_engine_restarts_total", "Engine processes started after the first one.", labels=["model"]
         )
+        resumed = CounterMetricFamily(
+            "stoker_streams_resumed_total",
+            "Sequences that went on in a next engine after theirs died.",
+            labels=["model"],
+        )
+        quarantined = CounterMetricFamily(
+            "stoker_requests_quarantined_total", "Sequences that engines died of.", labels=["model"]
+        )
         for model, report in reports.items():
             up.add_metric([model], float(report.ready))
             restarts.add_metric([model], float(report.restarts))
-        yield up
-        yield restarts
+            resumed.add_metric([model], float(report.resumed))
+            quarantined.add_metric([model], float(report.quarantined))
+        yield from (up, restarts, resumed, quarantined)
         for field, (name, text) in GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=["model"])
             for model, report in reports.items():

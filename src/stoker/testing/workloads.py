@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import TokenRequest
-from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
 
 
 def make_tokens(name: str, n_tokens: int, vocab_size: int = DEFAULT_VOCAB_SIZE) -> tuple[int, ...]:
@@ -40,6 +40,20 @@ def make_request(
         cache_salt=cache_salt,
         priority=priority,
     )
+
+
+def make_harmless(
+    request_id: str, poison: int, *, n_prompt: int = 8, max_tokens: int = 12, sampled: bool = True
+) -> TokenRequest:
+    """Return a request that has the token `poison` neither in its prompt nor in its reference tokens."""
+    seed = 0
+    while True:
+        sampling = SamplingParams(seed=seed) if sampled else SamplingParams(temperature=0.0)
+        prompt = [token for token in make_tokens(f"{request_id}/{seed}", n_prompt) if token != poison]
+        request = make_request(request_id, prompt=prompt, max_tokens=max_tokens, sampling=sampling)
+        if prompt and poison not in reference_tokens(request):
+            return request
+        seed += 1
 
 
 def mixed_lengths(

@@ -1,6 +1,7 @@
 """Keeps one engine process running and serves as its `TokenEngine`."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -27,6 +28,9 @@ UNREADY_SHARE = 1 / 6
 CHECK_SHARE = 1 / 60
 """How often an engine's silence is looked at, as a share of its timeout."""
 
+RECHECK_S = 0.5
+"""How often one who waits looks for himself: a silent engine that speaks again does not say so."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +49,7 @@ class EngineSupervisor:
     """A `TokenEngine` that outlives its engine processes.
 
     Streams of an engine that dies end with `EngineDiedError`; new ones get `NotReadyError` until the
-    next engine is ready.
+    next engine is ready. `ResumingEngine` makes streams outlive their engine, too.
 
     Args:
         config: Settings of the engine.
@@ -79,6 +83,7 @@ class EngineSupervisor:
         self._child: EngineChild | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._n_starts = 0
+        self._started = asyncio.Event()  # set, and replaced, when an engine is ready or none will be
         self._counted = EngineStats()  # by the engines before this one
         self._stopped = False
 
@@ -100,6 +105,7 @@ class EngineSupervisor:
     async def stop(self) -> None:
         """End the engine within `stop_grace_s` and leave no process and no file behind."""
         self._stopped = True
+        self._announce()
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
@@ -165,6 +171,19 @@ class EngineSupervisor:
         """
         return self._ready_child().client.stream(request)
 
+    async def wait_ready(self) -> None:
+        """Wait without limit until an engine is ready.
+
+        Raises:
+            NotReadyError: The supervisor is stopped, so there will be none.
+        """
+        while not self.ready:
+            if self._stopped:
+                raise NotReadyError(f"the engine {self.status.value}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_S):
+                    await self._started.wait()
+
     def _ready_child(self) -> EngineChild:
         if self._child is None or not self.ready:
             raise NotReadyError(f"the engine {self.status.value}; try again later")
@@ -181,7 +200,12 @@ class EngineSupervisor:
         if self._child is not None:
             self._counted = add_counters(self._child.client.stats, self._counted)
         self._child = child
+        self._announce()
         return child
+
+    def _announce(self) -> None:
+        started, self._started = self._started, asyncio.Event()
+        started.set()
 
     async def _watch(self, child: EngineChild, folder: Path) -> None:
         """Whenever the engine dies, start the next one."""

@@ -17,8 +17,8 @@ def test_counters_are_summed_and_gauges_kept() -> None:
 def test_each_models_engine_is_reported() -> None:
     metrics = Metrics(version="1")
     reports = {
-        "a": EngineReport(ready=True, restarts=0, stats=LATER),
-        "b": EngineReport(ready=False, restarts=4, stats=EARLIER),
+        "a": EngineReport(ready=True, restarts=0, resumed=2, quarantined=1, stats=LATER),
+        "b": EngineReport(ready=False, restarts=4, resumed=2, quarantined=1, stats=EARLIER),
     }
     metrics.watch_engine("a", lambda: reports["a"])
     metrics.watch_engine("b", lambda: reports["b"])
@@ -28,6 +28,8 @@ def test_each_models_engine_is_reported() -> None:
         'stoker_engine_up{model="b"} 0.0',
         'stoker_engine_restarts_total{model="a"} 0.0',
         'stoker_engine_restarts_total{model="b"} 4.0',
+        'stoker_streams_resumed_total{model="a"} 2.0',
+        'stoker_requests_quarantined_total{model="a"} 1.0',
         'stoker_engine_running{model="a"} 1.0',
         'stoker_engine_generated_tokens_total{model="b"} 100.0',
     ):

@@ -23,7 +23,9 @@ def documented() -> dict[str, Row]:
 def registered() -> dict[str, Row]:
     """Every metric of a gateway that has answered one request and refused another."""
     metrics = Metrics(version="1")
-    metrics.watch_engine("m", lambda: EngineReport(ready=True, restarts=0, stats=EngineStats()))
+    metrics.watch_engine(
+        "m", lambda: EngineReport(ready=True, restarts=0, resumed=2, quarantined=1, stats=EngineStats())
+    )
     metrics.watch_choices("m", lambda: 1)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
     timer = metrics.token_timer(record, model="m", n_choices=1)

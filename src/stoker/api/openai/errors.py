@@ -50,6 +50,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     errors.NotReadyError: ErrorKind(503, _SERVER, "not_ready", "not_ready"),
     errors.CapacityError: ErrorKind(503, _SERVER, "not_ready", "capacity"),
     errors.EngineDiedError: ErrorKind(500, _SERVER, "engine_died", "engine_died"),
+    errors.RequestQuarantinedError: ErrorKind(500, _SERVER, "request_quarantined", "request_quarantined"),
     errors.EngineError: ErrorKind(500, _SERVER, "engine_error", "engine_error"),
 }
 """Class to looks; an error takes the entry of its nearest base, everything else is `_INTERNAL`."""

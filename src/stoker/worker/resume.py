@@ -1,0 +1,249 @@
+"""Streams that outlive their engines."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from stoker.core.errors import (
+    CapacityError,
+    EngineDiedError,
+    NotReadyError,
+    RequestError,
+    RequestQuarantinedError,
+)
+from stoker.core.protocols import EngineInfo, TokenEngine
+from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.worker.quarantine import Case, Quarantine
+
+RETRY_S = 0.1
+"""Pause before a stream asks again an engine that had no place for it."""
+
+_log = logging.getLogger(__name__)
+
+
+class ReplacedEngine(TokenEngine, Protocol):
+    """A token engine whose process is replaced when it dies; `EngineSupervisor` is one."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was replaced; numbers the engine that is ready."""
+
+    async def wait_ready(self) -> None:
+        """Wait without limit until a request would be taken.
+
+        Raises:
+            NotReadyError: There will be no engine any more.
+        """
+
+
+class ResumingEngine:
+    """A `TokenEngine` whose streams go on where they stopped when their engine dies.
+
+    An engine is deterministic and its random numbers are keyed by absolute position, so a next engine
+    that is given prompt and output continues with the very tokens that would have come. A reader sees
+    a pause. Requests that engines die of are found and refused by the rules of `Quarantine`.
+
+    A new request is refused as ever while no engine is ready.
+
+    Args:
+        engine: What is resumed on.
+        timeout_s: For so long a stream waits for its next engine to be ready.
+
+    Attributes:
+        n_resumed: How often a stream or a request that waited was taken by a next engine.
+    """
+
+    def __init__(self, engine: ReplacedEngine, *, timeout_s: float) -> None:
+        self._engine = engine
+        self._timeout_s = timeout_s
+        self._quarantine = Quarantine()
+        self._changed = asyncio.Event()  # set, and replaced, whenever somebody else may run
+        self.n_resumed = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine said of itself.
+
+        Raises:
+            NotReadyError: No engine is ready.
+        """
+        return self._engine.info
+
+    @property
+    def n_quarantined(self) -> int:
+        """Requests that were condemned for the deaths of engines."""
+        return self._quarantine.n_condemned
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Yield `Admitted`, then `TokensEvent`s, the last with a finish reason, whatever engines do.
+
+        Raises:
+            QueueFullError: Every running and waiting place is taken.
+            NotReadyError: No engine is ready.
+            RequestQuarantinedError: Engines die of this request.
+            EngineDiedError: The engine died, and no equal one was ready in time.
+        """
+        fingerprint = self._engine.info.fingerprint
+        run = _Run(request, self._quarantine.open(request, _now()), fingerprint)
+        try:
+            while not run.finished:
+                events, early = await self._submit(run)
+                try:
+                    async with aclosing(events):
+                        if not run.admitted:
+                            run.admitted = True
+                            yield Admitted(request.request_id)
+                        if early is not None:
+                            yield early
+                        async for event in events:
+                            yield self._note(run, event)
+                except EngineDiedError as death:
+                    self._bury(run, death)
+        finally:
+            if self._quarantine.close(run.case):
+                self._wake()
+
+    async def _submit(self, run: "_Run") -> tuple[AsyncGenerator[TokenEvent], TokenEvent | None]:
+        """Return the rest of the stream as soon as an engine has admitted it.
+
+        A suspect's first tokens are awaited too, and returned: others may stand behind it in line, and
+        its reader may be one that reads on only when those, too, are admitted.
+        """
+        n_refused = 0
+        while True:
+            await self._turn(run)
+            try:
+                events = self._engine.stream(run.rest())
+                self._quarantine.submitted(run.case, self._engine.restarts)
+                await anext(events)
+                early = self._note(run, await anext(events)) if run.case.suspect else None
+            except EngineDiedError as death:
+                self._bury(run, death)
+            except CapacityError as error:
+                self._quarantine.withdrawn(run.case)
+                n_refused += 1
+                if run.death is None:
+                    raise
+                if n_refused * RETRY_S > self._timeout_s:
+                    raise EngineDiedError(
+                        f"{run.death}; the next one had no place for it: {error}"
+                    ) from error
+                await asyncio.sleep(RETRY_S)
+            except RequestError as error:
+                if run.death is None:
+                    raise
+                raise EngineDiedError(f"{run.death}; the next one refuses it: {error}") from error
+            else:
+                self.n_resumed += run.death is not None
+                return events, early
+
+    async def _turn(self, run: "_Run") -> None:
+        """Wait until the request may be submitted and, if its engine died, until there is a next one.
+
+        Waiting for others that come first needs no bound of its own: each of them runs until the engine
+        has made a token or has died. And whenever one dies, all wait for the next at the same time.
+        """
+        while True:
+            if run.death is not None:
+                await self._next_engine(run)
+            if self._quarantine.may_run(run.case):
+                return
+            await self._changed.wait()
+
+    async def _next_engine(self, run: "_Run") -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._engine.wait_ready()
+            fingerprint = self._engine.info.fingerprint
+        except TimeoutError as error:
+            raise EngineDiedError(
+                f"{run.death}; no other one was ready within {self._timeout_s:g} s"
+            ) from error
+        except NotReadyError as error:
+            raise EngineDiedError(f"{run.death}; {error}") from error
+        if run.token_ids and fingerprint != run.fingerprint:
+            raise EngineDiedError(
+                f"{run.death}; the next one would not continue with the same tokens: it is {fingerprint},"
+                f" not {run.fingerprint}"
+            )
+        run.fingerprint = fingerprint
+
+    def _note(self, run: "_Run", event: TokenEvent) -> TokenEvent:
+        if not isinstance(event, TokensEvent):
+            return event
+        if self._quarantine.progressed(run.case):
+            self._wake()
+        return run.add(event)
+
+    def _bury(self, run: "_Run", death: EngineDiedError) -> None:
+        """Draw the consequences of an engine's death, once for all that it had.
+
+        Raises:
+            RequestQuarantinedError: It died of this request.
+        """
+        run.death = death
+        if run.case.engine is not None:
+            self._quarantine.died(run.case.engine, _now())
+            self._wake()
+        if run.case.guilty:
+            _log.error("the request %s makes engines die and is refused from now on", run.request_id)
+            raise RequestQuarantinedError(
+                f"engines die of this request, so it is not tried again: {death}; change it and report this"
+            ) from death
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class _Run:
+    """What has come of a request so far."""
+
+    __slots__ = (
+        "_request",
+        "admitted",
+        "cached_tokens",
+        "case",
+        "death",
+        "fingerprint",
+        "finished",
+        "token_ids",
+    )
+
+    def __init__(self, request: TokenRequest, case: Case, fingerprint: str) -> None:
+        self._request = request
+        self.case = case
+        self.fingerprint = fingerprint
+        self.admitted = self.finished = False
+        self.death: EngineDiedError | None = None
+        self.token_ids: list[int] = []
+        self.cached_tokens = 0
+
+    @property
+    def request_id(self) -> str:
+        return self._request.request_id
+
+    def rest(self) -> TokenRequest:
+        """Return the request for what is still to come."""
+        if not self.token_ids:
+            return self._request
+        return replace(
+            self._request,
+            prompt=(*self._request.prompt, *self.token_ids),
+            max_tokens=self._request.max_tokens - len(self.token_ids),
+        )
+
+    def add(self, event: TokensEvent) -> TokensEvent:
+        """Note new tokens and return them as the first engine would have sent them."""
+        if not self.token_ids:
+            self.cached_tokens = event.cached_tokens
+        self.token_ids += event.token_ids
+        self.finished = event.finish_reason is not None
+        return event if self.death is None else replace(event, cached_tokens=self.cached_tokens)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
