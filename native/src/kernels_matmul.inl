@@ -43,8 +43,8 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
   const int n_groups = k / kGroup;
   for (int g = 0; g < n_groups; ++g, block += kU4GroupSize) {
     prefetch_group<kU4GroupSize>(block);
-    DotsU4 dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = zero_dots_u4();
+    Dots dots[kRows];
+    for (int r = 0; r < kRows; ++r) dots[r] = zero_dots();
     I32 byte_sums = zero_int();  // of 8 codes of 4 bits
     for (int v = 0; v < 4; ++v) {
       const I32 bytes = load_bytes(block + 64 * v);
@@ -53,14 +53,29 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
       byte_sums = add_bytes(byte_sums, add_bytes(low, high));
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 8 * v;
-        dots[r] = dot4_u4(dots[r], low, a);
-        dots[r] = dot4_u4(dots[r], high, a + 4);
+        dots[r] = dot4(dots[r], low, a);
+        dots[r] = dot4(dots[r], high, a + 4);
       }
     }
     const GroupWeights weights = group_weights(block + 256, add_codes(zero_int(), byte_sums));
     for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], sums_of(dots[r]), meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
+}
+
+// Adds one part of a group's u8 codes, times kRows rows of activations, to `dots`.
+template <int kPart, int kRows>
+STOKER_INLINE void add_u8_part(const uint8_t* group, int k, const int8_t* codes, I32* dots) {
+  static_assert(kU8Parts <= 2);
+  Dots of_part[kRows];
+  for (int r = 0; r < kRows; ++r) of_part[r] = zero_dots();
+  for (int v = 0; v < 8; ++v) {
+    const I32 weights = u8_part<kPart>(load_bytes(group + 64 * v));
+    for (int r = 0; r < kRows; ++r) {
+      of_part[r] = dot4(of_part[r], weights, codes + static_cast<ptrdiff_t>(r) * k + 4 * v);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) dots[r] = add_int(dots[r], sums_of<kPart>(of_part[r]));
 }
 
 template <int kRows>
@@ -71,18 +86,14 @@ static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const Grou
   const int n_groups = k / kGroup;
   for (int g = 0; g < n_groups; ++g, block += kU8GroupSize) {
     prefetch_group<kU8GroupSize>(block);
-    DotsU8 dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = zero_dots_u8();
+    I32 dots[kRows];
+    for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
+    add_u8_part<0, kRows>(block, k, codes + g * kGroup, dots);
+    if constexpr (kU8Parts > 1) add_u8_part<1, kRows>(block, k, codes + g * kGroup, dots);
     I32 code_sums = zero_int();
-    for (int v = 0; v < 8; ++v) {
-      const I32 weights = load_bytes(block + 64 * v);
-      code_sums = add_codes(code_sums, weights);
-      for (int r = 0; r < kRows; ++r) {
-        dots[r] = dot4_u8(dots[r], weights, codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 4 * v);
-      }
-    }
+    for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(block + 64 * v));
     const GroupWeights weights = group_weights(block + 512, code_sums);
-    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], sums_of(dots[r]), meta[g + r * n_groups], weights);
+    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }

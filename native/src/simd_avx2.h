@@ -11,7 +11,7 @@
 namespace stoker::STOKER_ISA {
 
 // Of 16 registers, two per sum: more at once would spill.
-constexpr int kMaxRows = 4;
+constexpr int kMaxRows = 6;
 constexpr int kMaxPairs = 3;
 constexpr int kPairVectors = 2;
 

@@ -81,20 +81,26 @@ STOKER_INLINE I32 high_nibbles(I32 a) { return _mm512_and_si512(_mm512_srli_epi1
 STOKER_INLINE I32 add_bytes(I32 a, I32 b) { return _mm512_add_epi8(a, b); }
 
 // Exact sums of products of one group's codes (32 inputs per lane), in the form that suits the instruction set.
-using DotsU4 = I32;
-using DotsU8 = I32;
+using Dots = I32;
 
-STOKER_INLINE DotsU4 zero_dots_u4() { return zero_int(); }
-STOKER_INLINE DotsU8 zero_dots_u8() { return zero_int(); }
-// Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`).
-STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
+STOKER_INLINE Dots zero_dots() { return zero_int(); }
+// Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`). The bytes of w are u4
+// codes or one part of u8 codes.
+STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   int32_t four;
   std::memcpy(&four, a, sizeof four);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
-STOKER_INLINE DotsU4 dot4_u4(DotsU4 acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }  // bytes of w below 16
-STOKER_INLINE DotsU8 dot4_u8(DotsU8 acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
-STOKER_INLINE I32 sums_of(I32 dots) { return dots; }
+// A u8 code is the weighted sum of its parts, each small enough for dot4; here the code is its only part.
+constexpr int kU8Parts = 1;
+template <int kPart>
+STOKER_INLINE I32 u8_part(I32 w) {
+  return w;
+}
+template <int kPart = 0>
+STOKER_INLINE I32 sums_of(Dots dots) {  // times the part's weight
+  return dots;
+}
 // Per lane: acc + sum of the 4 unsigned bytes of w.
 STOKER_INLINE I32 add_codes(I32 acc, I32 w) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi8(1)); }
 

@@ -106,19 +106,23 @@ STOKER_INLINE I32 add_bytes(I32 a, I32 b) {
   return reinterpret_cast<I32>(reinterpret_cast<U8>(a) + reinterpret_cast<U8>(b));
 }
 
-using DotsU4 = I32;
-using DotsU8 = I32;
+using Dots = I32;
 
-STOKER_INLINE DotsU4 zero_dots_u4() { return zero_int(); }
-STOKER_INLINE DotsU8 zero_dots_u8() { return zero_int(); }
-STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
+STOKER_INLINE Dots zero_dots() { return zero_int(); }
+STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   // Bytes 0 to 3 of a lane, lowest address first (little-endian).
   return acc + (w & 255) * int32_t{a[0]} + ((w >> 8) & 255) * int32_t{a[1]} + ((w >> 16) & 255) * int32_t{a[2]} +
          ((w >> 24) & 255) * int32_t{a[3]};
 }
-STOKER_INLINE DotsU4 dot4_u4(DotsU4 acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
-STOKER_INLINE DotsU8 dot4_u8(DotsU8 acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
-STOKER_INLINE I32 sums_of(I32 dots) { return dots; }
+constexpr int kU8Parts = 1;
+template <int kPart>
+STOKER_INLINE I32 u8_part(I32 w) {
+  return w;
+}
+template <int kPart = 0>
+STOKER_INLINE I32 sums_of(Dots dots) {
+  return dots;
+}
 STOKER_INLINE I32 add_codes(I32 acc, I32 w) {
   return acc + (w & 255) + ((w >> 8) & 255) + ((w >> 16) & 255) + ((w >> 24) & 255);
 }
