@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#if defined(STOKER_HAVE_AVX512)
+#if defined(STOKER_X86_64)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -11,7 +11,13 @@ namespace stoker {
 
 namespace {
 
-#if defined(STOKER_HAVE_AVX512)
+#if defined(STOKER_X86_64)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+bool has_avx2vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+
 bool has_avx512vnni() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -32,9 +38,11 @@ bool has_amx() {
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
-#if defined(STOKER_HAVE_AVX512)
+#if defined(STOKER_X86_64)
   if (has_amx()) found.push_back(&amx::kKernels);
   if (has_avx512vnni()) found.push_back(&avx512vnni::kKernels);
+  if (has_avx2vnni()) found.push_back(&avx2vnni::kKernels);
+  if (has_avx2()) found.push_back(&avx2::kKernels);
 #endif
   found.push_back(&portable::kKernels);
   return found;

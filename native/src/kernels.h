@@ -99,6 +99,12 @@ extern const Kernels kKernels;
 namespace avx512vnni {
 extern const Kernels kKernels;
 }
+namespace avx2vnni {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
 namespace portable {
 extern const Kernels kKernels;
 }

@@ -8,7 +8,7 @@
 namespace stoker::STOKER_ISA {
 
 constexpr int kTileVectors = kTileTokens / 16;
-constexpr int kMaxPairs = 4;  // (row, head) pairs that share the loads of one tile
+static_assert(kTileVectors % kPairVectors == 0);
 
 template <KvType kType>
 STOKER_INLINE F32 load_kv(const void* base, size_t index) {
@@ -63,21 +63,31 @@ STOKER_INLINE void accumulate(const Pair* pairs, const float (*weights)[kTileTok
   }
 }
 
+// Scores of a tile's keys from 16 * vector on, kPairVectors vectors of them.
+template <int kPairs>
+STOKER_INLINE void score(const Pair* pairs, const float* keys, int head_size, int vector, F32 (*scores)[kTileVectors]) {
+  F32 sums[kPairs][kPairVectors];
+  for (int p = 0; p < kPairs; ++p) {
+    for (int v = 0; v < kPairVectors; ++v) sums[p][v] = zero();
+  }
+  for (int d = 0; d < head_size; ++d) {
+    F32 key[kPairVectors];
+    for (int v = 0; v < kPairVectors; ++v) key[v] = load(keys + d * kTileTokens + 16 * (vector + v));
+    for (int p = 0; p < kPairs; ++p) {
+      const F32 query = splat(pairs[p].query[d]);
+      for (int v = 0; v < kPairVectors; ++v) sums[p][v] = fma(query, key[v], sums[p][v]);
+    }
+  }
+  for (int p = 0; p < kPairs; ++p) {
+    for (int v = 0; v < kPairVectors; ++v) scores[p][vector + v] = sums[p][v];
+  }
+}
+
 // One tile for kPairs pairs that all see its first `n_keys` keys.
 template <int kPairs>
 static void attend_tile(const Pair* pairs, const float* keys, const float* values, int head_size, int n_keys) {
   F32 scores[kPairs][kTileVectors];
-  for (int p = 0; p < kPairs; ++p) {
-    for (int v = 0; v < kTileVectors; ++v) scores[p][v] = zero();
-  }
-  for (int d = 0; d < head_size; ++d) {
-    F32 key[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) key[v] = load(keys + d * kTileTokens + 16 * v);
-    for (int p = 0; p < kPairs; ++p) {
-      const F32 query = splat(pairs[p].query[d]);
-      for (int v = 0; v < kTileVectors; ++v) scores[p][v] = fma(query, key[v], scores[p][v]);
-    }
-  }
+  for (int v = 0; v < kTileVectors; v += kPairVectors) score<kPairs>(pairs, keys, head_size, v, scores);
   float weights[kPairs][kTileTokens];
   float rescale[kPairs];
   const F32 minus_infinity = splat(-__builtin_inff());
@@ -107,22 +117,24 @@ static void attend_tile(const Pair* pairs, const float* keys, const float* value
                     sum_lanes(add(add(exponentials[0], exponentials[1]), add(exponentials[2], exponentials[3])));
   }
   int offset = 0;
-  for (; offset + 64 <= head_size; offset += 64) {
-    accumulate<kPairs, 4>(pairs, weights, rescale, values, head_size, n_keys, offset);
+  if constexpr (kPairVectors > 2) {
+    for (; offset + 16 * kPairVectors <= head_size; offset += 16 * kPairVectors) {
+      accumulate<kPairs, kPairVectors>(pairs, weights, rescale, values, head_size, n_keys, offset);
+    }
   }
   for (; offset < head_size; offset += 32) {
     accumulate<kPairs, 2>(pairs, weights, rescale, values, head_size, n_keys, offset);
   }
 }
 
+// n_pairs is in [1, kPairs].
+template <int kPairs = kMaxPairs>
 static void attend_pairs(const Pair* pairs, int n_pairs, const float* keys, const float* values, int head_size,
                          int n_keys) {
-  switch (n_pairs) {
-    case 1: attend_tile<1>(pairs, keys, values, head_size, n_keys); return;
-    case 2: attend_tile<2>(pairs, keys, values, head_size, n_keys); return;
-    case 3: attend_tile<3>(pairs, keys, values, head_size, n_keys); return;
-    default: attend_tile<4>(pairs, keys, values, head_size, n_keys); return;
+  if constexpr (kPairs > 1) {
+    if (n_pairs < kPairs) return attend_pairs<kPairs - 1>(pairs, n_pairs, keys, values, head_size, n_keys);
   }
+  attend_tile<kPairs>(pairs, keys, values, head_size, n_keys);
 }
 
 static void attend(const AttendArgs& a) {

@@ -24,8 +24,6 @@ STOKER_INLINE F32 add_group(F32 sum, I32 dot, const GroupMeta& m, const GroupWei
   return fma(splat(m.sum), w.minimum, fma(product, w.scale, sum));
 }
 
-static const int8_t kOnes[4] = {1, 1, 1, 1};
-
 constexpr int kGroupsAhead = 8;  // the processor's own prefetcher starts anew at every 4 KiB page; this one does not
 
 // Fetches what will be read a few groups later; beyond the matrix it is a hint that nobody takes.
@@ -45,24 +43,39 @@ static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const Grou
   const int n_groups = k / kGroup;
   for (int g = 0; g < n_groups; ++g, block += kU4GroupSize) {
     prefetch_group<kU4GroupSize>(block);
-    I32 dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
-    I32 code_sums = zero_int();
+    Dots dots[kRows];
+    for (int r = 0; r < kRows; ++r) dots[r] = zero_dots();
+    I32 byte_sums = zero_int();  // of 8 codes of 4 bits
     for (int v = 0; v < 4; ++v) {
       const I32 bytes = load_bytes(block + 64 * v);
       const I32 low = low_nibbles(bytes);
       const I32 high = high_nibbles(bytes);
-      code_sums = dot4(dot4(code_sums, low, kOnes), high, kOnes);
+      byte_sums = add_bytes(byte_sums, add_bytes(low, high));
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 8 * v;
         dots[r] = dot4(dots[r], low, a);
         dots[r] = dot4(dots[r], high, a + 4);
       }
     }
-    const GroupWeights weights = group_weights(block + 256, code_sums);
-    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
+    const GroupWeights weights = group_weights(block + 256, add_codes(zero_int(), byte_sums));
+    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], sums_of(dots[r]), meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
+}
+
+// Adds one part of a group's u8 codes, times kRows rows of activations, to `dots`.
+template <int kPart, int kRows>
+STOKER_INLINE void add_u8_part(const uint8_t* group, int k, const int8_t* codes, I32* dots) {
+  static_assert(kU8Parts <= 2);
+  Dots of_part[kRows];
+  for (int r = 0; r < kRows; ++r) of_part[r] = zero_dots();
+  for (int v = 0; v < 8; ++v) {
+    const I32 weights = u8_part<kPart>(load_bytes(group + 64 * v));
+    for (int r = 0; r < kRows; ++r) {
+      of_part[r] = dot4(of_part[r], weights, codes + static_cast<ptrdiff_t>(r) * k + 4 * v);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) dots[r] = add_int(dots[r], sums_of<kPart>(of_part[r]));
 }
 
 template <int kRows>
@@ -75,14 +88,10 @@ static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const Grou
     prefetch_group<kU8GroupSize>(block);
     I32 dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
+    add_u8_part<0, kRows>(block, k, codes + g * kGroup, dots);
+    if constexpr (kU8Parts > 1) add_u8_part<1, kRows>(block, k, codes + g * kGroup, dots);
     I32 code_sums = zero_int();
-    for (int v = 0; v < 8; ++v) {
-      const I32 weights = load_bytes(block + 64 * v);
-      code_sums = dot4(code_sums, weights, kOnes);
-      for (int r = 0; r < kRows; ++r) {
-        dots[r] = dot4(dots[r], weights, codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 4 * v);
-      }
-    }
+    for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(block + 64 * v));
     const GroupWeights weights = group_weights(block + 512, code_sums);
     for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
@@ -125,15 +134,17 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
   }
 }
 
-// One column block times `n_rows` rows from `row` on.
+// The next smaller number of rows that is computed at once.
+constexpr int fewer_rows(int n_rows) { return n_rows > 8 ? 8 : n_rows > 4 ? 4 : n_rows / 2; }
+
+// One column block times `n_rows` rows from `row` on, at most kRows at once.
+template <int kRows = kMaxRows>
 static void multiply_block(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
                            int n_rows, float* out, ptrdiff_t stride) {
-  const int end = row + n_rows;
-  for (; row + 12 <= end; row += 12, out += 12 * stride) rows_any<12>(matrix, block, input, row, out, stride);
-  for (; row + 8 <= end; row += 8, out += 8 * stride) rows_any<8>(matrix, block, input, row, out, stride);
-  for (; row + 4 <= end; row += 4, out += 4 * stride) rows_any<4>(matrix, block, input, row, out, stride);
-  for (; row + 2 <= end; row += 2, out += 2 * stride) rows_any<2>(matrix, block, input, row, out, stride);
-  for (; row < end; ++row, out += stride) rows_any<1>(matrix, block, input, row, out, stride);
+  for (; n_rows >= kRows; row += kRows, n_rows -= kRows, out += kRows * stride) {
+    rows_any<kRows>(matrix, block, input, row, out, stride);
+  }
+  if constexpr (kRows > 1) multiply_block<fewer_rows(kRows)>(matrix, block, input, row, n_rows, out, stride);
 }
 
 }  // namespace stoker::STOKER_ISA

@@ -26,16 +26,16 @@ static void prepare_u4(const uint8_t* group, int n_groups, Panel& panel) {
   panel.codes_stride = 512;
   for (int g = 0; g < n_groups; ++g, group += kU4GroupSize) {
     prefetch_group<kU4GroupSize>(group);
-    I32 code_sums = zero_int();
+    I32 byte_sums = zero_int();
     for (int v = 0; v < 4; ++v) {
       const I32 bytes = load_bytes(group + 64 * v);
       const I32 low = low_nibbles(bytes);
       const I32 high = high_nibbles(bytes);
       store_bytes(panel.unpacked + 512 * g + 128 * v, low);
       store_bytes(panel.unpacked + 512 * g + 128 * v + 64, high);
-      code_sums = dot4(dot4(code_sums, low, kOnes), high, kOnes);
+      byte_sums = add_bytes(byte_sums, add_bytes(low, high));
     }
-    panel.weights[g] = group_weights(group + 256, code_sums);
+    panel.weights[g] = group_weights(group + 256, add_codes(zero_int(), byte_sums));
   }
 }
 
@@ -45,7 +45,7 @@ static void prepare_u8(const uint8_t* group, int n_groups, Panel& panel) {
   for (int g = 0; g < n_groups; ++g, group += kU8GroupSize) {
     prefetch_group<kU8GroupSize>(group);
     I32 code_sums = zero_int();
-    for (int v = 0; v < 8; ++v) code_sums = dot4(code_sums, load_bytes(group + 64 * v), kOnes);
+    for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(group + 64 * v));
     panel.weights[g] = group_weights(group + 512, code_sums);
   }
 }

@@ -10,6 +10,11 @@
 
 namespace stoker::STOKER_ISA {
 
+// What the 32 registers hold without spilling.
+constexpr int kMaxRows = 12;     // rows of a product at once
+constexpr int kMaxPairs = 4;     // (row, head) pairs that share the loads of one tile of keys
+constexpr int kPairVectors = 4;  // vectors of scores or values at once for each pair
+
 using F32 = __m512;   // 16 floats
 using I32 = __m512i;  // 16 int32
 using Mask = __mmask16;
@@ -73,11 +78,30 @@ STOKER_INLINE F32 exp2_whole(I32 n) {
 STOKER_INLINE I32 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 STOKER_INLINE I32 low_nibbles(I32 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 STOKER_INLINE I32 high_nibbles(I32 a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
-// Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`).
-STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
+STOKER_INLINE I32 add_bytes(I32 a, I32 b) { return _mm512_add_epi8(a, b); }
+
+// Exact sums of products of one group's codes (32 inputs per lane), in the form that suits the instruction set.
+using Dots = I32;
+
+STOKER_INLINE Dots zero_dots() { return zero_int(); }
+// Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`). The bytes of w are u4
+// codes or one part of u8 codes.
+STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   int32_t four;
   std::memcpy(&four, a, sizeof four);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
 }
+// A u8 code is the weighted sum of its parts, each small enough for dot4; here the code is its only part.
+constexpr int kU8Parts = 1;
+template <int kPart>
+STOKER_INLINE I32 u8_part(I32 w) {
+  return w;
+}
+template <int kPart = 0>
+STOKER_INLINE I32 sums_of(Dots dots) {  // times the part's weight
+  return dots;
+}
+// Per lane: acc + sum of the 4 unsigned bytes of w.
+STOKER_INLINE I32 add_codes(I32 acc, I32 w) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi8(1)); }
 
 }  // namespace stoker::STOKER_ISA

@@ -10,6 +10,10 @@
 
 namespace stoker::STOKER_ISA {
 
+constexpr int kMaxRows = 12;
+constexpr int kMaxPairs = 4;
+constexpr int kPairVectors = 4;
+
 typedef float F32 __attribute__((vector_size(64)));
 typedef int32_t I32 __attribute__((vector_size(64)));
 typedef uint8_t U8 __attribute__((vector_size(64)));
@@ -98,10 +102,29 @@ STOKER_INLINE I32 load_bytes(const uint8_t* p) {
 }
 STOKER_INLINE I32 low_nibbles(I32 a) { return a & 0x0f0f0f0f; }
 STOKER_INLINE I32 high_nibbles(I32 a) { return (a >> 4) & 0x0f0f0f0f; }
-STOKER_INLINE I32 dot4(I32 acc, I32 w, const int8_t* a) {
+STOKER_INLINE I32 add_bytes(I32 a, I32 b) {
+  return reinterpret_cast<I32>(reinterpret_cast<U8>(a) + reinterpret_cast<U8>(b));
+}
+
+using Dots = I32;
+
+STOKER_INLINE Dots zero_dots() { return zero_int(); }
+STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   // Bytes 0 to 3 of a lane, lowest address first (little-endian).
   return acc + (w & 255) * int32_t{a[0]} + ((w >> 8) & 255) * int32_t{a[1]} + ((w >> 16) & 255) * int32_t{a[2]} +
          ((w >> 24) & 255) * int32_t{a[3]};
+}
+constexpr int kU8Parts = 1;
+template <int kPart>
+STOKER_INLINE I32 u8_part(I32 w) {
+  return w;
+}
+template <int kPart = 0>
+STOKER_INLINE I32 sums_of(Dots dots) {
+  return dots;
+}
+STOKER_INLINE I32 add_codes(I32 acc, I32 w) {
+  return acc + (w & 255) + ((w >> 8) & 255) + ((w >> 16) & 255) + ((w >> 24) & 255);
 }
 
 }  // namespace stoker::STOKER_ISA

@@ -162,8 +162,51 @@ void test_sampler(const Kernels& kernels) {
   }
 }
 
-// Tiles compute what vectors compute, bit for bit.
-void test_tiles(const Kernels& tiles, const Kernels& vectors) {
+// Sums of products of codes, also of the largest ones, which an instruction that saturates would get wrong.
+void test_exact_sums(const Kernels& kernels) {
+  constexpr int k = 96, n = 32, m = 29;
+  Random random(13);
+  ThreadPool pool(1);
+  for (const bool four_bits : {true, false}) {
+    for (int round = 0; round < 24; ++round) {
+      // Weights as Q4_1 with scale 1 and minimum 0, or as Q8_0 with scale 1. One round in four has random codes only.
+      const int largest = four_bits ? 15 : 255;
+      const auto code = [&] { return round % 4 == 0 || random.below(40) == 0 ? random.below(largest + 1) : largest; };
+      std::vector<int> w(n * k);
+      std::vector<uint8_t> bytes;
+      for (int group = 0; group < n * k / kGroup; ++group) {
+        int* codes = &w[static_cast<size_t>(group * kGroup)];
+        std::generate_n(codes, kGroup, code);
+        append16(bytes, half_from_float(1.0f));
+        if (four_bits) append16(bytes, 0);
+        for (int i = 0; i < (four_bits ? 16 : 32); ++i) {
+          bytes.push_back(static_cast<uint8_t>(four_bits ? codes[i] | codes[i + 16] << 4 : codes[i] - 128));
+        }
+      }
+      const int extreme = round % 2 == 0 ? -128 : 127;
+      std::vector<int8_t> a(m * k);
+      for (int8_t& x : a) {
+        x = static_cast<int8_t>(round % 4 == 0 || random.below(40) == 0 ? random.between(-128, 127) : extreme);
+      }
+      const std::vector<GroupMeta> meta(a.size() / kGroup, {1.0f, 0.0f, 0.0f});
+      const std::vector<float> values(a.size());
+      const PackedMatrix matrix = pack(source_type(four_bits ? "Q4_1" : "Q8_0"), bytes.data(), n, k, {}, pool);
+      std::vector<float> out(m * n);
+      kernels.matmul(matrix, {values.data(), a.data(), meta.data(), k}, 0, m, 0, matrix.n_blocks(), out.data(), n);
+      for (int row = 0; row < m; ++row) {
+        for (int column = 0; column < n; ++column) {
+          const int sum =
+              std::inner_product(&w[static_cast<size_t>(column * k)], &w[static_cast<size_t>(column * k)] + k,
+                                 &a[static_cast<size_t>(row * k)], 0);
+          CHECK(out[static_cast<size_t>(row * n + column)] == static_cast<float>(sum));
+        }
+      }
+    }
+  }
+}
+
+// Two paths whose floating-point operations are the same give the same bits, however they add integers.
+void test_equal_paths(const Kernels& first, const Kernels& second) {
   Random random(9);
   ThreadPool pool(1);
   for (const char* type : {"Q4_0", "Q4_1", "Q8_0", "F16"}) {
@@ -176,12 +219,12 @@ void test_tiles(const Kernels& tiles, const Kernels& vectors) {
       for (float& value : x) value = random.unit();
       std::vector<int8_t> codes(x.size());
       std::vector<GroupMeta> meta(x.size() / kGroup);
-      vectors.quantize(x.data(), m * k, codes.data(), meta.data());
+      first.quantize(x.data(), m * k, codes.data(), meta.data());
       const Activations input{x.data(), codes.data(), meta.data(), k};
       const ptrdiff_t stride = ptrdiff_t{matrix.n_blocks()} * kLanes;
       std::vector<float> expected(static_cast<size_t>(m * stride)), got(expected.size());
-      vectors.matmul(matrix, input, 0, m, 0, matrix.n_blocks(), expected.data(), stride);
-      tiles.matmul(matrix, input, 0, m, 0, matrix.n_blocks(), got.data(), stride);
+      second.matmul(matrix, input, 0, m, 0, matrix.n_blocks(), expected.data(), stride);
+      first.matmul(matrix, input, 0, m, 0, matrix.n_blocks(), got.data(), stride);
       CHECK(same_bits(got, expected));
     }
   }

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 #include "tests.h"
@@ -30,11 +31,14 @@ int main() {
   run("halves", test_halves);
   run("packing", test_packing);
   run("bad arguments", test_bad_arguments);
-  if (std::string(find_kernels("auto").name) == "amx") {
-    run("tiles", [] { test_tiles(find_kernels("amx"), find_kernels("avx512vnni")); });
+  const std::vector<const Kernels*> paths = available_kernels();
+  for (size_t i = 0; i + 2 < paths.size(); ++i) {  // all but the portable one, which does not fuse
+    run((std::string("equal paths ") + paths[i + 1]->name).c_str(),
+        [&] { test_equal_paths(*paths[i], *paths[i + 1]); });
   }
-  for (const Kernels* kernels : available_kernels()) {
+  for (const Kernels* kernels : paths) {
     const std::string isa = kernels->name;
+    run(("exact sums " + isa).c_str(), [&] { test_exact_sums(*kernels); });
     run(("extreme values " + isa).c_str(), [&] { test_extreme_values(*kernels); });
     run(("sampler " + isa).c_str(), [&] { test_sampler(*kernels); });
     run(("models " + isa).c_str(), [&] { test_models(isa); });

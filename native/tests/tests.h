@@ -11,7 +11,8 @@ void test_halves();
 void test_packing();
 void test_extreme_values(const Kernels& kernels);
 void test_sampler(const Kernels& kernels);
-void test_tiles(const Kernels& tiles, const Kernels& vectors);
+void test_exact_sums(const Kernels& kernels);
+void test_equal_paths(const Kernels& first, const Kernels& second);
 void test_models(const std::string& isa);
 void test_bad_arguments();
 

@@ -23,7 +23,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         step_tokens: Most tokens computed in one step.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
-        isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni`` or ``portable``.
+        isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         log_format: Format of the log lines.
     """

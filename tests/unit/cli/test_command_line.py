@@ -34,7 +34,10 @@ def status_of(*arguments: str) -> int:
         (["serve", "--port", "99999"], "--port: input should be less than or equal to 65535"),
         (["serve", "--prot", "1"], "--port"),
         (["serve", "a", "b"], "b"),
-        (["serve", "--isa", "sse"], "--isa: input should be 'auto', 'amx', 'avx512vnni' or 'portable'"),
+        (
+            ["serve", "--isa", "sse"],
+            "--isa: input should be 'auto', 'amx', 'avx512vnni', 'avx2vnni', 'avx2' or 'portable'",
+        ),
         (["serve", "--kv-memory", "2 parsecs"], "--kv-memory"),
         (["serve", "--host", "192.0.2.1"], "STOKER_API_KEY"),
         (["serve", "--config", "/nonexistent/c.toml"], "/nonexistent/c.toml does not exist"),

@@ -137,6 +137,13 @@ def test_norms_of_every_type(tmp_path: Path, isa: str) -> None:
             np.testing.assert_allclose(logits, reference_logits(model, TOKENS), atol=1e-4)
 
 
+def test_all_paths_that_fuse_give_the_same_bits(tmp_path: Path) -> None:
+    for dtype in ("Q4_1", "Q8_0", "F16"):
+        with open_model(write_tiny_llama(tmp_path / f"{dtype}.gguf", dtype=dtype)) as model:
+            engines = [load(model, isa, float_path=False) for isa in _native.available_isas()[:-1]]
+            assert len({engine_logits(engine).tobytes() for engine in engines}) <= 1
+
+
 def test_the_fastest_path_is_taken_unless_one_is_named(tmp_path: Path) -> None:
     isas = _native.available_isas()
     assert isas[-1] == "portable"
