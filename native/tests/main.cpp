@@ -30,6 +30,7 @@ int main() {
   run("halves", test_halves);
   run("packing", test_packing);
   run("bad arguments", test_bad_arguments);
+  run("bad edits", test_bad_edits);
   if (std::string(find_kernels("auto").name) == "amx") {
     run("tiles", [] { test_tiles(find_kernels("amx"), find_kernels("avx512vnni")); });
   }

@@ -11,6 +11,7 @@ void test_halves();
 void test_packing();
 void test_extreme_values(const Kernels& kernels);
 void test_sampler(const Kernels& kernels);
+void test_bad_edits();
 void test_tiles(const Kernels& tiles, const Kernels& vectors);
 void test_models(const std::string& isa);
 void test_bad_arguments();
