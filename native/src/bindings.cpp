@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "bindings_edits.h"
 #include "model.h"
 
 namespace nb = nanobind;
@@ -70,7 +71,7 @@ struct SamplingArrays {
       const int64_t end = int64_t{batch.first_positions[s]} + batch.run_starts[s + 1] - batch.run_starts[s];
       if (n_logprobs(s) > kMaxLogprobs) throw std::invalid_argument("at most 20 log-probabilities can be asked for");
       out.push_back({temperature(s), top_k(s), top_p(s), min_p(s), seed(s), choice(s), static_cast<uint32_t>(end),
-                     n_logprobs(s)});
+                     n_logprobs(s), nullptr});
     }
     return out;
   }
@@ -108,9 +109,10 @@ class PyModel {
     finished_ = true;
   }
 
-  nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling) {
+  nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits) {
     Batch batch = arrays.view();
-    const std::vector<SampleParams> params = sampling.params(batch);
+    std::vector<SampleParams> params = sampling.params(batch);
+    if (edits != nullptr) edits->attach(params);
     batch.samples = sampling.samples.data();
     batch.params = params.data();
     const auto n = static_cast<size_t>(batch.n_seqs);
@@ -182,6 +184,7 @@ NB_MODULE(_native, m) {
     return names;
   });
 
+  bind_edits(m);
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
@@ -205,13 +208,14 @@ NB_MODULE(_native, m) {
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
-             Array<int32_t> n_logprobs) {
+             Array<int32_t> n_logprobs, const PyLogitEdits* edits) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
-                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs});
+                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
-          nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"))
+          nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
+          nb::arg("edits").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "bindings_edits.h"
 #include "float_mode.h"
 #include "kernels.h"
 #include "sampler.h"
@@ -209,12 +210,14 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
 }
 
 nb::tuple sample_one(const std::string& isa, Vector logits, float temperature, int top_k, float top_p, float min_p,
-                     uint64_t seed, uint32_t choice, uint32_t position, int n_logprobs) {
+                     uint64_t seed, uint32_t choice, uint32_t position, int n_logprobs, const PyLogitEdits* edits) {
   if (logits.size() == 0 || n_logprobs > kMaxLogprobs) throw std::invalid_argument("no logits, or too many logprobs");
   const auto vocab = static_cast<int>(logits.size());
   SampleScratch scratch(vocab);
-  const Sample s = sample(find_kernels(isa), logits.data(), vocab,
-                          {temperature, top_k, top_p, min_p, seed, choice, position, n_logprobs}, scratch);
+  std::vector<SampleParams> params{{temperature, top_k, top_p, min_p, seed, choice, position, n_logprobs, nullptr}};
+  if (edits != nullptr) edits->attach(params);
+  if (params[0].edits != nullptr) check_edits(*params[0].edits, vocab);
+  const Sample s = sample(find_kernels(isa), logits.data(), vocab, params[0], scratch);
   nb::list top;
   for (int i = 0; i < std::min(n_logprobs, vocab); ++i) top.append(nb::make_tuple(s.top_tokens[i], s.top_logprobs[i]));
   return nb::make_tuple(s.token, s.logprob, top);
@@ -236,7 +239,7 @@ void bind_kernels(nb::module_& parent) {
         nb::arg("first_position"), nb::arg("block_table"), nb::arg("half"));
   m.def("sample", &sample_one, nb::arg("isa"), nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"),
         nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("position"),
-        nb::arg("n_logprobs"));
+        nb::arg("n_logprobs"), nb::arg("edits").none() = nb::none());
 }
 
 }  // namespace stoker

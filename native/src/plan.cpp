@@ -35,6 +35,9 @@ void Model::check(const Batch& batch) const {
   for (int i = 0; i < batch.table_starts[batch.n_seqs]; ++i) {
     refuse(batch.block_tables[i] < 0 || batch.block_tables[i] >= options_.kv_blocks, "a KV block id is out of range");
   }
+  for (int s = 0; batch.params != nullptr && s < batch.n_seqs; ++s) {
+    if (batch.params[s].edits != nullptr) check_edits(*batch.params[s].edits, shape_.vocab_size);
+  }
 }
 
 void Model::plan_rows(const Batch& batch) {

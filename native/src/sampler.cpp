@@ -128,24 +128,39 @@ void find_top(const float* logits, int vocab, int count, int* tokens) {
   }
 }
 
+int choose(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params, SampleScratch& scratch) {
+  const int best = kernels.argmax(logits, vocab);
+  // The inverse of a temperature below the smallest normal float would be infinite.
+  const bool greedy = !(params.temperature >= std::numeric_limits<float>::min());
+  return greedy ? best : draw(kernels, logits, vocab, params, best, scratch);
+}
+
+// Of the raw logits; overwrites the scratch's terms.
+void add_logprobs(const Kernels& kernels, const float* logits, int vocab, int n_logprobs, SampleScratch& scratch,
+                  Sample& sample) {
+  const float highest = logits[kernels.argmax(logits, vocab)];
+  kernels.exp_terms(logits, vocab, highest, 1.0f, scratch.terms.data(), scratch.chunk_sums.data());
+  const double log_total = static_cast<double>(highest) + std::log(total_of(scratch, vocab));
+  const auto logprob = [&](int token) { return static_cast<float>(static_cast<double>(logits[token]) - log_total); };
+  sample.logprob = logprob(sample.token);
+  const int count = std::min(n_logprobs, std::min(kMaxLogprobs, vocab));
+  if (count > 0) find_top(logits, vocab, count, sample.top_tokens);
+  for (int i = 0; i < count; ++i) sample.top_logprobs[i] = logprob(sample.top_tokens[i]);
+}
+
 }  // namespace
 
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
               SampleScratch& scratch) {
-  const int best = kernels.argmax(logits, vocab);
+  const float* edited = logits;
+  if (params.edits != nullptr) {
+    std::copy_n(logits, vocab, scratch.edited.data());
+    edit_logits(*params.edits, scratch.edited.data(), scratch.counts.data());
+    edited = scratch.edited.data();
+  }
   Sample result{};
-  // The inverse of a temperature below the smallest normal float would be infinite.
-  const bool greedy = !(params.temperature >= std::numeric_limits<float>::min());
-  result.token = greedy ? best : draw(kernels, logits, vocab, params, best, scratch);
-  if (params.n_logprobs < 0) return result;
-
-  kernels.exp_terms(logits, vocab, logits[best], 1.0f, scratch.terms.data(), scratch.chunk_sums.data());
-  const double log_total = static_cast<double>(logits[best]) + std::log(total_of(scratch, vocab));
-  const auto logprob = [&](int token) { return static_cast<float>(static_cast<double>(logits[token]) - log_total); };
-  result.logprob = logprob(result.token);
-  const int count = std::min(params.n_logprobs, std::min(kMaxLogprobs, vocab));
-  if (count > 0) find_top(logits, vocab, count, result.top_tokens);
-  for (int i = 0; i < count; ++i) result.top_logprobs[i] = logprob(result.top_tokens[i]);
+  result.token = choose(kernels, edited, vocab, params, scratch);
+  if (params.n_logprobs >= 0) add_logprobs(kernels, logits, vocab, params.n_logprobs, scratch, result);
   return result;
 }
 

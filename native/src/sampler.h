@@ -1,9 +1,10 @@
-// Chooses a token from logits: temperature, then top-k, top-p, min-p.
+// Chooses a token from logits: penalties, bias and mask, then temperature, top-k, top-p, min-p.
 #pragma once
 #include <cstdint>
 #include <vector>
 
 #include "kernels.h"
+#include "logit_edits.h"
 
 namespace stoker {
 
@@ -16,8 +17,9 @@ struct SampleParams {
   float min_p;
   uint64_t seed;
   uint32_t choice;
-  uint32_t position;  // of the token being sampled
-  int n_logprobs;     // -1: no log-probabilities at all
+  uint32_t position;                  // of the token being sampled
+  int n_logprobs;                     // -1: no log-probabilities at all; they are those of the logits before any edit
+  const LogitEdits* edits = nullptr;  // none: the logits are taken as they are
 };
 
 struct Sample {
@@ -30,10 +32,15 @@ struct Sample {
 // Working memory of one thread.
 struct SampleScratch {
   explicit SampleScratch(int vocab)
-      : terms(static_cast<size_t>(vocab)), chunk_sums(static_cast<size_t>(vocab / kSumChunk + 1)) {}
+      : terms(static_cast<size_t>(vocab)),
+        chunk_sums(static_cast<size_t>(vocab / kSumChunk + 1)),
+        edited(static_cast<size_t>(vocab)),
+        counts(static_cast<size_t>(vocab)) {}
   std::vector<float> terms;
   std::vector<double> chunk_sums;
   std::vector<int> candidates;
+  std::vector<float> edited;    // logits after a request's edits
+  std::vector<int32_t> counts;  // of each token in its history; 0 between calls
 };
 
 // Deterministic in (logits, params). A row of only NaN gives token 0.

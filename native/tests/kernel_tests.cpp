@@ -131,8 +131,8 @@ void test_extreme_values(const Kernels& kernels) {
       kernels.store_value(x.data(), 64, round % 16, type, block.data());
     }
     SampleScratch scratch(64);
-    const SampleParams params{round % 4 == 0 ? 1e-42f : 1.0f, round % 5, 0.9f, 0.05f, 3, 0,
-                              static_cast<uint32_t>(round),   5};
+    const SampleParams params{round % 4 == 0 ? 1e-42f : 1.0f, round % 5, 0.9f,   0.05f, 3, 0,
+                              static_cast<uint32_t>(round),   5,         nullptr};
     const Sample chosen = sample(kernels, x.data(), 64, params, scratch);
     CHECK(chosen.token >= 0 && chosen.token < 64);
     for (int i = 0; i < 5; ++i) CHECK(chosen.top_tokens[i] >= 0 && chosen.top_tokens[i] < 64);
@@ -147,6 +147,27 @@ void test_sampler(const Kernels& kernels) {
     for (float& x : logits) x = round % 7 == 0 ? 0.5f : random.unit() * 8.0f;
     for (size_t i = 1; i < logits.size(); i += 3) logits[i] = -std::numeric_limits<float>::infinity();
     SampleScratch scratch(vocab);
+    const auto tokens = [&](int n) {
+      std::vector<int32_t> out(static_cast<size_t>(n));
+      for (int32_t& token : out) token = random.below((vocab + 2) / 3) * 3;  // those that are possible
+      return out;
+    };
+    const std::vector<int32_t> history = tokens(random.below(100)), bias_tokens = tokens(random.below(20)),
+                               banned = tokens(round % 9 == 1 ? vocab / 9 : 0);
+    std::vector<float> bias(bias_tokens.size());
+    for (float& x : bias) x = random.unit() * 100.0f;
+    const LogitEdits edits{.history = history.data(),
+                           .n_history = static_cast<int>(history.size()),
+                           .n_prompt = random.below(static_cast<int>(history.size()) + 1),
+                           .presence = random.unit() * 2.0f,
+                           .frequency = random.unit() * 2.0f,
+                           .repetition = 1.5f + random.unit(),
+                           .bias_tokens = bias_tokens.data(),
+                           .bias = bias.data(),
+                           .n_bias = static_cast<int>(bias.size()),
+                           .banned = banned.data(),
+                           .n_banned = static_cast<int>(banned.size())};
+    check_edits(edits, vocab);
     const SampleParams params{static_cast<float>(round % 5) * 0.5f,
                               random.below(4) * random.below(vocab + 2),
                               static_cast<float>(random.below(11)) * 0.1f,
@@ -154,11 +175,14 @@ void test_sampler(const Kernels& kernels) {
                               random.bits(),
                               static_cast<uint32_t>(round % 3),
                               random.bits(),
-                              round % 22 - 1};
+                              round % 22 - 1,
+                              round % 2 == 0 ? nullptr : &edits};
     const Sample a = sample(kernels, logits.data(), vocab, params, scratch);
     const Sample b = sample(kernels, logits.data(), vocab, params, scratch);
     CHECK(a.token >= 0 && a.token < vocab && std::isfinite(logits[static_cast<size_t>(a.token)]));
     CHECK(a.token == b.token && a.logprob == b.logprob);
+    if (params.edits != nullptr) CHECK(std::find(banned.begin(), banned.end(), a.token) == banned.end());
+    CHECK(std::all_of(scratch.counts.begin(), scratch.counts.end(), [](int32_t count) { return count == 0; }));
   }
 }
 
@@ -203,6 +227,24 @@ void test_exact_sums(const Kernels& kernels) {
       }
     }
   }
+}
+
+void test_bad_edits() {
+  const std::vector<int32_t> tokens{0, 7, 3};
+  const LogitEdits good{tokens.data(), 3, 1, 0.0f, 0.0f, 1.0f, tokens.data(), nullptr, 3, tokens.data(), 3};
+  CHECK(!refuses([&] { check_edits(good, 8); }));
+  CHECK(refuses([&] { check_edits(good, 7); }));
+  const auto with = [&](const std::function<void(LogitEdits&)>& change) {
+    LogitEdits changed = good;
+    change(changed);
+    return [=] { check_edits(changed, 8); };
+  };
+  const std::vector<int32_t> wrong{0, -1, 3};
+  CHECK(refuses(with([](LogitEdits& e) { e.n_prompt = 4; })));
+  CHECK(refuses(with([](LogitEdits& e) { e.n_prompt = -1; })));
+  CHECK(refuses(with([&](LogitEdits& e) { e.history = wrong.data(); })));
+  CHECK(refuses(with([&](LogitEdits& e) { e.bias_tokens = wrong.data(); })));
+  CHECK(refuses(with([&](LogitEdits& e) { e.banned = wrong.data(); })));
 }
 
 // Two paths whose floating-point operations are the same give the same bits, however they add integers.

@@ -79,7 +79,7 @@ struct BatchBuilder {
     tables.insert(tables.end(), sequence.table.begin(), sequence.table.end());
     table_starts.push_back(static_cast<int32_t>(tables.size()));
     samples.push_back(1);
-    params.push_back({0.8f, 40, 0.95f, 0.01f, 17, 0, static_cast<uint32_t>(sequence.computed + n_tokens), 5});
+    params.push_back({0.8f, 40, 0.95f, 0.01f, 17, 0, static_cast<uint32_t>(sequence.computed + n_tokens), 5, nullptr});
   }
   Batch view() const {
     return {static_cast<int>(first_positions.size()),

@@ -35,6 +35,15 @@ PROMPT_LENGTHS = {
 GREEDY = SamplingParams(temperature=0.0, logprobs=3)
 SAMPLED = SamplingParams(temperature=0.9, top_k=50, top_p=0.95, min_p=0.01, seed=2**40 + 7, logprobs=2)
 PLAIN = SamplingParams(temperature=1.3, seed=11, choice=3, logprobs=0)
+PENALIZED = SamplingParams(
+    temperature=0.8,
+    seed=5,
+    logprobs=1,
+    presence_penalty=0.4,
+    frequency_penalty=0.3,
+    repetition_penalty=1.2,
+    logit_bias=((3, 4.0), (9, -100.0)),
+)
 
 
 @dataclass
@@ -141,7 +150,7 @@ def load(path: Path, isa: str, threads: int) -> NativeEngine:
 
 def watched(prompt_lengths: Sequence[int], vocab_size: int) -> list[TokenRequest]:
     """One request per prompt length, with each kind of sampling in turn."""
-    kinds = {"greedy": GREEDY, "sampled": SAMPLED, "plain": PLAIN}
+    kinds = {"greedy": GREEDY, "penalized": PENALIZED, "sampled": SAMPLED, "plain": PLAIN}
     names = [*kinds] * len(prompt_lengths)
     return [
         make_request(

@@ -10,6 +10,31 @@ MAX_LOGPROBS: int
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
 
+class LogitEdits:
+    """What is done to the logits of some rows before a token is chosen.
+
+    Every array has one entry per edited row; `history`, `bias_tokens` with `bias`, and `banned` are
+    those of all rows one after the other, cut by ascending starts that are one longer. Raises
+    ValueError for lengths that do not fit each other. See ``native/src/logit_edits.h``.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: NDArray[np.int32],
+        presence: NDArray[np.float32],
+        frequency: NDArray[np.float32],
+        repetition: NDArray[np.float32],
+        n_prompt: NDArray[np.int32],
+        history: NDArray[np.int32],
+        history_starts: NDArray[np.int32],
+        bias_tokens: NDArray[np.int32],
+        bias: NDArray[np.float32],
+        bias_starts: NDArray[np.int32],
+        banned: NDArray[np.int32],
+        banned_starts: NDArray[np.int32],
+    ) -> None: ...
+
 class Model:
     """A decoder-only transformer with its packed weights, paged KV cache and threads.
 
@@ -63,6 +88,7 @@ class Model:
         seed: NDArray[np.uint64],
         choice: NDArray[np.uint32],
         n_logprobs: NDArray[np.int32],
+        edits: LogitEdits | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
         """Compute one step of ``n`` sequences.
 

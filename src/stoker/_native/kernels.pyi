@@ -7,6 +7,8 @@ that this processor cannot run. ``dtype`` is a GGUF tensor type: F32, F16, BF16,
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker._native import LogitEdits
+
 def matmul(
     isa: str, dtype: str, data: NDArray[np.uint8], n: int, k: int, x: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -82,8 +84,9 @@ def sample(
     choice: int,
     position: int,
     n_logprobs: int,
+    edits: LogitEdits | None = None,
 ) -> tuple[int, float, list[tuple[int, float]]]:
-    """Choose a token from ``logits [vocab]``.
+    """Choose a token from ``logits [vocab]``, after the edits of row 0.
 
     Returns:
         The token, its log-probability, and the `n_logprobs` most likely tokens with theirs; without

@@ -4,13 +4,68 @@ A plan has no prefill and decode phases: each sequence contributes a run of cons
 KV is not computed yet, one token for a running decode or a chunk of a prompt.
 """
 
+from array import array
 from dataclasses import dataclass, field
 
 from stoker.core.sampling import SamplingParams
-from stoker.core.tokens import TokenLogprob
+from stoker.core.tokens import TokenLogprob, TokenRequest
 
 BLOCK_TOKENS = 16
 """Tokens in one KV block."""
+
+
+@dataclass(slots=True)
+class LogitEdits:
+    """What is done to one sequence's logits before its next token is chosen.
+
+    Only sequences that ask for it have one. It lives as long as its sequence, so that a step need
+    convert nothing; `history` grows by each generated token.
+
+    Attributes:
+        presence_penalty, frequency_penalty, repetition_penalty: As in `SamplingParams`.
+        n_prompt: Tokens of the prompt.
+        history: The prompt's tokens, then those generated, as C integers.
+        bias_tokens: Tokens with a bias.
+        bias: What is added to the logit of each of them, ``[len(bias_tokens)]``, as C floats.
+        end_tokens: Tokens that would end the sequence.
+        min_tokens: None of `end_tokens` may come before this many tokens have been generated.
+    """
+
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    n_prompt: int
+    history: "array[int]"
+    bias_tokens: "array[int]"
+    bias: "array[float]"
+    end_tokens: "array[int]"
+    min_tokens: int
+
+    @classmethod
+    def of(cls, request: TokenRequest) -> "LogitEdits | None":
+        """Return the edits of a request before its first token, or None if it asks for none."""
+        sampling = request.sampling
+        if not sampling.edits_logits and not (request.min_tokens and request.stop_token_ids):
+            return None
+        return cls(
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            n_prompt=len(request.prompt),
+            history=array("i", request.prompt),
+            bias_tokens=array("i", [token for token, _ in sampling.logit_bias]),
+            bias=array("f", [bias for _, bias in sampling.logit_bias]),
+            end_tokens=array("i", sorted(request.stop_token_ids)),
+            min_tokens=request.min_tokens,
+        )
+
+    @property
+    def banned(self) -> "array[int]":
+        """Tokens that must not be chosen now."""
+        return self.end_tokens if len(self.history) - self.n_prompt < self.min_tokens else _NONE
+
+
+_NONE = array("i")
 
 
 @dataclass(slots=True)
@@ -27,6 +82,7 @@ class StepPlan:
         samples: Whether to sample the token after the run's last one, ``[n]``; false for a chunk
             that ends inside the prompt.
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
+        edits: What is done to the logits of those rows that sample and ask for it, by row.
     """
 
     request_ids: list[str] = field(default_factory=list)
@@ -35,6 +91,7 @@ class StepPlan:
     block_tables: list[list[int]] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
+    edits: dict[int, LogitEdits] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:

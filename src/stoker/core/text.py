@@ -50,7 +50,10 @@ class TextRequest:
         n: How many choices.
         temperature, top_k, top_p, min_p: As in `SamplingParams`.
         seed: Key of the random numbers; None draws one.
+        presence_penalty, frequency_penalty, repetition_penalty, logit_bias: As in `SamplingParams`.
         stop: A text that contains one of these ends before it.
+        stop_token_ids: A text ends before any of these tokens too, whatever `ignore_eos` says.
+        min_tokens: Until this many are generated, no end token and none of `stop_token_ids` is.
         ignore_eos: Keep generating after end tokens.
         logprobs: As in `SamplingParams`.
         cache_salt: Share KV blocks only with requests of the same salt.
@@ -67,7 +70,13 @@ class TextRequest:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
     cache_salt: str = ""

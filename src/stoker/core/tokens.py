@@ -9,6 +9,9 @@ from enum import StrEnum
 
 from stoker.core.sampling import SamplingParams
 
+MAX_STOP_TOKENS = 256
+"""Most tokens that may end a sequence."""
+
 
 class FinishReason(StrEnum):
     """Why a sequence ended."""
@@ -28,7 +31,9 @@ class TokenRequest:
         request_id: Unique among the sequences in flight at one engine.
         prompt: Token ids, at least one.
         max_tokens: Generate at most this many, at least 1; prompt and output fit the context.
-        stop_token_ids: Generating one of these ends the sequence; empty to ignore end tokens.
+        min_tokens: Until this many are generated, none of `stop_token_ids` is; at most `max_tokens`.
+        stop_token_ids: Generating one of these ends the sequence; empty to ignore end tokens;
+            `MAX_STOP_TOKENS` at most.
         sampling: How tokens are chosen.
         cache_salt: Sequences share KV blocks only with sequences of the same salt.
         priority: Higher is served first and preempted last.
@@ -37,6 +42,7 @@ class TokenRequest:
     request_id: str
     prompt: tuple[int, ...]
     max_tokens: int
+    min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     sampling: SamplingParams = SamplingParams()
     cache_salt: str = ""

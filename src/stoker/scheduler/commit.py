@@ -49,6 +49,8 @@ def apply_result(
         if token < 0:
             continue
         sequence.tokens.append(token)
+        if sequence.edits is not None:
+            sequence.edits.history.append(token)
         reason = None
         if token in sequence.stop_token_ids:
             reason = FinishReason.STOP

@@ -28,6 +28,7 @@ def check_sequences(
     Raises:
         EngineError: An invariant is broken.
     """
+    _check_histories(live)
     queued = [sequence for sequence in (*running, *waiting) if not sequence.aborted]
     if len(queued) != len(live) or any(live.get(s.request_id) is not s for s in queued):
         raise _broken("a live sequence is not exactly one of running and waiting")
@@ -48,6 +49,12 @@ def check_sequences(
 
 def _broken(what: str) -> EngineError:
     return EngineError(f"scheduler: {what}; report this bug")
+
+
+def _check_histories(live: Mapping[str, SequenceState]) -> None:
+    for sequence in live.values():
+        if sequence.edits is not None and sequence.edits.history.tolist() != sequence.tokens:
+            raise _broken(f"the history of {sequence.request_id!r} is not its tokens")
 
 
 def _check_running(sequence: SequenceState, cache: KVCache) -> None:

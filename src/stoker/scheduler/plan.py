@@ -40,8 +40,8 @@ def build_plan(
         max_step_tokens: Most tokens in the plan; at least as many as there are sequences.
 
     Returns:
-        The plan, and the sequence of each of its rows. Block tables are shared with the sequences,
-        not copied.
+        The plan, and the sequence of each of its rows. Block tables and logit edits are shared with
+        the sequences, not copied.
     """
     rows = [sequence for sequence in running if len(sequence.tokens) - sequence.n_computed == 1]
     n_decodes = len(rows)
@@ -55,6 +55,11 @@ def build_plan(
     )
     if n_decodes < len(running):
         _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes)
+    plan.edits = {
+        row: edits
+        for row, sequence in enumerate(rows)
+        if (edits := sequence.edits) is not None and plan.samples[row]
+    }
     return plan, rows
 
 

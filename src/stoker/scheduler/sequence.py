@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from stoker.core.sampling import SamplingParams
+from stoker.core.step import LogitEdits
 from stoker.core.tokens import TokenRequest
 from stoker.kvcache import Namespace, Parent
 
@@ -19,6 +20,7 @@ class SequenceState:
         order: (-priority, arrival): smaller is served first and preempted last.
         namespace: Parent of its first block in the prefix index.
         sampling: How its tokens are sampled.
+        edits: What is done to its logits before that, with a history of its own; None for most.
         stop_token_ids: Tokens that end it.
         n_prompt: Tokens of the prompt.
         max_total: It ends when it has this many tokens.
@@ -35,6 +37,7 @@ class SequenceState:
     order: tuple[int, int]
     namespace: Namespace
     sampling: SamplingParams
+    edits: LogitEdits | None
     stop_token_ids: frozenset[int]
     n_prompt: int
     max_total: int
@@ -54,6 +57,7 @@ class SequenceState:
             order=(-request.priority, arrival),
             namespace=Namespace(root, request.cache_salt),
             sampling=request.sampling,
+            edits=LogitEdits.of(request),
             stop_token_ids=request.stop_token_ids,
             n_prompt=n_prompt,
             max_total=n_prompt + request.max_tokens,

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from stoker.core.errors import EngineError
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
+from stoker.core.step import BLOCK_TOKENS, LogitEdits, StepPlan, StepResult
 from stoker.core.tokens import TokenLogprob, TokenRequest
 
 DEFAULT_VOCAB_SIZE = 256
@@ -83,7 +83,7 @@ class FakeStepEngine:
             token_id = -1
             logprob = None
             if plan.samples[row]:
-                token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size)
+                token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size, plan.edits.get(row))
             token_ids.append(token_id)
             logprobs.append(logprob)
         return StepResult(token_ids, logprobs)
@@ -115,7 +115,10 @@ def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
         context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
     output: list[int] = []
     while len(output) < request.max_tokens:
-        token, _ = _sample(context.digest(), request.sampling, vocab_size)
+        edits = LogitEdits.of(request)
+        if edits is not None:
+            edits.history.extend(output)
+        token, _ = _sample(context.digest(), request.sampling, vocab_size, edits)
         output.append(token)
         if token in request.stop_token_ids:
             break
@@ -127,14 +130,25 @@ def _entry(state: bytes, token: int) -> int:
     return int.from_bytes(blake2b(state + token.to_bytes(8, "little"), digest_size=8).digest(), "little")
 
 
-def _sample(state: bytes, sampling: SamplingParams, vocab_size: int) -> tuple[int, TokenLogprob | None]:
+def _sample(
+    state: bytes, sampling: SamplingParams, vocab_size: int, edits: LogitEdits | None
+) -> tuple[int, TokenLogprob | None]:
     key = f"{sampling.seed}/{sampling.choice}" if sampling.temperature else "greedy"
     drawn = int.from_bytes(blake2b(state, key=key.encode(), digest_size=8).digest(), "little")
-    token = drawn % vocab_size
+    token = drawn % vocab_size if edits is None else _edited(drawn, vocab_size, edits)
     if sampling.logprobs is None:
         return token, None
     top = tuple(((token + rank) % vocab_size, -0.5 - rank) for rank in range(sampling.logprobs))
     return token, TokenLogprob(-0.5, top)
+
+
+def _edited(drawn: int, vocab_size: int, edits: LogitEdits) -> int:
+    """Choose another token for any other edits, and none that is banned."""
+    everything = f"{drawn} {edits}".encode()
+    token = int.from_bytes(blake2b(everything, digest_size=8).digest(), "little") % vocab_size
+    while token in edits.banned:
+        token = (token + 1) % vocab_size
+    return token
 
 
 def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
@@ -144,7 +158,18 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
         raise EngineError(f"a plan has {n_rows} request ids and {[len(column) for column in columns]} rows")
     for row in range(n_rows):
         _check_row(plan, row, kv_blocks, vocab_size)
+    for row, edits in plan.edits.items():
+        _check_edits(plan, row, edits, n_rows)
     _check_writers(plan)
+
+
+def _check_edits(plan: StepPlan, row: int, edits: LogitEdits, n_rows: int) -> None:
+    if not (0 <= row < n_rows and plan.samples[row]):
+        raise EngineError(f"logit edits for row {row}, which does not sample")
+    end = plan.first_positions[row] + len(plan.tokens[row])
+    tail = edits.history[plan.first_positions[row] :].tolist()
+    if len(edits.history) != end or tail != plan.tokens[row] or edits.n_prompt > end:
+        raise EngineError(f"row {row}: the history of its logit edits is not that of its tokens")
 
 
 def _check_row(plan: StepPlan, row: int, kv_blocks: int, vocab_size: int) -> None:

@@ -70,17 +70,23 @@ class ChoiceText:
 
     def _take_all(self, event: TokensEvent) -> str:
         self.n_tokens += len(event.token_ids)
-        return self._detokenizer.feed(b"".join(map(self._tokenizer.text_bytes, event.token_ids)))
+        shown = event.token_ids[:-1] if self._ends(event) else event.token_ids
+        return self._detokenizer.feed(b"".join(map(self._tokenizer.text_bytes, shown)))
+
+    def _ends(self, event: TokensEvent) -> bool:
+        """Whether the event's last token ended the choice, of whose text it is no part."""
+        return event.finish_reason is FinishReason.STOP and event.token_ids[-1] in self._stop_token_ids
 
     def _take_each(self, event: TokensEvent) -> str:
         visible = ""
         for index, token_id in enumerate(event.token_ids):
             self.n_tokens += 1
+            if index + 1 == len(event.token_ids) and self._ends(event):
+                break
             start = self._n_decoded
             text = self._detokenizer.feed(self._tokenizer.text_bytes(token_id))
             self._n_decoded += len(text)
-            ends_choice = index + 1 == len(event.token_ids) and event.finish_reason is FinishReason.STOP
-            if event.logprobs and not (ends_choice and token_id in self._stop_token_ids):
+            if event.logprobs:
                 end = self._n_decoded + self._detokenizer.holds_bytes
                 entry = self._entry(token_id, event.logprobs[index])
                 self._logprobs.append(_PendingLogprob(entry, start, end))

@@ -107,6 +107,12 @@ class LocalGenerator:
 
     def _token_requests(self, request: TextRequest, prompt: list[int]) -> list[TokenRequest]:
         max_tokens = output_room(request, len(prompt), self._context_length)
+        if request.min_tokens > max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens is {request.min_tokens}, but at most {max_tokens} tokens are generated.",
+                param="min_tokens",
+            )
+        end_token_ids = frozenset() if request.ignore_eos else self._tokenizer.end_token_ids
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         serial = next(_serials)
         return [
@@ -114,7 +120,8 @@ class LocalGenerator:
                 request_id=f"{request.request_id}.{choice}-{serial}",
                 prompt=tuple(prompt),
                 max_tokens=max_tokens,
-                stop_token_ids=frozenset() if request.ignore_eos else self._tokenizer.end_token_ids,
+                min_tokens=request.min_tokens,
+                stop_token_ids=end_token_ids | request.stop_token_ids,
                 sampling=SamplingParams(
                     temperature=request.temperature,
                     top_k=request.top_k,
@@ -123,6 +130,10 @@ class LocalGenerator:
                     seed=seed,
                     choice=choice,
                     logprobs=request.logprobs,
+                    presence_penalty=request.presence_penalty,
+                    frequency_penalty=request.frequency_penalty,
+                    repetition_penalty=request.repetition_penalty,
+                    logit_bias=request.logit_bias,
                 ),
                 cache_salt=request.cache_salt,
                 priority=request.priority,

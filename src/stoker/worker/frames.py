@@ -24,7 +24,7 @@ import msgspec
 
 from stoker.core.errors import EngineError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -44,6 +44,10 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seed: int
     choice: int
     logprobs: int | None
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -53,6 +57,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     sequence: int
     prompt: tuple[int, ...]
     max_tokens: int
+    min_tokens: int
     stop_token_ids: tuple[int, ...]
     sampling: Sampling
     cache_salt: str

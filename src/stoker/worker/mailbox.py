@@ -13,7 +13,7 @@ MAX_LETTERS = 4096
 """No more frames are read from any socket while this many wait for the engine."""
 
 MAX_LETTER_TOKENS = 2**20
-"""Nor while the prompts among them have this many tokens together."""
+"""Nor while their prompts, biases and stop tokens are this many together."""
 
 
 class PeerChange(Enum):
@@ -58,7 +58,7 @@ class Mailbox:
         with self._changed:
             self._letters.append(letter)
             if isinstance(letter.content, Submit):
-                self._n_tokens += len(letter.content.prompt)
+                self._n_tokens += _n_tokens(letter.content)
             self._changed.notify()
 
     def take(self, *, wait: bool) -> list[Letter] | None:
@@ -88,3 +88,7 @@ class Mailbox:
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+
+def _n_tokens(submit: Submit) -> int:
+    return len(submit.prompt) + len(submit.sampling.logit_bias) + len(submit.stop_token_ids)

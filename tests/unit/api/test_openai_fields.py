@@ -27,13 +27,10 @@ ASKING: dict[str, Any] = {
     "audio": {"voice": "x", "format": "wav"},
     "best_of": 2,
     "echo": True,
-    "frequency_penalty": 0.5,
     "function_call": {"name": "f"},
     "functions": [{"name": "f"}],
-    "logit_bias": {"1": 2},
     "modalities": ["text", "audio"],
     "moderation": {"model": "m"},
-    "presence_penalty": -0.5,
     "reasoning_effort": "low",
     "response_format": {"type": "json_object"},
     "service_tier": "flex",
@@ -56,10 +53,6 @@ NEUTRAL: list[tuple[str, str, Any]] = [
     (CHAT, "verbosity", "medium"),
     (CHAT, "service_tier", "auto"),
     (CHAT, "service_tier", "default"),
-    (CHAT, "logit_bias", {}),
-    (CHAT, "presence_penalty", 0),
-    (CHAT, "frequency_penalty", 0.0),
-    (TEXT, "logit_bias", {}),
     (TEXT, "best_of", 1),
     (TEXT, "echo", False),
     (TEXT, "suffix", ""),
@@ -92,7 +85,7 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
     assert len(text) > 15
     assert chat - {field.name for field in CHAT_FIELDS} == set()
     assert text - {field.name for field in COMPLETION_FIELDS} == set()
-    extensions = {"top_k", "min_p", "ignore_eos"}
+    extensions = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"}
     assert {field.name for field in CHAT_FIELDS} - chat == extensions
     assert {field.name for field in COMPLETION_FIELDS} - text == extensions
 
@@ -136,9 +129,9 @@ async def test_best_of_may_equal_n(api: ScriptedApi) -> None:
     assert (await post(api.app, TEXT, GO | {"best_of": 3, "n": 2}).done()).status == 400
 
 
-@pytest.mark.parametrize("value", [False, "0", [0]])
+@pytest.mark.parametrize("value", [0, "false", []])
 async def test_neutral_values_are_compared_with_their_type(api: ScriptedApi, value: object) -> None:
-    assert (await post(api.app, CHAT, HI | {"presence_penalty": value}).done()).status == 400
+    assert (await post(api.app, TEXT, GO | {"echo": value}).done()).status == 400
 
 
 @pytest.mark.parametrize(("url", "body", "name"), of(Treatment.NO_OP))
@@ -161,12 +154,12 @@ async def test_null_is_the_same_as_leaving_out(api: ScriptedApi, treatment: Trea
 
 @pytest.mark.parametrize(("url", "body"), [(CHAT, HI), (TEXT, GO)])
 async def test_an_unknown_field_is_refused_by_name(api: ScriptedApi, url: str, body: dict[str, Any]) -> None:
-    response = await post(api.app, url, body | {"repetition_penalty": 1.1}).done()
+    response = await post(api.app, url, body | {"top_a": 1.1}).done()
     assert response.status == 400
     assert response.json()["error"] == {
-        "message": "Unrecognized request argument supplied: 'repetition_penalty'.",
+        "message": "Unrecognized request argument supplied: 'top_a'.",
         "type": "invalid_request_error",
-        "param": "repetition_penalty",
+        "param": "top_a",
         "code": "unknown_parameter",
     }
 
@@ -191,6 +184,32 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_k": -1}, "top_k"),
     ({"top_k": 2**31}, "top_k"),
     ({"min_p": 1.5}, "min_p"),
+    ({"presence_penalty": -2.1}, "presence_penalty"),
+    ({"presence_penalty": False}, "presence_penalty"),
+    ({"frequency_penalty": 2.01}, "frequency_penalty"),
+    ({"frequency_penalty": "0"}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repetition_penalty": 100.5}, "repetition_penalty"),
+    ({"logit_bias": []}, "logit_bias"),
+    ({"logit_bias": [[1, 2]]}, "logit_bias"),
+    ({"logit_bias": {"5": 100.5}}, "logit_bias"),
+    ({"logit_bias": {"5": -101}}, "logit_bias"),
+    ({"logit_bias": {"5": "1"}}, "logit_bias"),
+    ({"logit_bias": {"5": True}}, "logit_bias"),
+    ({"logit_bias": {"5": None}}, "logit_bias"),
+    ({"logit_bias": {"05": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {" 1": 1}}, "logit_bias"),
+    ({"logit_bias": {"\u0661": 1}}, "logit_bias"),
+    ({"logit_bias": {"1" * 5000: 1}}, "logit_bias"),
+    ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+    ({"stop_token_ids": 5}, "stop_token_ids"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
+    ({"stop_token_ids": [1, True]}, "stop_token_ids.1"),
+    ({"stop_token_ids": [2**31]}, "stop_token_ids.0"),
+    ({"stop_token_ids": [1] * 257}, "stop_token_ids"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"min_tokens": 1.0}, "min_tokens"),
     ({"seed": 2**63}, "seed"),
     ({"seed": -(2**63) - 1}, "seed"),
     ({"seed": "1"}, "seed"),
@@ -279,6 +298,30 @@ async def test_a_wrong_value_is_refused_with_its_path(
     assert f"'{param}" in error["message"]
     assert len(error["message"]) < 300
     assert api.generator.requests == []
+
+
+@pytest.mark.parametrize(("url", "body"), [(CHAT, HI), (TEXT, GO)])
+async def test_what_changes_the_logits_arrives(api: ScriptedApi, url: str, body: dict[str, Any]) -> None:
+    fields = {
+        "presence_penalty": -2,
+        "frequency_penalty": 1.5,
+        "repetition_penalty": 1.1,
+        "logit_bias": {"50256": -100, "0": 0.5},
+        "stop_token_ids": [7, 5, 7],
+        "min_tokens": 4,
+    }
+    assert (await post(api.app, url, body | fields).done()).status == 200
+    (request,) = api.generator.requests
+    assert (request.presence_penalty, request.frequency_penalty) == (-2.0, 1.5)
+    assert request.repetition_penalty == 1.1
+    assert request.logit_bias == ((50256, -100.0), (0, 0.5))
+    assert request.stop_token_ids == {5, 7}
+    assert request.min_tokens == 4
+
+
+async def test_the_largest_bias_is_taken(api: ScriptedApi) -> None:
+    bias = {str(token): 100 for token in range(1024)}
+    assert (await post(api.app, TEXT, GO | {"logit_bias": bias}).done()).status == 200
 
 
 @pytest.mark.parametrize("value", [0, 2, 1.25])

@@ -1,10 +1,12 @@
 """The fake engine is the oracle of the scheduler's tests, so it must notice each kind of mistake."""
 
+from dataclasses import replace
+
 import pytest
 
 from stoker.core.errors import EngineError
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import StepPlan
+from stoker.core.step import LogitEdits, StepPlan
 from stoker.testing.step_engine import FakeStepEngine, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
 
@@ -22,6 +24,16 @@ def plan_of(*rows: tuple[list[int], int, list[int]]) -> StepPlan:
         samples=[True] * len(rows),
         sampling=[GREEDY] * len(rows),
     )
+
+
+def edited_plan(**changes: int) -> StepPlan:
+    """Return a plan of one row with edits, some of whose fields are changed."""
+    request = make_request("a", prompt=PROMPT, sampling=SamplingParams(presence_penalty=1.0))
+    edits = LogitEdits.of(request)
+    assert edits is not None
+    for name, value in changes.items():
+        setattr(edits, name, value)
+    return replace(plan_of((PROMPT, 0, [0, 1, 2])), edits={0: edits})
 
 
 def last_token(*plans: StepPlan) -> int:
@@ -106,6 +118,21 @@ def test_seed_and_choice_matter_only_when_sampling() -> None:
 def test_a_plan_that_no_engine_could_compute(plan: StepPlan, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         FakeStepEngine(8).forward(plan)
+
+
+def test_edits_change_the_token_and_must_be_those_of_the_row() -> None:
+    right = edited_plan()
+    assert last_token(right) != RIGHT
+    assert last_token(edited_plan(presence_penalty=2)) not in {RIGHT, last_token(right)}
+    with pytest.raises(EngineError, match="row 1, which does not sample"):
+        FakeStepEngine(8).forward(replace(right, edits={1: right.edits[0]}))
+    with pytest.raises(EngineError, match="row 0, which does not sample"):
+        FakeStepEngine(8).forward(replace(right, samples=[False]))
+    with pytest.raises(EngineError, match="not that of its tokens"):
+        FakeStepEngine(8).forward(edited_plan(n_prompt=41))
+    right.edits[0].history.append(1)
+    with pytest.raises(EngineError, match="not that of its tokens"):
+        FakeStepEngine(8).forward(right)
 
 
 def test_a_closed_engine_refuses() -> None:

@@ -53,6 +53,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         seed=st.integers(0, 2),
         with_stop=st.booleans(),
+        penalty=st.sampled_from([0.0, 0.0, 0.5]),
+        with_minimum=st.booleans(),
     )
     def submit(
         self,
@@ -65,6 +67,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         seed: int,
         with_stop: bool,
+        penalty: float,
+        with_minimum: bool,
     ) -> None:
         request_id = str(self.n_submitted)
         self.n_submitted += 1
@@ -72,8 +76,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             request_id,
             prompt=make_tokens(prefix, n_prefix) + make_tokens(f"tail {request_id}", n_tail),
             max_tokens=max_tokens,
+            min_tokens=max_tokens // 2 if with_minimum else 0,
             stop_token_ids=frozenset(range(12)) if with_stop else frozenset(),
-            sampling=SamplingParams(seed=seed),
+            sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
             cache_salt=salt,
             priority=priority,
         )
@@ -114,6 +119,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert event.cached_tokens < len(expected.request.prompt)
             if event.finish_reason is not None:
                 stopped = output[-1] in expected.request.stop_token_ids
+                assert len(output) > expected.request.min_tokens or not stopped
                 assert event.finish_reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
             assert (event.finish_reason is not None) == (len(output) == len(expected.output))
             if event.finish_reason is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from stoker.core.errors import (
     EngineError,
+    InvalidRequestError,
 )
 from stoker.core.text import (
     Finished,
@@ -44,6 +45,12 @@ async def test_what_the_engine_is_asked() -> None:
         min_p=0.1,
         seed=7,
         logprobs=1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias=((5, -2.0),),
+        stop_token_ids=frozenset({97}),
+        min_tokens=3,
         cache_salt="s",
         priority=2,
     )
@@ -51,10 +58,13 @@ async def test_what_the_engine_is_asked() -> None:
     first, second = engine.requests
     assert first.prompt == tuple(b"abc")
     assert (first.max_tokens, first.cache_salt, first.priority) == (8, "s", 2)
-    assert first.stop_token_ids == {END}
+    assert first.stop_token_ids == {END, 97}
+    assert first.min_tokens == 3
     sampling = first.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.5, 3, 0.9, 0.1)
     assert (sampling.seed, sampling.choice, sampling.logprobs) == (7, 0, 1)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert (sampling.repetition_penalty, sampling.logit_bias) == (1.5, ((5, -2.0),))
     assert second == replace(second, prompt=first.prompt, sampling=replace(sampling, choice=1))
 
 
@@ -80,6 +90,28 @@ async def test_ignore_eos() -> None:
     assert engine.requests[0].stop_token_ids == frozenset()
     assert text_of(events) == "ab"
     assert events[-1] == Usage(3, 3, 0)
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+@pytest.mark.parametrize("ignore_eos", [False, True])
+async def test_a_text_ends_before_a_stop_token(logprobs: int | None, *, ignore_eos: bool) -> None:
+    engine = FakeTokenEngine(saying("on", [ord("e"), ord("!")], "never"))
+    stops = frozenset({ord("!")})
+    request = replace(REQUEST, stop_token_ids=stops, ignore_eos=ignore_eos, logprobs=logprobs)
+    events = await play(engine, request)
+    assert text_of(events) == "one"
+    assert events[-2:] == [Finished(0, FinishReason.STOP), Usage(3, 4, 0)]
+    entries = [entry.text for event in events if isinstance(event, TextDelta) for entry in event.logprobs]
+    assert entries == ([] if logprobs is None else ["o", "n", "e"])
+
+
+@pytest.mark.parametrize(("max_tokens", "most"), [(5, 5), (None, CONTEXT - 3)])
+async def test_a_minimum_above_the_maximum_is_refused(max_tokens: int | None, most: int) -> None:
+    engine = FakeTokenEngine()
+    await play(engine, replace(REQUEST, max_tokens=max_tokens, min_tokens=most))
+    with pytest.raises(InvalidRequestError, match=f"at most {most} tokens") as refused:
+        await play(engine, replace(REQUEST, max_tokens=max_tokens, min_tokens=most + 1))
+    assert refused.value.param == "min_tokens"
 
 
 async def test_max_tokens_ends_by_length() -> None:

@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 from stoker.core.errors import InvalidRequestError
 from stoker.core.protocols import StepEngine
 from stoker.core.sampling import (
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
     MAX_CHOICE,
     MAX_LOGPROBS,
+    MAX_PENALTY,
+    MAX_REPETITION_PENALTY,
     MAX_SEED,
     MAX_TEMPERATURE,
     MAX_TOP_K,
+    MIN_REPETITION_PENALTY,
     SamplingParams,
 )
-from stoker.core.step import StepPlan
+from stoker.core.step import LogitEdits, StepPlan
 from stoker.testing.engine_thread import gated_engine
 from stoker.testing.gguf_files import write_tiny_llama
 from stoker.testing.step_engine import reference_tokens
@@ -53,6 +58,18 @@ WRONG: list[tuple[str, Any]] = [
     ("choice", MAX_CHOICE + 1),
     ("logprobs", -1),
     ("logprobs", MAX_LOGPROBS + 1),
+    ("presence_penalty", -MAX_PENALTY - 0.1),
+    ("presence_penalty", float("nan")),
+    ("frequency_penalty", MAX_PENALTY + 0.1),
+    ("frequency_penalty", float("inf")),
+    ("repetition_penalty", 0.0),
+    ("repetition_penalty", MAX_REPETITION_PENALTY + 1),
+    ("repetition_penalty", float("nan")),
+    ("logit_bias", ((1, -MAX_BIAS - 1),)),
+    ("logit_bias", ((1, 0.0), (2, float("nan")))),
+    ("logit_bias", ((-1, 0.0),)),
+    ("logit_bias", ((2**31, 0.0),)),
+    ("logit_bias", tuple((token % 10, 0.0) for token in range(MAX_BIASED_TOKENS + 1))),
 ]
 
 
@@ -65,15 +82,16 @@ def native_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepEngi
     engine.close()
 
 
-def compute(engine: StepEngine, sampling: SamplingParams) -> int:
-    plan = StepPlan(["a"], [[1, 2, 3]], [0], [[0]], [True], [sampling])
+def compute(engine: StepEngine, sampling: SamplingParams, **more: Any) -> int:
+    edits = LogitEdits.of(make_request("a", prompt=[1, 2, 3], sampling=sampling, **more))
+    plan = StepPlan(["a"], [[1, 2, 3]], [0], [[0]], [True], [sampling], {} if edits is None else {0: edits})
     return engine.forward(plan).token_ids[0]
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     request = make_request("wrong", sampling=SamplingParams(**{field: value}))
-    with pytest.raises(InvalidRequestError, match=f"^{field} is ") as refused:
+    with pytest.raises(InvalidRequestError, match=f"^{field} (is|has) ") as refused:
         check_request(request, vocab_size=VOCAB_SIZE)
     assert refused.value.param == field
 
@@ -88,6 +106,12 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
         seed=st.integers(0, MAX_SEED),
         choice=st.integers(0, MAX_CHOICE),
         logprobs=st.none() | st.integers(0, MAX_LOGPROBS),
+        presence_penalty=st.floats(-MAX_PENALTY, MAX_PENALTY),
+        frequency_penalty=st.floats(-MAX_PENALTY, MAX_PENALTY),
+        repetition_penalty=st.floats(MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
+        logit_bias=st.dictionaries(
+            st.integers(0, VOCAB_SIZE - 1), st.floats(-MAX_BIAS, MAX_BIAS), max_size=20
+        ).map(lambda biases: tuple(biases.items())),
     )
 )
 @example(
@@ -101,6 +125,20 @@ def test_the_native_engine_computes_whatever_is_accepted(
 ) -> None:
     check_request(make_request("extreme", sampling=sampling), vocab_size=VOCAB_SIZE)
     assert 0 <= compute(native_engine, sampling) < VOCAB_SIZE
+
+
+@pytest.mark.parametrize("ids", [{-1}, {VOCAB_SIZE}, {5, 2**40}, set(range(257))])
+def test_stop_tokens_that_are_none_are_refused(ids: set[int]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^stop_token_ids has ") as refused:
+        check_request(make_request("wrong", stop_token_ids=frozenset(ids)), vocab_size=VOCAB_SIZE)
+    assert refused.value.param == "stop_token_ids"
+
+
+def test_every_token_may_be_banned(native_engine: StepEngine) -> None:
+    for temperature in (0.0, 1.0):
+        everything = frozenset(range(VOCAB_SIZE))
+        sampling = SamplingParams(temperature=temperature)
+        assert compute(native_engine, sampling, min_tokens=1, stop_token_ids=everything) == 0
 
 
 def test_more_candidates_than_an_engine_can_count_are_all_of_them(native_engine: StepEngine) -> None:

@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,9 +23,20 @@ REQUEST = TokenRequest(
     request_id="theirs",
     prompt=(1, 2, 3),
     max_tokens=9,
+    min_tokens=4,
     stop_token_ids=frozenset((5, 2)),
     sampling=SamplingParams(
-        temperature=0.7, top_k=40, top_p=0.9, min_p=0.05, seed=2**64 - 1, choice=3, logprobs=2
+        temperature=0.7,
+        top_k=40,
+        top_p=0.9,
+        min_p=0.05,
+        seed=2**64 - 1,
+        choice=3,
+        logprobs=2,
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        repetition_penalty=1.5,
+        logit_bias=((3, -100.0), (1, 0.5)),
     ),
     cache_salt="tenant",
     priority=-4,
@@ -50,8 +62,7 @@ def test_a_request_arrives_as_it_was_sent_but_for_its_id() -> None:
     assert (frame.incarnation, frame.sequence) == (7, 1)
     arrived = conversion.token_request(frame, request_id="ours")
     assert arrived.request_id == "ours"
-    for name in ("prompt", "max_tokens", "stop_token_ids", "sampling", "cache_salt", "priority"):
-        assert getattr(arrived, name) == getattr(REQUEST, name)
+    assert arrived == replace(REQUEST, request_id="ours")
 
 
 def test_tokens_of_several_steps_become_one_event_with_the_latest_state() -> None:

@@ -20,6 +20,7 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
         U64,
         st.lists(st.integers(0, 2**31), max_size=40).map(tuple),
         st.integers(1, 2**31),
+        st.integers(0, 2**31),
         st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
         st.builds(
             frames.Sampling,
@@ -30,6 +31,10 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
             U64,
             st.integers(0, 100),
             st.none() | st.integers(0, 20),
+            st.floats(-2, 2),
+            st.floats(-2, 2),
+            st.floats(0.01, 100),
+            st.lists(st.tuples(st.integers(0, 2**31), st.floats(-100, 100)), max_size=4).map(tuple),
         ),
         st.text(max_size=20),
         st.integers(-(2**31), 2**31),
@@ -139,9 +144,9 @@ def test_an_announced_length_over_the_limit_is_refused_before_its_body_arrives()
 
 def test_a_frame_over_the_limit_is_not_sent() -> None:
     prompt = (2**31,) * (MAX_FRAME_BYTES // 5 + 1)  # five bytes each
-    sampling = frames.Sampling(0.0, 0, 1.0, 0.0, 0, 0, None)
+    sampling = frames.Sampling(0.0, 0, 1.0, 0.0, 0, 0, None, 0.0, 0.0, 1.0, ())
     with pytest.raises(EngineError, match="over the limit"):
-        frames.encode(frames.Submit(7, 0, prompt, 1, (), sampling, "", 0))
+        frames.encode(frames.Submit(7, 0, prompt, 1, 0, (), sampling, "", 0))
 
 
 def test_frames_of_the_other_direction_are_refused() -> None:

@@ -74,16 +74,19 @@ _SHARED = (
     honoured("top_p", "above 0, up to 1; default 1"),
     honoured("seed", "any signed 64-bit integer; random when unset"),
     honoured("stop", "a string or up to 16, each of 1 to 512 characters"),
+    honoured("presence_penalty", "-2 to 2, default 0"),
+    honoured("frequency_penalty", "-2 to 2, default 0"),
+    honoured("logit_bias", "up to 1,024 token ids, each with a number from -100 to 100"),
     honoured("n", "1 to 16, default 1"),
     honoured("stream", "default false"),
     honoured("stream_options", "only with `stream`; see below"),
     honoured("top_k", "extension: 0 to 2,147,483,647, default 0 = off"),
     honoured("min_p", "extension: 0 to 1, default 0 = off"),
+    honoured("repetition_penalty", "extension: 0.01 to 100, default 1 = off"),
+    honoured("stop_token_ids", "extension: up to 256 token ids; a text ends before any of them"),
+    honoured("min_tokens", "extension: no end token and no stop token before so many; default 0"),
     honoured("ignore_eos", "extension: go on after end tokens; default false"),
     no_op("user", "names the end user"),
-    refused("frequency_penalty", 0, note="accepted: 0"),
-    refused("presence_penalty", 0, note="accepted: 0"),
-    refused("logit_bias", {}, note="accepted: `{}`"),
 )
 
 CHAT_FIELDS = (

@@ -97,7 +97,13 @@ def make_job(
                 top_p=body.top_p,
                 min_p=body.min_p,
                 seed=None if body.seed is None else body.seed & MAX_SEED,
+                presence_penalty=body.presence_penalty,
+                frequency_penalty=body.frequency_penalty,
+                repetition_penalty=body.repetition_penalty,
+                logit_bias=body.logit_bias,
                 stop=tuple(body.stop),
+                stop_token_ids=frozenset(body.stop_token_ids),
+                min_tokens=body.min_tokens,
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
             )

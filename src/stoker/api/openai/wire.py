@@ -3,17 +3,29 @@
 The field tables have been applied before: what arrives here is honoured and not null.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-from stoker.core.sampling import MAX_LOGPROBS, MAX_TOP_K
+from stoker.core.sampling import (
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
+    MAX_LOGPROBS,
+    MAX_PENALTY,
+    MAX_REPETITION_PENALTY,
+    MAX_TOP_K,
+    MIN_REPETITION_PENALTY,
+)
+from stoker.core.tokens import MAX_STOP_TOKENS
 
 DEFAULT_COMPLETION_TOKENS = 16
 MAX_STOPS = 16
 MAX_STOP_CHARS = 512
 MAX_MODEL_CHARS = 256
 
+_MAX_INT32 = 2**31 - 1
 _MIN_INT64 = -(2**63)
 _MAX_INT64 = 2**63 - 1
 
@@ -22,6 +34,34 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_TOKEN_KEY = re.compile(r"(?:0|[1-9][0-9]{0,8})")
+
+
+def _bias_pairs(value: Any) -> Any:
+    """Turn OpenAI's object, whose names are token ids, into pairs of token id and bias."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("bias_type", "it should be an object of token ids and their biases")
+    if len(value) > MAX_BIASED_TOKENS:
+        raise PydanticCustomError(
+            "bias_count",
+            "it should have at most {most} tokens, not {count}",
+            {"most": MAX_BIASED_TOKENS, "count": len(value)},
+        )
+    for key, bias in value.items():
+        if not _TOKEN_KEY.fullmatch(key):
+            raise PydanticCustomError("bias_token", "its names should be token ids, such as '50256'")
+        if type(bias) not in {int, float} or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise PydanticCustomError(
+                "bias_value",
+                "the bias of token {token} should be a number from -{most} to {most}",
+                {"token": key, "most": f"{MAX_BIAS:g}"},
+            )
+    return tuple((int(key), float(bias)) for key, bias in value.items())
+
+
+LogitBias = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs)]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+TokenId = Annotated[int, Field(ge=0, le=_MAX_INT32)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)]
@@ -49,7 +89,13 @@ class GenerationBody(Wire):
     top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=_MIN_INT64, le=_MAX_INT64)] | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)] = 1.0
+    logit_bias: LogitBias = ()
     stop: Stops = []
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
+    min_tokens: Annotated[int, Field(ge=0)] = 0
     n: PositiveInt = 1
     stream: bool = False
     stream_options: StreamOptions | None = None

@@ -1,6 +1,6 @@
 """`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from itertools import accumulate, chain
 
 import numpy as np
@@ -9,16 +9,40 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.errors import EngineError
 from stoker.core.sampling import MAX_TOP_K
-from stoker.core.step import StepPlan, StepResult
+from stoker.core.step import LogitEdits, StepPlan, StepResult
 from stoker.core.tokens import TokenLogprob
 
 
-def _starts(runs: Iterable[list[int]]) -> NDArray[np.int32]:
+def _starts(runs: Iterable[Sized]) -> NDArray[np.int32]:
     return np.fromiter(accumulate(map(len, runs), initial=0), np.int32)
 
 
 def _flat(runs: Iterable[list[int]]) -> NDArray[np.int32]:
     return np.fromiter(chain.from_iterable(runs), np.int32)
+
+
+def _native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
+    if not edits:
+        return None
+    each = list(edits.values())
+    histories = [one.history for one in each]
+    biases = [one.bias for one in each]
+    banned = [one.banned for one in each]
+    # The copies leave the sequences' own arrays free to grow.
+    return _native.LogitEdits(
+        rows=np.array(list(edits), np.int32),
+        presence=np.array([one.presence_penalty for one in each], np.float32),
+        frequency=np.array([one.frequency_penalty for one in each], np.float32),
+        repetition=np.array([one.repetition_penalty for one in each], np.float32),
+        n_prompt=np.array([one.n_prompt for one in each], np.int32),
+        history=np.concatenate(histories, dtype=np.int32),
+        history_starts=_starts(histories),
+        bias_tokens=np.concatenate([one.bias_tokens for one in each], dtype=np.int32),
+        bias=np.concatenate(biases, dtype=np.float32),
+        bias_starts=_starts(biases),
+        banned=np.concatenate(banned, dtype=np.int32),
+        banned_starts=_starts(banned),
+    )
 
 
 class NativeEngine:
@@ -73,6 +97,7 @@ class NativeEngine:
                 np.array([s.seed for s in sampling], np.uint64),
                 np.array([s.choice for s in sampling], np.uint32),
                 np.array(logprobs, np.int32),
+                _native_edits(plan.edits),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error

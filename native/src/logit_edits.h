@@ -1,0 +1,30 @@
+// What a request wants done to its logits before a token is chosen: penalties, then bias, then mask.
+#pragma once
+#include <cstdint>
+
+namespace stoker {
+
+// The arrays are the caller's.
+struct LogitEdits {
+  const int32_t* history;  // [n_history] token ids: the prompt, then what was generated
+  int n_history;
+  int n_prompt;      // of the history
+  float presence;    // taken off each token that was generated
+  float frequency;   // taken off each token as many times as it was generated
+  float repetition;  // divides positive logits, and multiplies others, of each token in the history
+  const int32_t* bias_tokens;
+  const float* bias;  // [n_bias] added to the logit of each of bias_tokens
+  int n_bias;
+  const int32_t* banned;  // [n_banned] token ids that must not be chosen
+  int n_banned;
+};
+
+// Throws std::invalid_argument for token ids outside the vocabulary and a history shorter than its prompt.
+void check_edits(const LogitEdits& edits, int vocab);
+
+// Changes logits [vocab] in place, in one order of operations per token. The repetition penalty is that of Keskar et
+// al., 2019 (CTRL); presence and frequency penalties are OpenAI's. `counts` is [vocab], all 0 before and after. Edits
+// must have passed check_edits.
+void edit_logits(const LogitEdits& edits, float* logits, int32_t* counts);
+
+}  // namespace stoker

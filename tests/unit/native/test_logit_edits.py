@@ -1,0 +1,205 @@
+"""Penalties, biases and bans against the same in NumPy, and what they leave alone."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from stoker._native import LogitEdits, kernels
+
+Floats = NDArray[np.float32]
+Sampled = tuple[int, float, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Edits:
+    prompt: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    biases: dict[int, float] = field(default_factory=dict)
+    banned: list[int] = field(default_factory=list)
+
+    def native(self) -> LogitEdits:
+        return of_rows([self])
+
+    def apply(self, logits: Floats) -> Floats:
+        """Penalties, then bias, then mask; one operation after the other in single precision."""
+        edited = logits.copy()
+        seen = np.unique(np.array(self.prompt + self.output, np.int64))
+        repetition = np.float32(self.repetition)
+        edited[seen] = np.where(edited[seen] > 0, edited[seen] / repetition, edited[seen] * repetition)
+        generated, counts = np.unique(np.array(self.output, np.int64), return_counts=True)
+        per_count = np.float32(self.frequency) * counts.astype(np.float32)
+        edited[generated] -= per_count + np.float32(self.presence)
+        for token, bias in self.biases.items():
+            edited[token] += np.float32(bias)
+        edited[self.banned] = -np.inf
+        return edited
+
+
+def of_rows(rows: list[Edits]) -> LogitEdits:
+    def starts(runs: list[list[int]]) -> NDArray[np.int32]:
+        return np.cumsum([0, *map(len, runs)], dtype=np.int32)
+
+    def flat(runs: list[list[int]]) -> NDArray[np.int32]:
+        return np.array([token for run in runs for token in run], np.int32)
+
+    histories = [row.prompt + row.output for row in rows]
+    biased = [list(row.biases) for row in rows]
+    return LogitEdits(
+        rows=np.arange(len(rows), dtype=np.int32),
+        presence=np.array([row.presence for row in rows], np.float32),
+        frequency=np.array([row.frequency for row in rows], np.float32),
+        repetition=np.array([row.repetition for row in rows], np.float32),
+        n_prompt=np.array([len(row.prompt) for row in rows], np.int32),
+        history=flat(histories),
+        history_starts=starts(histories),
+        bias_tokens=flat(biased),
+        bias=np.array([bias for row in rows for bias in row.biases.values()], np.float32),
+        bias_starts=starts(biased),
+        banned=flat([row.banned for row in rows]),
+        banned_starts=starts([row.banned for row in rows]),
+    )
+
+
+def random_logits(seed: int, n: int) -> Floats:
+    return (np.random.default_rng(seed).standard_normal(n) * 5).astype(np.float32)
+
+
+def sample(
+    isa: str, logits: Floats, edits: LogitEdits | None, *, temperature: float = 0.0, seed: int = 0
+) -> Sampled:
+    return kernels.sample(isa, logits, temperature, 40, 0.95, 0.01, seed, 0, 7, 5, edits)
+
+
+VOCAB = 40
+TOKENS = st.integers(0, VOCAB - 1)
+CASES = st.builds(
+    Edits,
+    prompt=st.lists(TOKENS, max_size=60),
+    output=st.lists(TOKENS, max_size=60),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    repetition=st.sampled_from([1.0, 0.01, 0.5, 1.1, 1.3, 100.0]),
+    biases=st.dictionaries(TOKENS, st.floats(-100, 100), max_size=10),
+    banned=st.lists(TOKENS, max_size=10),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(edits=CASES, seed=st.integers(0, 1000))
+@example(edits=Edits(banned=list(range(VOCAB))), seed=1)
+@example(edits=Edits(prompt=[3], output=[3, 3], presence=1.0, frequency=0.5, repetition=1.2), seed=2)
+def test_the_same_tokens_as_from_logits_edited_before(isa: str, edits: Edits, seed: int) -> None:
+    logits = random_logits(seed, VOCAB)
+    before = logits.copy()
+    for temperature in (0.0, 0.7, 1.5):
+        token, logprob, top = sample(isa, logits, edits.native(), temperature=temperature, seed=seed)
+        assert token == sample(isa, edits.apply(logits), None, temperature=temperature, seed=seed)[0]
+        # Log-probabilities are those of the raw logits, whatever was chosen.
+        assert top == sample(isa, logits, None)[2]
+        exact = logits.astype(np.float64) - logits.max()
+        assert logprob == pytest.approx(exact[token] - np.log(np.exp(exact).sum()), rel=3e-7, abs=1e-6)
+    assert (logits == before).all()
+
+
+@pytest.mark.parametrize("n", [1, 17, 1025, 49152])
+def test_long_histories_over_any_vocabulary(isa: str, n: int) -> None:
+    random = np.random.default_rng(n)
+    for seed in range(5):
+        logits = random_logits(seed, n)
+        favourites = np.argsort(-logits)[:50]
+        edits = Edits(
+            prompt=random.choice(favourites, 3000).tolist(),
+            output=random.choice(favourites[:20], 1000).tolist(),
+            presence=0.3,
+            frequency=0.02,
+            repetition=1.2,
+        )
+        for temperature in (0.0, 1.0):
+            token = sample(isa, logits, edits.native(), temperature=temperature, seed=seed)[0]
+            assert token == sample(isa, edits.apply(logits), None, temperature=temperature, seed=seed)[0]
+
+
+def test_edits_that_ask_for_nothing_change_nothing(isa: str) -> None:
+    logits = random_logits(3, 500)
+    nothing = Edits(prompt=[1, 2, 3], output=[4, 5])
+    for seed in range(30):
+        plain = sample(isa, logits, None, temperature=1.0, seed=seed)
+        assert sample(isa, logits, nothing.native(), temperature=1.0, seed=seed) == plain
+        assert sample(isa, logits, of_rows([]), temperature=1.0, seed=seed) == plain
+
+
+def test_biases_ban_and_force(isa: str) -> None:
+    logits = random_logits(4, 300)
+    best = int(logits.argmax())
+    banning, forcing = Edits(biases={best: -100}).native(), Edits(biases={7: 100}).native()
+    for temperature in (0.0, 1.0, 2.0):
+        for seed in range(50):
+            assert sample(isa, logits, banning, temperature=temperature, seed=seed)[0] != best
+            assert sample(isa, logits, forcing, temperature=temperature, seed=seed)[0] == 7
+
+
+def test_the_prompt_counts_for_the_repetition_penalty_alone(isa: str) -> None:
+    logits = np.array([2.0, 1.9, -1.0], np.float32)
+    in_prompt = Edits(prompt=[0], presence=2.0, frequency=2.0)
+    assert sample(isa, logits, in_prompt.native())[0] == 0
+    assert sample(isa, logits, replace(in_prompt, repetition=1.2).native())[0] == 1
+    assert sample(isa, logits, Edits(output=[0], presence=0.2).native())[0] == 1
+    assert sample(isa, logits, Edits(output=[0, 0, 1], frequency=0.2).native())[0] == 1
+
+
+GOOD = Edits(prompt=[1, 2], output=[3], biases={4: 1.0}, banned=[5])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Edits(prompt=[-1]), "outside the vocabulary"),
+        (Edits(output=[6]), "outside the vocabulary"),
+        (Edits(biases={6: 1.0}), "outside the vocabulary"),
+        (Edits(banned=[2**31 - 1]), "outside the vocabulary"),
+    ],
+)
+def test_tokens_that_do_not_exist_are_refused(isa: str, wrong: Edits, message: str) -> None:
+    logits = np.zeros(6, np.float32)
+    assert sample(isa, logits, GOOD.native())[0] == 4
+    with pytest.raises(ValueError, match=message):
+        sample(isa, logits, wrong.native())
+
+
+def test_rows_that_do_not_exist_are_refused(isa: str) -> None:
+    with pytest.raises(ValueError, match="not in the batch"):
+        sample(isa, np.zeros(6, np.float32), of_rows([GOOD, GOOD]))
+
+
+ONE = np.zeros(1, np.int32)
+CUTS = np.array([0, 1], np.int32)
+ARRAYS = {
+    **dict.fromkeys(("rows", "n_prompt", "history", "bias_tokens", "banned"), ONE),
+    **dict.fromkeys(("presence", "frequency", "repetition", "bias"), np.ones(1, np.float32)),
+    **dict.fromkeys(("history_starts", "bias_starts", "banned_starts"), CUTS),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ARRAYS))
+def test_arrays_that_do_not_fit_each_other_are_refused(name: str) -> None:
+    LogitEdits(**ARRAYS)  # type: ignore[arg-type]  # each has its own element type
+    with pytest.raises(ValueError, match="must"):
+        LogitEdits(**ARRAYS | {name: np.zeros(3, ARRAYS[name].dtype)})  # type: ignore[arg-type]
+    if name.endswith("starts"):
+        for starts in ([0, 2], [1, 1], [0, -1]):
+            with pytest.raises(ValueError, match="must ascend"):
+                LogitEdits(**ARRAYS | {name: np.array(starts, np.int32)})  # type: ignore[arg-type]
+
+
+def test_a_history_shorter_than_its_prompt_is_refused(isa: str) -> None:
+    for n_prompt in (-1, 2):
+        edits = LogitEdits(**ARRAYS | {"n_prompt": np.array([n_prompt], np.int32)})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="shorter than its prompt"):
+            sample(isa, np.zeros(6, np.float32), edits)
