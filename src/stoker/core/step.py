@@ -23,7 +23,7 @@ class LogitEdits:
 
     Attributes:
         presence_penalty, frequency_penalty, repetition_penalty: As in `SamplingParams`.
-        n_prompt: Tokens of the prompt.
+        n_prompt: Tokens of the prompt, those that were generated before left out.
         history: The prompt's tokens, then those generated, as C integers.
         bias_tokens: Tokens with a bias.
         bias: What is added to the logit of each of them, ``[len(bias_tokens)]``, as C floats.
@@ -51,7 +51,7 @@ class LogitEdits:
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             repetition_penalty=sampling.repetition_penalty,
-            n_prompt=len(request.prompt),
+            n_prompt=len(request.prompt) - request.n_generated,
             history=array("i", request.prompt),
             bias_tokens=array("i", [token for token, _ in sampling.logit_bias]),
             bias=array("f", [bias for _, bias in sampling.logit_bias]),

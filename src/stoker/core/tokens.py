@@ -30,8 +30,11 @@ class TokenRequest:
     Attributes:
         request_id: Unique among the sequences in flight at one engine.
         prompt: Token ids, at least one.
-        max_tokens: Generate at most this many, at least 1; prompt and output fit the context.
-        min_tokens: Until this many are generated, none of `stop_token_ids` is; at most `max_tokens`.
+        n_generated: So many tokens at the end of `prompt` were generated before, by an engine that is no
+            more: penalties and `min_tokens` count them as output.
+        max_tokens: Generate at most this many more, at least 1; prompt and output fit the context.
+        min_tokens: Until this many are generated, none of `stop_token_ids` is; at most `n_generated` and
+            `max_tokens` together.
         stop_token_ids: Generating one of these ends the sequence; empty to ignore end tokens;
             `MAX_STOP_TOKENS` at most.
         sampling: How tokens are chosen.
@@ -41,6 +44,7 @@ class TokenRequest:
 
     request_id: str
     prompt: tuple[int, ...]
+    n_generated: int = 0
     max_tokens: int
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()

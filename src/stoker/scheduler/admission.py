@@ -26,7 +26,7 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
         raise InvalidRequestError(
             f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens"
         )
-    if not 0 <= request.min_tokens <= request.max_tokens:
+    if not 0 <= request.min_tokens <= request.n_generated + request.max_tokens:
         raise InvalidRequestError(
             f"min_tokens is {request.min_tokens}; it must be within 0 and max_tokens={request.max_tokens}",
             param="min_tokens",

@@ -36,6 +36,7 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
     _check_tokens("logit_bias", biased, vocab_size)
     _check_count("stop_token_ids", request.stop_token_ids, MAX_STOP_TOKENS)
     _check_count("logit_bias", biased, MAX_BIASED_TOKENS)
+    _check_range("n_generated", request.n_generated, 0, max(0, len(request.prompt) - 1))
     _check_sampling(sampling)
 
 

@@ -26,6 +26,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         incarnation=incarnation,
         sequence=sequence,
         prompt=request.prompt,
+        n_generated=request.n_generated,
         max_tokens=request.max_tokens,
         min_tokens=request.min_tokens,
         stop_token_ids=tuple(sorted(request.stop_token_ids)),
@@ -53,6 +54,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
     return TokenRequest(
         request_id=request_id,
         prompt=frame.prompt,
+        n_generated=frame.n_generated,
         max_tokens=frame.max_tokens,
         min_tokens=frame.min_tokens,
         stop_token_ids=frozenset(frame.stop_token_ids),

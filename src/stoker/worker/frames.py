@@ -56,6 +56,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     incarnation: int
     sequence: int
     prompt: tuple[int, ...]
+    n_generated: int
     max_tokens: int
     min_tokens: int
     stop_token_ids: tuple[int, ...]

@@ -233,6 +233,7 @@ class _Run:
         return replace(
             self._request,
             prompt=(*self._request.prompt, *self.token_ids),
+            n_generated=len(self.token_ids),
             max_tokens=self._request.max_tokens - len(self.token_ids),
         )
 

@@ -23,6 +23,7 @@ REQUEST = TokenRequest(
     request_id="theirs",
     prompt=(1, 2, 3),
     max_tokens=9,
+    n_generated=1,
     min_tokens=4,
     stop_token_ids=frozenset((5, 2)),
     sampling=SamplingParams(

@@ -146,7 +146,7 @@ def test_a_frame_over_the_limit_is_not_sent() -> None:
     prompt = (2**31,) * (MAX_FRAME_BYTES // 5 + 1)  # five bytes each
     sampling = frames.Sampling(0.0, 0, 1.0, 0.0, 0, 0, None, 0.0, 0.0, 1.0, ())
     with pytest.raises(EngineError, match="over the limit"):
-        frames.encode(frames.Submit(7, 0, prompt, 1, 0, (), sampling, "", 0))
+        frames.encode(frames.Submit(7, 0, prompt, 0, 1, 0, (), sampling, "", 0))
 
 
 def test_frames_of_the_other_direction_are_refused() -> None:

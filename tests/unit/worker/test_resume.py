@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from stoker.core.errors import (
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenRequest, TokensEvent
 from stoker.testing.mortal_engine import MortalEngine
-from stoker.testing.step_engine import reference_tokens
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
 from stoker.testing.token_streams import collect, tokens_of
 from stoker.testing.workloads import make_harmless, make_request
 from stoker.worker.resume import ResumingEngine
@@ -62,6 +63,21 @@ async def test_a_stream_goes_on_where_it_stopped(n_tokens: int, *, sampled: bool
     await after(n_tokens, engine, innocent("a", sampled=sampled), mortal.die)
     assert mortal.restarts == 1
     assert engine.n_resumed == 1
+
+
+@pytest.mark.parametrize("n_tokens", [1, 5, 11])
+async def test_what_was_generated_before_still_counts_as_output(n_tokens: int) -> None:
+    sampling = SamplingParams(seed=3, presence_penalty=1.5, frequency_penalty=0.5)
+    ends = frozenset(range(0, DEFAULT_VOCAB_SIZE, 2))
+    request = make_request("a", max_tokens=12, min_tokens=12, stop_token_ids=ends, sampling=sampling)
+    output = reference_tokens(request)
+    cut = replace(request, prompt=(*request.prompt, *output[:n_tokens]), max_tokens=12 - n_tokens)
+    rest = replace(cut, n_generated=n_tokens)
+    assert reference_tokens(rest) == output[n_tokens:]
+    assert reference_tokens(replace(cut, min_tokens=12 - n_tokens)) != output[n_tokens:]
+    mortal = MortalEngine()
+    await after(n_tokens, resuming(mortal), request, mortal.die)
+    assert mortal.restarts == 1
 
 
 async def test_what_is_told_beside_the_tokens_is_as_of_the_first_engine() -> None:
