@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
+from openai.types import Completion
 
 pytestmark = pytest.mark.e2e
 
@@ -13,9 +14,15 @@ MODEL = "smollm2-135m-instruct"
 PROMPT = "one two one two one two one two"
 
 
-def complete(client: OpenAI, *, max_tokens: int = 48, **fields: Any) -> str:
-    body = {"temperature": 0, "max_tokens": max_tokens, "extra_body": {"ignore_eos": True}} | fields
-    return client.completions.create(model=MODEL, prompt=PROMPT, **body).choices[0].text
+def create(client: OpenAI, **fields: Any) -> Completion:
+    call: Any = client.completions.create  # its overloads cannot take fields that vary
+    completion: Completion = call(model=MODEL, prompt=PROMPT, **fields)
+    return completion
+
+
+def complete(client: OpenAI, **fields: Any) -> str:
+    body = {"temperature": 0, "max_tokens": 48, "extra_body": {"ignore_eos": True}} | fields
+    return create(client, **body).choices[0].text
 
 
 def most_repeated(text: str) -> int:
@@ -24,9 +31,7 @@ def most_repeated(text: str) -> int:
 
 def test_a_bias_forces_a_token_and_another_bans_it(client: OpenAI) -> None:
     def texts(**fields: Any) -> set[str]:
-        answer = client.completions.create(
-            model=MODEL, prompt=PROMPT, max_tokens=4, temperature=1.0, seed=3, n=4, logprobs=0, **fields
-        )
+        answer = create(client, max_tokens=4, temperature=1.0, seed=3, n=4, logprobs=0, **fields)
         tokens = [choice.logprobs.tokens for choice in answer.choices if choice.logprobs]
         assert len(tokens) == 4
         return {token for each in tokens for token in each or []}
@@ -39,9 +44,7 @@ def test_a_bias_forces_a_token_and_another_bans_it(client: OpenAI) -> None:
 
 def test_logprobs_stay_those_of_the_raw_logits(client: OpenAI) -> None:
     def first(**fields: Any) -> dict[str, float]:
-        answer = client.completions.create(
-            model=MODEL, prompt=PROMPT, max_tokens=1, temperature=0, logprobs=3, **fields
-        )
+        answer = create(client, max_tokens=1, temperature=0, logprobs=3, **fields)
         logprobs = answer.choices[0].logprobs
         assert logprobs
         assert logprobs.top_logprobs
@@ -89,9 +92,7 @@ def test_a_chat_goes_on_for_at_least_min_tokens(client: OpenAI) -> None:
 
 def test_a_text_ends_before_a_stop_token(client: OpenAI) -> None:
     def answer(**fields: Any) -> tuple[str, str]:
-        (choice,) = client.completions.create(
-            model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logit_bias={"500": 100}, **fields
-        ).choices
+        (choice,) = create(client, max_tokens=6, temperature=0, logit_bias={"500": 100}, **fields).choices
         return choice.text, choice.finish_reason
 
     text, reason = answer()

@@ -19,6 +19,7 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
         U64,
         U64,
         st.lists(st.integers(0, 2**31), max_size=40).map(tuple),
+        st.integers(0, 2**31),
         st.integers(1, 2**31),
         st.integers(0, 2**31),
         st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
