@@ -21,7 +21,7 @@ def test_the_page_is_prometheus_text(server: ServerProcess) -> None:
 def test_metrics_count_what_a_client_did(server: ServerProcess, client: OpenAI) -> None:
     before = server.metrics()
     answer = client.completions.create(
-        model=MODEL, prompt="One, two,", max_tokens=5, temperature=0, extra_body={"ignore_eos": True}
+        model=MODEL, prompt="One, two,", max_tokens=64, temperature=0, extra_body={"ignore_eos": True}
     )
     assert answer.usage is not None
     server.wait_metric("stoker_engine_running", 0)
@@ -30,11 +30,11 @@ def test_metrics_count_what_a_client_did(server: ServerProcess, client: OpenAI) 
     def grown(name: str) -> float:
         return after[name] - before.get(name, 0.0)
 
-    assert grown("stoker_engine_generated_tokens_total") == answer.usage.completion_tokens == 5
+    assert grown("stoker_engine_generated_tokens_total") == answer.usage.completion_tokens == 64
     assert grown("stoker_engine_prompt_tokens_total") == answer.usage.prompt_tokens
     assert grown("stoker_time_to_first_token_seconds_count") == 1
     assert 0 < grown("stoker_time_to_first_token_seconds_sum") < 60
-    assert 0 < grown("stoker_inter_token_seconds_count") <= 4, "a busy gateway may get two tokens at once"
+    assert 0 < grown("stoker_inter_token_seconds_count") <= 63, "a busy gateway may get two tokens at once"
     assert grown("stoker_http_requests_total") >= 1
     assert after["stoker_engine_kv_blocks_used"] == 0
     assert 0 < after["stoker_engine_kv_blocks_cached"] <= after["stoker_engine_kv_blocks"]

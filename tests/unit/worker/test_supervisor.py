@@ -101,7 +101,7 @@ async def test_kill_9_ends_the_streams_and_the_next_engine_serves() -> None:
             asyncio.create_task(tokens_of(supervisor, make_request(f"{number}", max_tokens=ENDLESS)))
             for number in range(5)
         ]
-        await until(lambda: supervisor.stats.running == 5)
+        await until(lambda: supervisor.stats.running == 5 and supervisor.stats.generated_tokens_total > 0)
         first = supervisor.pid
         os.kill(first, signal.SIGKILL)
         for stream in streams:
