@@ -29,6 +29,7 @@ int main() {
   run("thread pool", test_thread_pool);
   run("halves", test_halves);
   run("packing", test_packing);
+  run("stored blocks", test_stored_blocks);
   run("bad arguments", test_bad_arguments);
   if (std::string(find_kernels("auto").name) == "amx") {
     run("tiles", [] { test_tiles(find_kernels("amx"), find_kernels("avx512vnni")); });
