@@ -150,9 +150,9 @@ def _split_bits(packed: Bytes) -> Bytes:
 def _join_crumbs(codes: Bytes) -> Bytes:
     """``[n, 256]`` codes of 2 bits as ``[n, 64]`` bytes: four groups of 32 share 32 bytes."""
     shifts = 2 * np.arange(4, dtype=np.uint8)[:, None]
-    return np.bitwise_or.reduce(codes.astype(np.uint8).reshape(-1, 2, 4, 32) << shifts, axis=2).reshape(
-        -1, 64
-    )
+    quarters = codes.astype(np.uint8).reshape(-1, 2, 4, 32)
+    packed: Bytes = np.bitwise_or.reduce(quarters << shifts, axis=2)
+    return packed.reshape(-1, 64)
 
 
 def _split_crumbs(packed: Bytes) -> Bytes:
