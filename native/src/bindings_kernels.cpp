@@ -33,13 +33,13 @@ nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<
   return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.begin(), owner);
 }
 
-PackedMatrix pack_bytes(const std::string& type, const Bytes& data, int n, int k) {
+PackedMatrix pack_bytes(const std::string& type, const Bytes& data, int n, int k, bool dequantize) {
   const SourceType source = source_type(type);
   if (n <= 0 || data.size() != source_row_size(source, k) * static_cast<size_t>(n)) {
     throw std::invalid_argument("data does not hold n rows of k values");
   }
   ThreadPool pool(1);
-  return pack(source, data.data(), n, k, {}, pool);
+  return pack(source, data.data(), n, k, {.dequantize = dequantize}, pool);
 }
 
 struct Quantized {
@@ -60,7 +60,7 @@ Quantized quantize_rows(const Kernels& kernels, const Matrix& x) {
 auto matmul(const std::string& isa, const std::string& type, Bytes data, int n, int k, Matrix x) {
   const Kernels& kernels = find_kernels(isa);
   const FloatMode float_mode;
-  const PackedMatrix matrix = pack_bytes(type, data, n, k);
+  const PackedMatrix matrix = pack_bytes(type, data, n, k, false);
   if (x.shape(1) != static_cast<size_t>(k)) throw std::invalid_argument("x must have k columns");
   const auto m = static_cast<int>(x.shape(0));
   const Quantized q = quantize_rows(kernels, x);
@@ -73,8 +73,8 @@ auto matmul(const std::string& isa, const std::string& type, Bytes data, int n, 
   return to_numpy(std::move(out), {x.shape(0), static_cast<size_t>(n)});
 }
 
-auto unpack(const std::string& type, Bytes data, int n, int k) {
-  const PackedMatrix matrix = pack_bytes(type, data, n, k);
+auto unpack(const std::string& type, Bytes data, int n, int k, bool dequantize) {
+  const PackedMatrix matrix = pack_bytes(type, data, n, k, dequantize);
   std::vector<float> out(static_cast<size_t>(n) * static_cast<size_t>(k));
   for (int r = 0; r < n; ++r) unpack_row(matrix, r, out.data() + static_cast<size_t>(r) * static_cast<size_t>(k));
   return to_numpy(std::move(out), {static_cast<size_t>(n), static_cast<size_t>(k)});
@@ -228,7 +228,8 @@ nb::tuple sample_one(const std::string& isa, Vector logits, float temperature, i
 void bind_kernels(nb::module_& parent) {
   nb::module_ m = parent.def_submodule("kernels", "Single kernels, for checking them against a reference.");
   m.def("matmul", &matmul, nb::arg("isa"), nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"), nb::arg("x"));
-  m.def("unpack", &unpack, nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"));
+  m.def("unpack", &unpack, nb::arg("dtype"), nb::arg("data"), nb::arg("n"), nb::arg("k"),
+        nb::arg("dequantize") = false);
   m.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
   m.def("quantize_twice", &quantize_twice, nb::arg("isa"), nb::arg("x"));
   m.def("rms_norm", &rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));

@@ -12,89 +12,11 @@ namespace stoker {
 
 namespace {
 
-// One stored group of 32 values as codes, scale and minimum, or as plain floats.
-struct Group {
-  uint8_t codes[kGroup];
-  uint16_t scale;
-  uint16_t minimum;
-};
-
-uint16_t load16(const uint8_t* p) {
-  uint16_t value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-
-// minimum = factor * scale, exactly: the factor is a power of two.
-uint16_t scaled_half(uint16_t scale, float factor) { return half_from_float(float_from_half(scale) * factor); }
-
-void split_nibbles(const uint8_t* packed, uint8_t* codes) {
-  for (int i = 0; i < 16; ++i) {
-    codes[i] = packed[i] & 15;
-    codes[i + 16] = packed[i] >> 4;
-  }
-}
-
-void read_group(SourceType type, const uint8_t* p, Group& group) {
-  group.scale = load16(p);
-  switch (type) {
-    case SourceType::q4_0:  // half d; 16 bytes; w = d * (code - 8)
-      group.minimum = scaled_half(group.scale, -8.0f);
-      split_nibbles(p + 2, group.codes);
-      return;
-    case SourceType::q4_1:  // half d, half m; 16 bytes; w = d * code + m
-      group.minimum = load16(p + 2);
-      split_nibbles(p + 4, group.codes);
-      return;
-    default:  // q8_0: half d; 32 signed bytes; w = d * q
-      group.minimum = scaled_half(group.scale, -128.0f);
-      for (int i = 0; i < kGroup; ++i) group.codes[i] = static_cast<uint8_t>(p[2 + i] ^ 0x80);
-      return;
-  }
-}
-
-bool quantized(SourceType type) {
-  return type == SourceType::q8_0 || type == SourceType::q4_0 || type == SourceType::q4_1;
-}
-
-size_t group_size(SourceType type) {
-  switch (type) {
-    case SourceType::q8_0: return 34;
-    case SourceType::q4_0: return 18;
-    case SourceType::q4_1: return 20;
-    case SourceType::f32: return 4 * kGroup;
-    default: return 2 * kGroup;
-  }
-}
-
-float read_value(SourceType type, const uint8_t* p, int i) {
-  if (type == SourceType::f32) {
-    float value;
-    std::memcpy(&value, p + 4 * static_cast<size_t>(i), sizeof value);
-    return value;
-  }
-  const uint16_t half = load16(p + 2 * static_cast<size_t>(i));
-  return type == SourceType::f16 ? float_from_half(half) : float_from_bfloat(half);
-}
-
-void read_floats(SourceType type, const uint8_t* p, int k, float* out) {
-  if (!quantized(type)) {
-    for (int i = 0; i < k; ++i) out[i] = read_value(type, p, i);
-    return;
-  }
-  for (int g = 0; g < k / kGroup; ++g) {
-    Group group;
-    read_group(type, p + static_cast<size_t>(g) * group_size(type), group);
-    const float scale = float_from_half(group.scale);
-    const float minimum = float_from_half(group.minimum);
-    for (int i = 0; i < kGroup; ++i) out[g * kGroup + i] = static_cast<float>(group.codes[i]) * scale + minimum;
-  }
-}
-
 bool finite_half(uint16_t half) { return (half & 0x7c00u) != 0x7c00u; }
 
-// Writes one row's group into its lane of a packed group. False when scale or minimum is not finite.
-bool place_group(WeightType type, const Group& group, uint8_t* packed, int lane) {
+// Writes one row's group into its lane of a packed group, scale and minimum rounded to fp16. False when one of them
+// is not finite.
+bool place_group(WeightType type, const StoredGroup& group, uint8_t* packed, int lane) {
   uint8_t* bytes = packed + 4 * lane;
   if (type == WeightType::u4) {
     for (int v = 0; v < 4; ++v) {
@@ -108,20 +30,27 @@ bool place_group(WeightType type, const Group& group, uint8_t* packed, int lane)
     for (int v = 0; v < 8; ++v) std::memcpy(bytes + 64 * v, group.codes + 4 * v, 4);
   }
   auto* tail = reinterpret_cast<QuantGroupTail*>(packed + (type == WeightType::u4 ? 256 : 512));
-  tail->scale[lane] = group.scale;
-  tail->minimum[lane] = group.minimum;
-  return finite_half(group.scale) && finite_half(group.minimum);
+  // The minimum of a symmetric type counts from the rounded scale, so that code `zero` stays 0. Its multiple of the
+  // scale then fits an f16 exactly, unless it overflows.
+  const uint16_t scale = half_from_float(group.scale);
+  const uint16_t minimum = half_from_float(group.offset - static_cast<float>(group.zero) * float_from_half(scale));
+  tail->scale[lane] = scale;
+  tail->minimum[lane] = minimum;
+  return finite_half(scale) && finite_half(minimum);
 }
 
 WeightType packed_type(SourceType type, bool dequantize) {
   if (dequantize) return WeightType::f32;
   switch (type) {
     case SourceType::q4_0:
-    case SourceType::q4_1: return WeightType::u4;
-    case SourceType::q8_0: return WeightType::u8;
-    case SourceType::f16: return WeightType::f16;
+    case SourceType::q4_1:
+    case SourceType::q4_k: return WeightType::u4;
+    case SourceType::f32: return WeightType::f32;
     case SourceType::bf16: return WeightType::bf16;
-    default: return WeightType::f32;
+    case SourceType::f16:
+    case SourceType::q2_k:
+    case SourceType::q6_k: return WeightType::f16;
+    default: return WeightType::u8;
   }
 }
 
@@ -134,6 +63,36 @@ size_t packed_group_size(WeightType type) {
   }
 }
 
+bool place_codes(SourceType source, WeightType type, const uint8_t* row, int g, uint8_t* packed, int lane) {
+  StoredGroup group;
+  read_group(source, row, g, group);
+  return place_group(type, group, packed, lane);
+}
+
+// Writes 32 values of a row into their lane of a packed group. False when one computed from a block is not finite;
+// plain floats are taken as they are.
+bool place_values(SourceType source, WeightType type, const uint8_t* row, int g, uint8_t* packed, int lane) {
+  if (type == WeightType::bf16 || (type == WeightType::f16 && is_plain(source))) {
+    const uint8_t* stored = row + size_t{2 * kGroup} * static_cast<size_t>(g);
+    for (int i = 0; i < kGroup; ++i) std::memcpy(packed + 2 * (i * kLanes + lane), stored + 2 * i, 2);
+    return true;
+  }
+  float values[kGroup];
+  read_values(source, row, g, values);
+  bool finite = true;
+  for (int i = 0; i < kGroup; ++i) {
+    if (type == WeightType::f32) {
+      reinterpret_cast<float*>(packed)[i * kLanes + lane] = values[i];
+      finite = finite && std::isfinite(values[i]);
+    } else {
+      const uint16_t half = half_from_float(values[i]);
+      reinterpret_cast<uint16_t*>(packed)[i * kLanes + lane] = half;
+      finite = finite && finite_half(half);
+    }
+  }
+  return finite || is_plain(source);
+}
+
 // Where row `row` of the packed matrix stands in the file: packed heads keep rotary pairs half a head apart.
 int source_row(int row, int n, int rotary_heads) {
   if (rotary_heads == 0) return row;
@@ -144,23 +103,6 @@ int source_row(int row, int n, int rotary_heads) {
 }
 
 }  // namespace
-
-SourceType source_type(const std::string& name) {
-  if (name == "F32") return SourceType::f32;
-  if (name == "F16") return SourceType::f16;
-  if (name == "BF16") return SourceType::bf16;
-  if (name == "Q8_0") return SourceType::q8_0;
-  if (name == "Q4_0") return SourceType::q4_0;
-  if (name == "Q4_1") return SourceType::q4_1;
-  throw std::invalid_argument("unknown tensor type " + name);
-}
-
-size_t source_row_size(SourceType type, int k) {
-  if (k <= 0 || k % kGroup != 0) {
-    throw std::invalid_argument("a row of " + std::to_string(k) + " values is not a multiple of 32");
-  }
-  return group_size(type) * static_cast<size_t>(k / kGroup);
-}
 
 PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool) {
   const size_t row_size = source_row_size(type, k);
@@ -184,20 +126,9 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
       const uint8_t* source = rows + static_cast<size_t>(row) * row_size;
       for (int g = 0; g < k / kGroup; ++g) {
         uint8_t* packed = out + static_cast<size_t>(g) * packed_group;
-        const uint8_t* stored = source + static_cast<size_t>(g) * group_size(type);
-        if (matrix.quantized()) {
-          Group group;
-          read_group(type, stored, group);
-          if (!place_group(matrix.type, group, packed, lane)) finite.store(false, std::memory_order_relaxed);
-        } else if (matrix.type == WeightType::f32) {
-          float values[kGroup];
-          read_floats(type, stored, kGroup, values);
-          auto* lanes = reinterpret_cast<float*>(packed) + lane;
-          for (int i = 0; i < kGroup; ++i) lanes[i * kLanes] = values[i];
-        } else {
-          auto* lanes = reinterpret_cast<uint16_t*>(packed) + lane;
-          for (int i = 0; i < kGroup; ++i) lanes[i * kLanes] = load16(stored + 2 * i);
-        }
+        const bool fine = matrix.quantized() ? place_codes(type, matrix.type, source, g, packed, lane)
+                                             : place_values(type, matrix.type, source, g, packed, lane);
+        if (!fine) finite.store(false, std::memory_order_relaxed);
       }
     }
   });

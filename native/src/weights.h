@@ -12,30 +12,25 @@
 //   16 fp16 scales, 16 fp16 minimums
 //
 // f16, bf16, f32: a column block is K rows of 16 values.
+//
+// How stored types are held; docs/models.md says what that costs:
+//   u4    Q4_0, Q4_1; Q4_K with its scales and minimums rounded to fp16
+//   u8    Q8_0, Q5_0, Q5_1, Q3_K, IQ4_NL, MXFP4; Q5_K and IQ4_XS with their scales and minimums rounded to fp16
+//   f16   F16; Q2_K and Q6_K, whose 16 values to a scale the groups cannot hold, with each weight rounded to fp16
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 #include "memory.h"
+#include "stored_blocks.h"
 
 namespace stoker {
 
 class ThreadPool;
 
-constexpr int kGroup = 32;  // inputs that share a scale
 constexpr int kLanes = 16;  // outputs in a column block
 
 enum class WeightType { u4, u8, f16, bf16, f32 };
-
-// GGUF's tensor types that the family holds exactly.
-enum class SourceType { f32, f16, bf16, q8_0, q4_0, q4_1 };
-
-// Throws std::invalid_argument for a name that is none of F32, F16, BF16, Q8_0, Q4_0, Q4_1.
-SourceType source_type(const std::string& name);
-
-// Bytes of one row of `k` values. Throws std::invalid_argument when k is not a whole number of the type's blocks.
-size_t source_row_size(SourceType type, int k);
 
 struct QuantGroupTail {  // behind the codes of a group
   uint16_t scale[kLanes];
@@ -60,7 +55,8 @@ struct PackOptions {
 };
 
 // Packs `n` rows of `k` values stored as `type`. The last column block is padded with zeros.
-// Throws std::invalid_argument when sizes do not fit the layout or a scale does not fit fp16.
+// Throws std::invalid_argument when sizes do not fit the layout, a scale does not fit fp16, or a value computed from
+// a block is not finite.
 PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool);
 
 // Row `index` of the matrix (one output's weights) as `k` floats; embedding lookup.

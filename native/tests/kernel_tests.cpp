@@ -89,9 +89,10 @@ void test_packing() {
       }
     }
     const std::vector<uint8_t> zeros(4096);
-    CHECK(refuses([&] { source_type("Q4_K"); }));
+    CHECK(refuses([&] { source_type("Q8_K"); }));
     CHECK(refuses([&] { source_row_size(SourceType::f32, 33); }));
     CHECK(refuses([&] { source_row_size(SourceType::q4_0, -32); }));
+    CHECK(refuses([&] { source_row_size(SourceType::q4_k, 128); }));
     CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 0, 32, {}, pool); }));
     CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 6, 32, {.rotary_heads = 4}, pool); }));
     for (const uint16_t scale : {0x7c00, 0xfc01, 0x7bff}) {  // infinite, NaN, too large for -128 times
@@ -99,6 +100,39 @@ void test_packing() {
       bad[0] = static_cast<uint8_t>(scale & 255);
       bad[1] = static_cast<uint8_t>(scale >> 8);
       CHECK(refuses([&] { pack(SourceType::q8_0, bad.data(), 1, 32, {}, pool); }));
+    }
+  }
+}
+
+// Rows of every type in memory that ends with them: nothing is read beyond, and packing refuses or is near the values.
+void test_stored_blocks() {
+  Random random(11);
+  ThreadPool pool(2);
+  for (const char* type : {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
+                           "IQ4_XS", "MXFP4", "F16", "BF16", "F32"}) {
+    const SourceType source = source_type(type);
+    for (int round = 0; round < 40; ++round) {
+      const int n = random.between(1, 20);
+      const int k = 256 * random.between(1, 3);
+      // In half of the rounds scales are small: the high byte of an fp16 is at most 0x2f.
+      const int mask = round % 2 == 0 ? 0x2f : 0xff;
+      std::vector<uint8_t> bytes(source_row_size(source, k) * static_cast<size_t>(n));
+      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.below(256) & mask);
+      std::vector<float> held(static_cast<size_t>(k)), exact(held);
+      const auto check = [&] {
+        const PackedMatrix floats = pack(source, bytes.data(), n, k, {.dequantize = true}, pool);
+        const PackedMatrix packed = pack(source, bytes.data(), n, k, {}, pool);
+        for (int r = 0; r < n; ++r) {
+          unpack_row(floats, r, exact.data());
+          unpack_row(packed, r, held.data());
+          float largest = 0;
+          for (const float value : exact) largest = std::max(largest, std::abs(value));
+          for (size_t i = 0; i < exact.size() && mask == 0x2f; ++i) {
+            CHECK(std::abs(held[i] - exact[i]) <= 0.01f * largest + 0x1p-20f);
+          }
+        }
+      };
+      CHECK(!refuses(check) || mask == 0xff);
     }
   }
 }

@@ -235,7 +235,7 @@ void test_bad_arguments() {
   CHECK(refuses([&] { unfinished.set_matrix("k", 1, "Q4_0", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_matrix("k", -1, "Q4_0", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_matrix("z", 0, "Q4_0", bytes.data(), bytes.size(), true); }));
-  CHECK(refuses([&] { unfinished.set_matrix("k", 0, "Q6_K", bytes.data(), bytes.size(), true); }));
+  CHECK(refuses([&] { unfinished.set_matrix("k", 0, "Q8_K", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_norm("attn_norm", 0, norm.data(), 31); }));
   CHECK(refuses([&] { unfinished.set_norm("attn_norm", 1, norm.data(), 32); }));
   CHECK(refuses([&] { unfinished.set_norm("norm", 0, norm.data(), 32); }));

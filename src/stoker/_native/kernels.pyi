@@ -1,7 +1,7 @@
 """Single kernels over NumPy arrays, so that tests can hold each against a plain reference.
 
 Every function raises ValueError for shapes that do not fit each other and for an instruction-set path
-that this processor cannot run. ``dtype`` is a GGUF tensor type: F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
+that this processor cannot run. ``dtype`` is the name of a GGUF tensor type that Stoker reads.
 """
 
 import numpy as np
@@ -14,8 +14,10 @@ def matmul(
 ) -> NDArray[np.float32]:
     """Multiply rows ``x [m, k]`` by the matrix of `n` rows of `k` values in `data`: ``[m, n]``."""
 
-def unpack(dtype: str, data: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
-    """Pack a matrix and read every row of it back: ``[n, k]``."""
+def unpack(
+    dtype: str, data: NDArray[np.uint8], n: int, k: int, dequantize: bool = False
+) -> NDArray[np.float32]:
+    """Pack a matrix, as floats for `dequantize`, and read every row of it back: ``[n, k]``."""
 
 def quantize(
     isa: str, x: NDArray[np.float32]

@@ -9,7 +9,13 @@ from stoker.cli.flags import with_settings
 from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
 from stoker.models.catalogue import load_catalogue
+from stoker.models.gguf import TENSOR_TYPES
 from stoker.models.library import FileDetails, ModelLibrary
+
+_NOTES = {
+    kind.name: "" if kind.fidelity == "exact" else f" ({kind.fidelity})" for kind in TENSOR_TYPES.values()
+}
+"""How tensors of a type are held, if not exactly."""
 
 
 @with_settings("home", "model")
@@ -82,7 +88,7 @@ def _library(settings: Settings) -> ModelLibrary:
 
 def _file_rows(file: FileDetails) -> dict[str, str | None]:
     config = file.config
-    tensors = ", ".join(f"{count} {kind}" for kind, count in file.tensor_types.items())
+    tensors = ", ".join(f"{count} {kind}{_NOTES[kind]}" for kind, count in file.tensor_types.items())
     return {
         "file": str(file.path),
         "size": megabytes(file.size_bytes),

@@ -75,7 +75,7 @@ class Tensor:
 
     Attributes:
         name: GGUF's name, such as ``blk.0.attn_q.weight``; every file reader uses these.
-        dtype: GGUF's type name: ``F32``, ``F16``, ``BF16``, ``Q8_0``, ``Q4_0`` or ``Q4_1``.
+        dtype: GGUF's name of one of `stoker.models.gguf.TENSOR_TYPES`.
         shape: Outermost dimension first: ``(rows, columns)`` of a matrix that maps ``columns``
             inputs to ``rows`` outputs, or ``(n,)``. (GGUF's header lists them innermost first.)
         data: The raw bytes, row-major, exactly as long as type and shape say.

@@ -1,20 +1,48 @@
 """GGUF's tensor types from float values and back, in plain NumPy, as a reference for tests.
 
-Block layouts (32 consecutive elements): ``Q8_0`` is an f16 scale and 32 signed bytes; ``Q4_0`` an f16
-scale and 16 bytes; ``Q4_1`` an f16 scale, an f16 minimum and 16 bytes. A byte of 4-bit codes holds
-element i in its low and element i + 16 in its high half.
+Layouts of the types in blocks of 32 consecutive elements; those in super-blocks of 256 are in
+`stoker.testing.gguf_superblocks`. Half a byte is element i (low) and element i + 16 (high):
+
+- ``Q8_0``: f16 scale, 32 signed bytes.
+- ``Q4_0`` and ``IQ4_NL``: f16 scale, 16 bytes; ``MXFP4``: scale's exponent in a byte, 16 bytes.
+- ``Q4_1``: f16 scale, f16 minimum, 16 bytes.
+- ``Q5_0`` and ``Q5_1``: the same with 4 bytes, the fifth bit of each code, before the 16.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from stoker.testing.gguf_groups import (
+    FP4,
+    NON_LINEAR,
+    Bytes,
+    Floats,
+    Groups,
+    half,
+    half_bytes,
+    join_nibbles,
+    nearest_codes,
+    nearest_entries,
+    read_half,
+    split_nibbles,
+    symmetric,
+)
+from stoker.testing.gguf_superblocks import (
+    SUPER_BLOCK,
+    SUPER_BLOCK_BYTES,
+    encode_super_blocks,
+    read_super_blocks,
+)
 
-TYPE_NUMBERS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+TYPE_NUMBERS = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8,
+    "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
+    "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39,
+}  # fmt: skip
 """GGUF's number of each type that can be written."""
 
 BLOCK = 32
+BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "IQ4_NL": 18, "MXFP4": 17}
+"""Size of a block of each type."""
 
 
 def encode_blocks(values: Floats, dtype: str) -> bytes:
@@ -29,22 +57,34 @@ def encode_blocks(values: Floats, dtype: str) -> bytes:
             bits = flat.view(np.uint32)
             # Round to the nearest, ties to even.
             return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-    blocks = flat.reshape(-1, BLOCK)
+    if dtype in SUPER_BLOCK_BYTES:
+        return encode_super_blocks(flat.reshape(-1, SUPER_BLOCK), dtype)
+    if dtype not in BLOCK_BYTES:
+        raise ValueError(f"no encoder for {dtype!r}; there are {', '.join(TYPE_NUMBERS)}")
+    return np.hstack(_encode_parts(flat.reshape(-1, BLOCK), dtype)).tobytes()
+
+
+def read_groups(data: bytes | memoryview, dtype: str) -> Groups:
+    """Read a quantized tensor's bytes as groups of 32 elements, or 16 (Q2_K, Q3_K, Q6_K)."""
+    if dtype in SUPER_BLOCK_BYTES:
+        return read_super_blocks(np.frombuffer(data, np.uint8).reshape(-1, SUPER_BLOCK_BYTES[dtype]), dtype)
+    blocks = np.frombuffer(data, np.uint8).reshape(-1, BLOCK_BYTES[dtype])
+    if dtype == "MXFP4":
+        # The table has twice the values, so half the scale.
+        scale = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
+        return symmetric(FP4[split_nibbles(blocks[:, 1:])], scale)
+    scale = read_half(blocks, 0)
     match dtype:
         case "Q8_0":
-            scale = _half(np.abs(blocks).max(axis=1, keepdims=True) / 127)
-            signed = _codes(blocks, scale, -127, 127).astype(np.int8)
-            return np.hstack([_half_bytes(scale), signed.view(np.uint8)]).tobytes()
-        case "Q4_0":
-            largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
-            scale = _half(largest / -8)
-            return np.hstack([_half_bytes(scale), _nibbles(_codes(blocks, scale, -8, 7) + 8)]).tobytes()
-        case "Q4_1":
-            minimum = _half(blocks.min(axis=1, keepdims=True))
-            scale = _half((blocks.max(axis=1, keepdims=True) - minimum) / 15)
-            codes = _codes(blocks - minimum, scale, 0, 15)
-            return np.hstack([_half_bytes(scale), _half_bytes(minimum), _nibbles(codes)]).tobytes()
-    raise ValueError(f"no encoder for {dtype!r}; there are {', '.join(TYPE_NUMBERS)}")
+            return symmetric(blocks[:, 2:].view(np.int8).astype(np.float32), scale)
+        case "IQ4_NL":
+            return symmetric(NON_LINEAR[split_nibbles(blocks[:, 2:])], scale)
+    codes = split_nibbles(blocks[:, -16:])
+    if dtype.startswith("Q5"):
+        codes |= np.unpackbits(blocks[:, -20:-16], axis=1, bitorder="little") << 4
+    if dtype.endswith("_1"):
+        return Groups(codes.astype(np.float32), scale, read_half(blocks, 2))
+    return symmetric(codes.astype(np.float32) - (8 if dtype == "Q4_0" else 16), scale)
 
 
 def decode_blocks(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> Floats:
@@ -57,40 +97,35 @@ def decode_blocks(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) 
         case "BF16":
             bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
             return bits.view(np.float32).reshape(shape)
-    block_bytes = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[dtype]
-    blocks = np.frombuffer(data, np.uint8).reshape(-1, block_bytes)
-    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    return read_groups(data, dtype).values().reshape(shape)
+
+
+def _encode_parts(blocks: Floats, dtype: str) -> list[Bytes]:
+    """The parts of ``[n, 32]`` values' blocks, each ``[n, bytes]``."""
+    peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
     match dtype:
         case "Q8_0":
-            values = blocks[:, 2:].view(np.int8) * scale
-        case "Q4_0":
-            values = (_split(blocks[:, 2:]) - np.float32(8)) * scale
-        case _:
-            minimum = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
-            values = _split(blocks[:, 4:]) * scale + minimum
-    return values.astype(np.float32).reshape(shape)
-
-
-def _half(values: NDArray[np.floating]) -> Floats:
-    """Round to what an f16 can hold."""
-    return values.astype(np.float16).astype(np.float32)
-
-
-def _half_bytes(values: Floats) -> Bytes:
-    return values.astype("<f2").view(np.uint8)
-
-
-def _codes(values: Floats, scale: Floats, low: int, high: int) -> Floats:
-    safe = np.where(scale == 0, np.float32(1), scale)
-    codes: Floats = np.clip(np.rint(values / safe), low, high)
-    return codes
-
-
-def _nibbles(codes: Floats) -> Bytes:
+            scale = half(np.abs(peak) / 127)
+            signed = nearest_codes(blocks, scale, -127, 127).astype(np.int8)
+            return [half_bytes(scale), signed.view(np.uint8)]
+        case "IQ4_NL":
+            scale = half(peak / NON_LINEAR[0])
+            return [half_bytes(scale), join_nibbles(nearest_entries(blocks, scale, NON_LINEAR))]
+        case "MXFP4":
+            _, power = np.frexp(np.abs(peak) / FP4.max())
+            places = nearest_entries(blocks, np.ldexp(np.float32(1), power), FP4)
+            return [np.clip(power + 128, 0, 254).astype(np.uint8), join_nibbles(places)]
+    half_range = 8 if dtype.startswith("Q4") else 16
+    if dtype.endswith("_0"):
+        scale = half(peak / -half_range)
+        codes = nearest_codes(blocks, scale, -half_range, half_range - 1) + half_range
+        head = [half_bytes(scale)]
+    else:
+        minimum = half(blocks.min(axis=1, keepdims=True))
+        scale = half((blocks.max(axis=1, keepdims=True) - minimum) / (2 * half_range - 1))
+        codes = nearest_codes(blocks - minimum, scale, 0, 2 * half_range - 1)
+        head = [half_bytes(scale), half_bytes(minimum)]
     whole = codes.astype(np.uint8)
-    packed: Bytes = np.bitwise_or(whole[:, :16], whole[:, 16:] * np.uint8(16))
-    return packed
-
-
-def _split(packed: Bytes) -> Floats:
-    return np.hstack([packed & 15, packed >> 4]).astype(np.float32)
+    if dtype.startswith("Q5"):
+        head.append(np.packbits(whole >> 4, axis=1, bitorder="little"))
+    return [*head, join_nibbles(whole & 15)]

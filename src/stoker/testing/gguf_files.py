@@ -134,7 +134,8 @@ class TinyLlama:
     Attributes:
         n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, context_length: As in `ModelConfig`.
         vocab_size: As in `tiny_tokenizer`.
-        dtype: Type of the matrices: ``F32``, ``F16``, ``BF16``, ``Q8_0``, ``Q4_0`` or ``Q4_1``.
+        dtype: Type of the matrices, one of `TYPE_NUMBERS`; those in super-blocks need sizes that
+            are multiples of 256.
         embedding_dtype: Type of the embedding and output matrices; None for `dtype`.
         norm_dtype: Type of the norms.
         tied: Whether the output matrix is the embedding matrix, and not in the file.

@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 FLOAT_TYPES = ["F32", "F16", "BF16"]
-QUANTIZED_TYPES = ["Q8_0", "Q4_0", "Q4_1"]
+QUANTIZED_TYPES = ["Q8_0", "Q5_1", "Q4_0", "Q4_1"]
 TYPES = FLOAT_TYPES + QUANTIZED_TYPES
 
 GROUP = 32
@@ -147,7 +147,7 @@ def test_one_hot_rows_pick_columns(isa: str, dtype: str) -> None:
         ("F32", 3, 64, 64, "n rows of k values"),
         ("F32", 0, 64, 64, "n rows of k values"),
         ("F32", 4, 16, 16, "not a multiple of 32"),
-        ("Q5_0", 2, 64, 64, "unknown tensor type"),
+        ("Q8_K", 2, 64, 64, "unknown tensor type"),
     ],
 )
 def test_refused(isa: str, dtype: str, *, n: int, k: int, width: int, message: str) -> None:

@@ -9,7 +9,7 @@ from stoker.testing.gguf_blocks import encode_blocks
 
 Floats = NDArray[np.float32]
 
-TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_0", "Q4_1"]
 N, K = 35, 288
 
 

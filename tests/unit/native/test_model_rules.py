@@ -239,7 +239,7 @@ def test_weights_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="unknown matrix"):
         empty.set_matrix("gates", 0, "Q4_1", data, False)
     with pytest.raises(ValueError, match="unknown tensor type"):
-        empty.set_matrix("gate", 0, "Q2_K", data, False)
+        empty.set_matrix("gate", 0, "Q8_K", data, False)
     for size in (0, len(data) - 1, len(data) // 2):
         with pytest.raises(ValueError, match="expected 3840 bytes of Q4_1, got"):
             empty.set_matrix("gate", 0, "Q4_1", data[:size], False)

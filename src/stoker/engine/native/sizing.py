@@ -13,7 +13,13 @@ RESERVE_BYTES = 200 << 20
 """Left for both processes' code, buffers and requests."""
 
 _CGROUP = Path("/sys/fs/cgroup")
-_PACKED_BITS = {"Q4_0": 5.0, "Q4_1": 5.0, "Q8_0": 9.0, "F16": 16.0, "BF16": 16.0, "F32": 32.0}
+_U4_BITS, _U8_BITS = 4 + 32 / 32, 8 + 32 / 32
+PACKED_BITS = {
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), _U4_BITS),
+    **dict.fromkeys(("Q8_0", "Q5_0", "Q5_1", "Q3_K", "Q5_K", "IQ4_NL", "IQ4_XS", "MXFP4"), _U8_BITS),
+    **dict.fromkeys(("F16", "BF16", "Q2_K", "Q6_K"), 16.0),
+    "F32": 32.0,
+}
 """Bits per weight in the packed layout of ``native/src/weights.h``."""
 
 _FLOAT_BITS = 32.0
@@ -58,7 +64,7 @@ def packed_bytes(tensors: list[Tensor], *, float_path: bool) -> int:
         n_values = 1
         for dim in tensor.shape:
             n_values *= dim
-        bits += n_values * (_FLOAT_BITS if float_path else _PACKED_BITS[tensor.dtype])
+        bits += n_values * (_FLOAT_BITS if float_path else PACKED_BITS[tensor.dtype])
     return int(bits / 8)
 
 
