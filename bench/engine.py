@@ -96,7 +96,7 @@ def run_once(arguments: argparse.Namespace, contender: Contender) -> dict[str, A
         "prefill": PREFILL,
         "decode": DECODE,
         "repeats": 3,
-        "steps": 25,
+        "steps": 24,
         "options": options,
     }
     out = subprocess.run(

@@ -7,7 +7,7 @@ attention; -1 lets the library choose), ``ubatch`` (tokens of a micro-batch).
 import time
 
 import llama_cpp
-from protocol import Job, Report, prompt, read_job
+from protocol import Job, Report, prompt, read_job, time_steps
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # the library ships no types
@@ -26,9 +26,9 @@ class Runner:
         )
         params = llama_cpp.llama_context_default_params()
         most_sequences = max((n for n, _ in job.decode), default=1)
-        longest = max([*job.prefill, *(context + job.steps for _, context in job.decode)])
+        longest = max([*job.prefill, *(context + job.room for _, context in job.decode)])
         unified = job.options["unified"] == "1"
-        total = max([longest, *(n * (context + job.steps + 32) for n, context in job.decode)])
+        total = max([longest, *(n * (context + job.room + 32) for n, context in job.decode)])
         # Without a unified buffer, every sequence gets an equal part of the whole.
         params.n_ctx = total if unified else most_sequences * (longest + 32)
         params.n_batch = longest
@@ -89,8 +89,11 @@ def main() -> None:
         runner.clear()
         for s in range(n_sequences):
             runner.step(range(s, s + 1), 0, context)
-        times = [runner.step(range(n_sequences), context + i, 1) for i in range(job.steps)]
-        report.add(f"decode {n_sequences}x{context}", times[1:])
+
+        def step(i: int, sequences: range = range(n_sequences), first: int = context) -> float:
+            return runner.step(sequences, first + i, 1)
+
+        report.add(f"decode {n_sequences}x{context}", time_steps(job, step))
     report.print()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import openvino_genai as genai
-from protocol import Job, Report, prompt, read_job
+from protocol import Job, Report, prompt, read_job, time_steps
 
 
 def _convert(model: str, folder: Path) -> None:
@@ -80,12 +80,12 @@ def main() -> None:
             del handle
         report.add(f"prefill {n_tokens}", times)
     for n_sequences, context in job.decode:
-        handles = [runner.add(s, context, job.steps + 3) for s in range(n_sequences)]
+        handles = [runner.add(s, context, job.room + 3) for s in range(n_sequences)]
         runner.step()
-        times = [runner.step() for _ in range(job.steps)]
+        times = time_steps(job, lambda _: runner.step())
         runner.drain()
         handles.clear()
-        report.add(f"decode {n_sequences}x{context}", times[1:])
+        report.add(f"decode {n_sequences}x{context}", times)
     report.print()
 
 

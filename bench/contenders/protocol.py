@@ -5,7 +5,12 @@ A contender runs in its own environment, so this file imports nothing but the st
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+
+WARM_UP_S = 0.2
+MAX_WARM_STEPS = 64
 
 
 @dataclass
@@ -18,7 +23,7 @@ class Job:
         prefill: Prompt lengths; each is computed whole, in one call, for one sequence.
         decode: (sequences, tokens of context each); a step computes one token for every sequence.
         repeats: How often a prefill is timed.
-        steps: Steps of a decode case; the first is not counted.
+        steps: Timed steps of a decode case, after `warm_up`.
         options: The contender's own.
     """
 
@@ -29,6 +34,11 @@ class Job:
     repeats: int
     steps: int
     options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a sequence of a decode case grows by at most."""
+        return self.steps + MAX_WARM_STEPS
 
 
 @dataclass
@@ -54,6 +64,20 @@ def read_job() -> Job:
     job = Job(**json.load(sys.stdin))
     job.decode = [(n_sequences, context) for n_sequences, context in job.decode]
     return job
+
+
+def time_steps(job: Job, step: Callable[[int], float]) -> list[float]:
+    """Run a decode case's steps until the processor has settled after the prefill, then time some.
+
+    Args:
+        job: How many.
+        step: Runs the step of this number, counted from 0, and returns its seconds.
+    """
+    started, number = time.perf_counter(), 0
+    while number < MAX_WARM_STEPS and time.perf_counter() - started < WARM_UP_S:
+        step(number)
+        number += 1
+    return [step(number + i) for i in range(job.steps)]
 
 
 def prompt(sequence: int, first: int, n_tokens: int) -> list[int]:

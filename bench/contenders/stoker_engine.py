@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from protocol import Job, Report, prompt, read_job
+from protocol import Job, Report, prompt, read_job, time_steps
 
 from stoker import __version__
 from stoker.core.sampling import SamplingParams
@@ -18,7 +18,7 @@ class Runner:
     """Steps of several sequences whose KV blocks lie one after the other."""
 
     def __init__(self, job: Job) -> None:
-        longest = max([*job.prefill, *(context + job.steps for _, context in job.decode)])
+        longest = max([*job.prefill, *(context + job.room for _, context in job.decode)])
         with open_model(Path(job.model)) as source:
             self._engine: NativeEngine = load_engine(
                 source,
@@ -58,11 +58,15 @@ def main() -> None:
         times = [runner.step(range(1), 0, n_tokens, n_tokens) for _ in range(job.repeats)]
         report.add(f"prefill {n_tokens}", times)
     for n_sequences, context in job.decode:
-        longest = context + job.steps
+        longest = context + job.room
         for s in range(n_sequences):
             runner.step(range(s, s + 1), 0, context, longest)
-        times = [runner.step(range(n_sequences), context + i, 1, longest) for i in range(job.steps)]
-        report.add(f"decode {n_sequences}x{context}", times[1:])
+        sequences = range(n_sequences)
+
+        def step(i: int, sequences: range = sequences, first: int = context, longest: int = longest) -> float:
+            return runner.step(sequences, first + i, 1, longest)
+
+        report.add(f"decode {n_sequences}x{context}", time_steps(job, step))
     report.print()
 
 
