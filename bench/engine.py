@@ -3,9 +3,10 @@
     python bench/engine.py MODEL.gguf --peers PYTHON --out bench/results/NAME.json
 
 Every round starts each contender once, one after the other, in an order that rotates, so that all see
-the same drift of the machine. A case's figure is the median over all timed calls of all rounds. llama.cpp
-runs in several settings and counts with the best of them for each case. `--peers` is a Python whose
-environment holds llama-cpp-python (compiled with native flags) and openvino-genai; see bench/README.md.
+the same drift of the machine. A case's figure is the median over all timed calls of all rounds; decode
+steps are timed after a fifth of a second of untimed ones. llama.cpp runs in several settings and counts
+with the best of them for each case. `--peers` is a Python whose environment holds llama-cpp-python
+(compiled with native flags) and openvino-genai; see bench/README.md.
 """
 
 import argparse
