@@ -34,7 +34,7 @@ from stoker.models.sources import Progress
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat, configure_logs
 from stoker.observe.metrics import Metrics
-from stoker.policy.admission import Admission
+from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
@@ -114,6 +114,7 @@ def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
         model=located.model_id,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
         context_length=settings.context_length,
         n_threads=settings.threads,
@@ -273,12 +274,24 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         ),
     )
     n_places = settings.max_running + settings.max_waiting
-    admission = Admission(await asyncio.to_thread(model.generator), n_places)
+    admission = Admission(
+        await asyncio.to_thread(model.generator),
+        AdmissionLimits(
+            max_choices=n_places,
+            max_prompt_bytes=settings.max_prompt_bytes,
+            context_length=model.context_length,
+        ),
+    )
+    metrics.watch_memory(
+        located.model_id,
+        prompt_bytes=lambda: admission.prompt_bytes,
+        unread_tokens=lambda: supervisor.unread,
+    )
     metrics.watch_choices(located.model_id, lambda: admission.in_flight)
     served = ServedModel(
         name=located.model_id,
         generator=admission,
-        check_capacity=admission.check,
+        reserve=admission.reserve,
         created=int(located.path.stat().st_mtime),
         fingerprint=model.fingerprint,
         context_length=model.context_length,
@@ -289,9 +302,12 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         metrics=metrics,
         limits=ApiLimits(
             max_body_bytes=settings.max_body_bytes,
+            max_bodies_bytes=settings.max_bodies_bytes,
             body_timeout_s=settings.body_timeout_s,
             max_prompt_tokens=model.context_length,
             max_choices=min(settings.max_choices, n_places),
+            queue_timeout_s=settings.queue_timeout_s,
+            request_timeout_s=settings.request_timeout_s,
         ),
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
     )

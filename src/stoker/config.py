@@ -55,6 +55,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "body_timeout_s",
         "write_timeout_s",
         "keep_alive_timeout_s",
+        "max_bodies_bytes",
+        "max_prompt_bytes",
+        "queue_timeout_s",
+        "request_timeout_s",
         "shutdown_timeout_s",
     ),
     "Engine": (
@@ -62,6 +66,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "isa",
         "max_running",
         "max_waiting",
+        "max_waiting_tokens",
         "step_tokens",
         "kv_memory",
         "context_length",
@@ -201,6 +206,39 @@ class Settings(BaseModel):
         ge=0,
         le=3600,
         description="Seconds that running requests have for ending after SIGTERM or SIGINT.",
+    )
+    queue_timeout_s: float = Field(
+        default=60.0,
+        ge=0.001,
+        le=86_400,
+        description="Seconds in which a request must begin to be computed; after them it gets status 429 with "
+        "`Retry-After`. A request may ask for less (`queue_timeout`).",
+    )
+    request_timeout_s: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=86_400,
+        description="Seconds in which a request must be finished; after them it gets status 504, or an error "
+        "event if its stream has begun. Unset, there is no limit. A request may ask for less (`timeout`).",
+    )
+    max_waiting_tokens: int = Field(
+        default=2_000_000,
+        ge=0,
+        le=2**31,
+        description="Most tokens of the sequences that wait for a place, together; what would exceed it gets "
+        "status 429, unless nothing waits. A token takes about 45 bytes of the engine process.",
+    )
+    max_prompt_bytes: ByteSize = Field(
+        default=ByteSize(512 * 2**20),
+        ge=2**20,
+        description="Most memory of the server process for the prompts of requests being answered, such as "
+        "`512MiB`; what would exceed it gets status 429, unless it is alone.",
+    )
+    max_bodies_bytes: ByteSize = Field(
+        default=ByteSize(512 * 2**20),
+        ge=2**20,
+        description="Most bytes in the bodies of all requests being answered; what would exceed it gets status "
+        "429, unless it is alone.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to write: `debug`, `info`, `warning` or `error`."

@@ -58,6 +58,8 @@ class TextRequest:
         logprobs: As in `SamplingParams`.
         cache_salt: Share KV blocks only with requests of the same salt.
         priority: Higher is served first.
+        queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
+        timeout_s: Seconds in which the request must be finished; None for no limit.
     """
 
     request_id: str
@@ -81,6 +83,8 @@ class TextRequest:
     logprobs: int | None = None
     cache_salt: str = ""
     priority: int = 0
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

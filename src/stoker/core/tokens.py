@@ -12,6 +12,12 @@ from stoker.core.sampling import SamplingParams
 MAX_STOP_TOKENS = 256
 """Most tokens that may end a sequence."""
 
+MAX_PRIORITY = 1000
+"""Priorities are from minus this to this."""
+
+MAX_TIMEOUT_S = 86_400.0
+"""Longest time limit of a sequence."""
+
 
 class FinishReason(StrEnum):
     """Why a sequence ended."""
@@ -39,7 +45,10 @@ class TokenRequest:
             `MAX_STOP_TOKENS` at most.
         sampling: How tokens are chosen.
         cache_salt: Sequences share KV blocks only with sequences of the same salt.
-        priority: Higher is served first and preempted last.
+        priority: Higher is served first and preempted last; within `MAX_PRIORITY` of 0.
+        queue_timeout_s: It is given up if no step has taken it in so many seconds from its submission;
+            None to wait without limit. Seconds, not a time: the processes' clocks are not compared.
+        timeout_s: It is given up if it has not ended in so many seconds from its submission.
     """
 
     request_id: str
@@ -51,6 +60,8 @@ class TokenRequest:
     sampling: SamplingParams = SamplingParams()
     cache_salt: str = ""
     priority: int = 0
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
 def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: int) -> None:
@@ -67,13 +68,13 @@ class Admission:
     limits: SchedulerLimits
     cache: KVCache
     running: SequenceQueue
-    waiting: SequenceQueue
+    waiting: WaitingQueue
+    time_limits: TimeLimits
     counters: Counters
 
     def admit_waiting(self) -> None:
         """Admit as many as can start now."""
-        while self.waiting.items:
-            sequence = self.waiting.items[0]
+        while (sequence := self.waiting.first()) is not None:
             if not (self._has_place(sequence) and self._has_token(sequence)):
                 return
             if not self._take_blocks(sequence):
@@ -113,6 +114,7 @@ class Admission:
         sequence.n_published = len(hits)
         sequence.n_computed = len(hits) * BLOCK_TOKENS
         if sequence.n_cached is None:
+            self.time_limits.begun(sequence)
             sequence.n_cached = sequence.n_computed
             self.counters.prompt_tokens += sequence.n_prompt
             self.counters.cached_tokens += sequence.n_cached

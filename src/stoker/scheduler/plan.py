@@ -5,9 +5,10 @@ from stoker.kvcache import KVCache
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import WaitingQueue
 
 
-def grow_tables(running: SequenceQueue, waiting: SequenceQueue, cache: KVCache) -> int:
+def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -> int:
     """Give each running sequence blocks for all its tokens, those before in order first.
 
     Returns:

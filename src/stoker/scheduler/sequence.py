@@ -30,6 +30,8 @@ class SequenceState:
             that `commit` may swap a block for an equal one when the forward is over.
         n_published: Leading blocks of `table` that are in the prefix index: all the full ones.
         n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
+        start_by: When it must have been admitted for the first time, on the caller's clock, or None.
+        end_by: When it must have ended, likewise.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -46,11 +48,13 @@ class SequenceState:
     table: list[int] = field(default_factory=list)
     n_published: int = 0
     n_cached: int | None = None
+    start_by: float | None = None
+    end_by: float | None = None
     aborted: bool = False
 
     @classmethod
-    def of(cls, request: TokenRequest, *, arrival: int, root: str) -> "SequenceState":
-        """Return the state of a request that has just been submitted as number `arrival`."""
+    def of(cls, request: TokenRequest, *, arrival: int, root: str, now: float) -> "SequenceState":
+        """Return the state of a request that is submitted now as number `arrival`."""
         n_prompt = len(request.prompt)
         return cls(
             request_id=request.request_id,
@@ -62,6 +66,8 @@ class SequenceState:
             n_prompt=n_prompt,
             max_total=n_prompt + request.max_tokens,
             tokens=list(request.prompt),
+            start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
+            end_by=None if request.timeout_s is None else now + request.timeout_s,
         )
 
     @property

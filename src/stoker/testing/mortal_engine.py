@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from stoker.core.errors import EngineDiedError, NotReadyError, QueueFullError
+from stoker.core.errors import DeadlineError, EngineDiedError, NotReadyError, QueueFullError
 from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenLogprob, TokenRequest, TokensEvent
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
@@ -30,6 +30,7 @@ class MortalEngine:
     Attributes:
         fingerprint: That of the engines from the next one on.
         n_places: Sequences that are admitted at a time.
+        hangs: Whether it stands still, and so notices no time limit either, until it dies.
         running: Ids of the sequences that the engine has.
         deaths: What the engine had at each death.
     """
@@ -42,6 +43,7 @@ class MortalEngine:
         self._news = asyncio.Event()
         self.fingerprint = _INFO.fingerprint
         self.n_places = 64
+        self.hangs = False
         self.restarts = 0
         self.running: set[str] = set()
         self.deaths: list[set[str]] = []
@@ -82,6 +84,7 @@ class MortalEngine:
     def revive(self) -> None:
         """Be the next engine."""
         self._alive = True
+        self.hangs = False
         self.restarts += 1
         self._tell()
 
@@ -96,6 +99,7 @@ class MortalEngine:
         Raises:
             NotReadyError: There is no engine.
             QueueFullError: Every place is taken.
+            DeadlineError: The request's `timeout_s` was over.
             EngineDiedError: It died.
         """
         if not self._alive:
@@ -103,6 +107,7 @@ class MortalEngine:
         if len(self.running) >= self.n_places:
             raise QueueFullError("every place is taken", retry_after_s=1.0)
         running = self.running
+        end_by = None if request.timeout_s is None else _now() + request.timeout_s
         running.add(request.request_id)
         try:
             await self._live(running)
@@ -110,6 +115,8 @@ class MortalEngine:
             tokens = reference_tokens(request)
             for index, token in enumerate(tokens):
                 await self._live(running)
+                if end_by is not None and end_by <= _now():
+                    raise DeadlineError("the request was not finished within its time limit")
                 if self._poison in (*request.prompt, *tokens[:index]):
                     self.die()
                 await self._live(running)
@@ -121,12 +128,18 @@ class MortalEngine:
         """Take part in one turn of the event loop and outlive it."""
         if running is self.running:
             await asyncio.sleep(0)
+        while self.hangs and running is self.running:
+            await self._news.wait()
         if running is not self.running:
             raise EngineDiedError("the engine died")
 
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _event(request: TokenRequest, token: int, *, last: bool) -> TokensEvent:

@@ -1,5 +1,6 @@
 """A scheduler driven by a fake engine and a fake clock, as the worker process drives the real ones."""
 
+from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenRequest, TokensEvent
 from stoker.scheduler import Scheduler, SchedulerLimits
@@ -15,7 +16,8 @@ class SchedulerLoop:
 
     Args:
         kv_blocks: KV blocks of the fake engine.
-        context_length, max_running, max_waiting, max_step_tokens: As in `SchedulerLimits`.
+        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
+            `SchedulerLimits`.
 
     Attributes:
         clock: The time that the scheduler is told.
@@ -23,6 +25,7 @@ class SchedulerLoop:
         scheduler: The scheduler under test.
         tokens: Output of each request so far, by id.
         finished: Why each request that ended did so, by id.
+        expired: Requests that were given up at a time limit, by id.
         events: Every event, in order.
         plans: Every plan, in order.
     """
@@ -34,6 +37,7 @@ class SchedulerLoop:
         context_length: int = 1024,
         max_running: int = 8,
         max_waiting: int = 16,
+        max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
     ) -> None:
         self.clock = FakeClock()
@@ -42,11 +46,13 @@ class SchedulerLoop:
             context_length=context_length,
             max_running=max_running,
             max_waiting=max_waiting,
+            max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
         )
         self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
         self.tokens: dict[str, list[int]] = {}
         self.finished: dict[str, FinishReason] = {}
+        self.expired: dict[str, QueueTimeoutError | DeadlineError] = {}
         self.events: list[TokensEvent] = []
         self.plans: list[StepPlan] = []
 
@@ -62,8 +68,14 @@ class SchedulerLoop:
         self.scheduler.check()
         return known
 
+    def expire(self) -> None:
+        """Give up what has no time left; may be called at any time, as `abort`."""
+        self.expired.update((each.request_id, each.error) for each in self.scheduler.expire(self.clock()))
+        self.scheduler.check()
+
     def schedule(self) -> StepPlan | None:
         """Schedule a step, to be given to `commit`; None when there is nothing to do."""
+        self.expire()
         plan = self.scheduler.schedule(self.clock())
         self.scheduler.check()
         if plan is not None:

@@ -30,6 +30,8 @@ def make_request(
     sampling: SamplingParams | None = None,
     cache_salt: str = "",
     priority: int = 0,
+    queue_timeout_s: float | None = None,
+    timeout_s: float | None = None,
 ) -> TokenRequest:
     """Return a request; its prompt is made from its id unless given, and it is greedy unless told."""
     return TokenRequest(
@@ -41,6 +43,8 @@ def make_request(
         sampling=sampling or SamplingParams(temperature=0.0),
         cache_salt=cache_salt,
         priority=priority,
+        queue_timeout_s=queue_timeout_s,
+        timeout_s=timeout_s,
     )
 
 

@@ -1,5 +1,6 @@
 """`LocalGenerator`: text requests served by an engine that knows token ids alone."""
 
+import asyncio
 import itertools
 import secrets
 from collections import deque
@@ -57,12 +58,14 @@ class LocalGenerator:
             ModelNotFoundError: The request names another model.
             InvalidRequestError: The prompt, the stop strings or `n` cannot be taken.
             ContextLengthError: Prompt and output do not fit the context.
-            CapacityError: The engine has no place for the sequences.
+            CapacityError: The engine has no place for the sequences, or a time limit was over.
             EngineError: The engine failed.
         """
         self._check(request)
+        now = asyncio.get_running_loop().time
+        began_s = now()
         prompt = await self._prompts.encode(request.prompt)
-        token_requests = self._token_requests(request, prompt)
+        token_requests = self._token_requests(request, tuple(prompt), now() - began_s)
         choices = [
             ChoiceText(index, self._tokenizer, request.stop, each.stop_token_ids)
             for index, each in enumerate(token_requests)
@@ -105,7 +108,9 @@ class LocalGenerator:
         if request.stop:
             check_stops(request.stop)
 
-    def _token_requests(self, request: TextRequest, prompt: list[int]) -> list[TokenRequest]:
+    def _token_requests(
+        self, request: TextRequest, prompt: tuple[int, ...], spent_s: float
+    ) -> list[TokenRequest]:
         max_tokens = output_room(request, len(prompt), self._context_length)
         if request.min_tokens > max_tokens:
             raise InvalidRequestError(
@@ -118,7 +123,7 @@ class LocalGenerator:
         return [
             TokenRequest(
                 request_id=f"{request.request_id}.{choice}-{serial}",
-                prompt=tuple(prompt),
+                prompt=prompt,
                 max_tokens=max_tokens,
                 min_tokens=request.min_tokens,
                 stop_token_ids=end_token_ids | request.stop_token_ids,
@@ -137,9 +142,15 @@ class LocalGenerator:
                 ),
                 cache_salt=request.cache_salt,
                 priority=request.priority,
+                queue_timeout_s=_left(request.queue_timeout_s, spent_s),
+                timeout_s=_left(request.timeout_s, spent_s),
             )
             for choice in range(request.n)
         ]
+
+
+def _left(limit_s: float | None, spent_s: float) -> float | None:
+    return None if limit_s is None else max(0.0, limit_s - spent_s)
 
 
 async def _admit(fan_out: FanOut, n_choices: int) -> deque[tuple[int, TokenEvent | None]]:

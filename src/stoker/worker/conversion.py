@@ -8,6 +8,7 @@ from stoker.core.errors import (
     EngineError,
     InvalidRequestError,
     QueueFullError,
+    QueueTimeoutError,
     StokerError,
     UnsupportedFieldError,
 )
@@ -45,6 +46,8 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         ),
         cache_salt=request.cache_salt,
         priority=request.priority,
+        queue_timeout_s=request.queue_timeout_s,
+        timeout_s=request.timeout_s,
     )
 
 
@@ -73,6 +76,8 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         ),
         cache_salt=frame.cache_salt,
         priority=frame.priority,
+        queue_timeout_s=frame.queue_timeout_s,
+        timeout_s=frame.timeout_s,
     )
 
 
@@ -147,6 +152,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
     return frames.Stats(
         running=stats.running,
         waiting=stats.waiting,
+        waiting_tokens=stats.waiting_tokens,
         kv_blocks_total=stats.kv_blocks_total,
         kv_blocks_used=stats.kv_blocks_used,
         kv_blocks_cached=stats.kv_blocks_cached,
@@ -154,6 +160,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         cached_tokens_total=stats.cached_tokens_total,
         generated_tokens_total=stats.generated_tokens_total,
         preemptions_total=stats.preemptions_total,
+        expired_total=stats.expired_total,
         steps_total=stats.steps_total,
         step_seconds_total=stats.step_seconds_total,
     )
@@ -164,6 +171,7 @@ def engine_stats(frame: frames.Stats) -> EngineStats:
     return EngineStats(
         running=frame.running,
         waiting=frame.waiting,
+        waiting_tokens=frame.waiting_tokens,
         kv_blocks_total=frame.kv_blocks_total,
         kv_blocks_used=frame.kv_blocks_used,
         kv_blocks_cached=frame.kv_blocks_cached,
@@ -171,6 +179,7 @@ def engine_stats(frame: frames.Stats) -> EngineStats:
         cached_tokens_total=frame.cached_tokens_total,
         generated_tokens_total=frame.generated_tokens_total,
         preemptions_total=frame.preemptions_total,
+        expired_total=frame.expired_total,
         steps_total=frame.steps_total,
         step_seconds_total=frame.step_seconds_total,
     )
@@ -187,8 +196,8 @@ _PLAIN_ERRORS: dict[str, Callable[[str], StokerError]] = {
 def failure(error: BaseException) -> Failure:
     """Return `error` as it travels; what is not a `StokerError` becomes an `EngineError`."""
     match error:
-        case QueueFullError():
-            return Failure("QueueFullError", str(error), retry_after_s=error.retry_after_s)
+        case QueueFullError() | QueueTimeoutError():
+            return Failure(type(error).__name__, str(error), retry_after_s=error.retry_after_s)
         case InvalidRequestError():
             return Failure(type(error).__name__, str(error), param=error.param, code=error.code)
         case StokerError():
@@ -204,6 +213,8 @@ def stoker_error(frame: Failure) -> StokerError:
     match frame.kind:
         case "QueueFullError":
             return QueueFullError(frame.message, retry_after_s=frame.retry_after_s)
+        case "QueueTimeoutError":
+            return QueueTimeoutError(frame.message, retry_after_s=frame.retry_after_s)
         case "InvalidRequestError":
             return InvalidRequestError(frame.message, param=frame.param, code=frame.code)
         case "ContextLengthError":

@@ -174,7 +174,7 @@ async def test_a_client_that_never_ends_its_head_is_cut_off(pieces: tuple[bytes,
 
 async def test_time_for_the_head_is_not_taken_from_what_comes_after() -> None:
     gate = asyncio.Event()
-    api = scripted_api(lambda _: (Started(1), gate, TextDelta(0, "a"), ValueError("the end")))
+    api = scripted_api(lambda _: (Started(1), TextDelta(0, "a"), gate, ValueError("the end")))
     body = b'{"model":"tiny","prompt":"a","stream":true}'
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     async with (

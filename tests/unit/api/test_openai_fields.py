@@ -85,7 +85,17 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
     assert len(text) > 15
     assert chat - {field.name for field in CHAT_FIELDS} == set()
     assert text - {field.name for field in COMPLETION_FIELDS} == set()
-    extensions = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"}
+    extensions = {
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "stop_token_ids",
+        "min_tokens",
+        "ignore_eos",
+        "priority",
+        "queue_timeout",
+        "timeout",
+    }
     assert {field.name for field in CHAT_FIELDS} - chat == extensions
     assert {field.name for field in COMPLETION_FIELDS} - text == extensions
 

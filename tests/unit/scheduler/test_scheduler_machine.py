@@ -1,12 +1,17 @@
-"""Random schedules: every invariant after every call, every token compared with the request run alone."""
+"""Random schedules: every invariant after every call, every token compared with the request run alone.
 
+The invariants (`Scheduler.check`, after every call) say, among others: no block leaked or counted wrongly, none held
+by sequences of two namespaces, nobody overtaken by a lower priority.
+"""
+
+import math
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stoker.core.errors import InvalidRequestError, QueueFullError
+from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenRequest
@@ -19,6 +24,13 @@ from stoker.testing.workloads import make_request, make_tokens
 class Expected:
     request: TokenRequest
     output: tuple[int, ...]
+    start_by: float
+    end_by: float
+    begun: bool = False
+
+
+def deadline(now: float, limit_s: float | None) -> float:
+    return math.inf if limit_s is None else now + limit_s
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -28,17 +40,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         kv_blocks=st.integers(2, 14),
         max_running=st.integers(1, 5),
         max_waiting=st.integers(0, 6),
+        max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
     )
-    def start(self, kv_blocks: int, max_running: int, max_waiting: int, spare_step_tokens: int) -> None:
+    def start(
+        self,
+        kv_blocks: int,
+        max_running: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        spare_step_tokens: int,
+    ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
             context_length=160,
             max_running=max_running,
             max_waiting=max_waiting,
+            max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
         )
         self.n_places = max_running + max_waiting
+        self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
         self.live: dict[str, Expected] = {}
         self.plan: StepPlan | None = None
@@ -51,6 +73,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.sampled_from([1, 2, 15, 16, 17, 40]),
         salt=st.sampled_from(["", "", "tenant"]),
         priority=st.integers(0, 2),
+        queue_timeout_s=st.sampled_from([None, None, 0.0, 0.01, 0.1]),
+        timeout_s=st.sampled_from([None, None, 0.0, 0.02, 0.2]),
         seed=st.integers(0, 2),
         with_stop=st.booleans(),
         penalty=st.sampled_from([0.0, 0.0, 0.5]),
@@ -65,6 +89,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens: int,
         salt: str,
         priority: int,
+        queue_timeout_s: float | None,
+        timeout_s: float | None,
         seed: int,
         with_stop: bool,
         penalty: float,
@@ -81,17 +107,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
             cache_salt=salt,
             priority=priority,
+            queue_timeout_s=queue_timeout_s,
+            timeout_s=timeout_s,
         )
+        now = self.loop.clock()
+        n_waiting_tokens = self.loop.scheduler.stats().waiting_tokens
+        too_long = 0 < n_waiting_tokens and n_waiting_tokens + len(request.prompt) > self.max_waiting_tokens
         try:
             self.loop.submit(request)
         except QueueFullError:
-            assert len(self.live) == self.n_places
+            assert len(self.live) == self.n_places or too_long
         except InvalidRequestError:
             n_total = len(request.prompt) + max_tokens
             assert not request.prompt or -(-(n_total - 1) // 16) > self.loop.engine.kv_blocks
         else:
             assert len(self.live) < self.n_places
-            self.live[request_id] = Expected(request, reference_tokens(request))
+            assert not too_long
+            self.live[request_id] = Expected(
+                request, reference_tokens(request), deadline(now, queue_timeout_s), deadline(now, timeout_s)
+            )
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
@@ -100,12 +134,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.loop.abort(request_id) == (request_id in self.live)
         self.live.pop(request_id, None)
 
+    @rule(seconds=st.sampled_from([0.001, 0.01, 0.05, 1.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.loop.clock.advance(seconds)
+
+    @rule()
+    def expire(self) -> None:
+        """Whoever is out of time, and nobody else, is given up, with the right error, also under a step."""
+        now = self.loop.clock()
+        due: dict[str, type[Exception]] = {
+            request_id: DeadlineError if expected.end_by <= now else QueueTimeoutError
+            for request_id, expected in self.live.items()
+            if expected.end_by <= now or (expected.start_by <= now and not expected.begun)
+        }
+        self.loop.expired.clear()
+        self.loop.expire()
+        assert {request_id: type(error) for request_id, error in self.loop.expired.items()} == due
+        for request_id in due:
+            del self.live[request_id]
+
     @precondition(lambda self: self.plan is None)
     @rule()
     def schedule(self) -> None:
+        self.expire()
         self.plan = self.loop.schedule()
         assert (self.plan is None) == (not self.live)
         if self.plan is not None:
+            for request_id in self.plan.request_ids:
+                self.live[request_id].begun = True
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
 
     @precondition(lambda self: self.plan is not None)

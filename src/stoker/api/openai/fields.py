@@ -86,6 +86,9 @@ _SHARED = (
     honoured("stop_token_ids", "extension: up to 256 token ids; a text ends before any of them"),
     honoured("min_tokens", "extension: no end token and no stop token before so many; default 0"),
     honoured("ignore_eos", "extension: go on after end tokens; default false"),
+    honoured("priority", "extension: -1,000 to 1,000, default 0; the lower is served first"),
+    honoured("queue_timeout", "extension: seconds in which it must begin, at most `queue_timeout_s`"),
+    honoured("timeout", "extension: seconds in which it must be finished, at most `request_timeout_s`"),
     no_op("user", "names the end user"),
 )
 

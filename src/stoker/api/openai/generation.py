@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -104,17 +104,24 @@ class Generation:
         return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
 
     async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
-        model.check_capacity(job.n_choices)
         timer = self._metrics.token_timer(record, model=model.name, n_choices=job.n_choices)
+        with model.reserve(job.requests):
+            await self._generate(job, model, record, timer, send)
+
+    async def _generate(
+        self, job: Job, model: ServedModel, record: RequestRecord, timer: TokenTimer, send: Send
+    ) -> None:
         async with aclosing(_events(job, model)) as events:
-            # What can be refused is refused before `Started`: until then no status has been sent.
             if not isinstance(await anext(events, None), Started):
                 raise EngineError("The generator did not begin with `Started`.")
+            # Whatever goes wrong before there is an answer has a status of its own, an end of the time
+            # in the queue above all; so none is sent before the first text.
+            first = await anext(events, None)
             answer = self._answer(job, model)
             if job.stream:
-                await _stream(events, answer, record, timer, send)
+                await _stream(_again(first, events), answer, record, timer, send)
             else:
-                choices, usage = await _gather(events, job.n_choices, timer)
+                choices, usage = await _gather(_again(first, events), job.n_choices, timer)
                 _count(record, usage)
                 await Reply(200, answer.document(choices, usage)).send(send)
 
@@ -138,6 +145,14 @@ def _events(job: Job, model: ServedModel) -> AsyncGenerator[Event]:
     return streams[0] if len(streams) == 1 else fan_in(streams, n=job.requests[0].n)
 
 
+async def _again(first: Event | None, rest: AsyncGenerator[Event]) -> AsyncIterator[Event]:
+    """Yield an event that was taken ahead, then the others."""
+    if first is not None:
+        yield first
+    async for event in rest:
+        yield event
+
+
 def _count(record: RequestRecord, usage: Usage) -> None:
     record.prompt_tokens = usage.prompt_tokens
     record.cached_tokens = usage.cached_tokens
@@ -145,7 +160,7 @@ def _count(record: RequestRecord, usage: Usage) -> None:
 
 
 async def _gather(
-    events: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
+    events: AsyncIterator[Event], n_choices: int, timer: TokenTimer
 ) -> tuple[list[GatheredChoice], Usage]:
     """Collect a whole answer."""
     choices = [GatheredChoice() for _ in range(n_choices)]
@@ -165,7 +180,7 @@ async def _gather(
 
 
 async def _stream(
-    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
 ) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
     opening = answer.opening()
@@ -182,7 +197,7 @@ async def _stream(
 
 
 async def _pump(
-    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
 ) -> bytes:
     """Send everything but the stream's last bytes, and return those."""
     async for event in events:

@@ -106,9 +106,17 @@ def make_job(
                 min_tokens=body.min_tokens,
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
+                priority=-body.priority,  # on the wire lower is earlier, as in vLLM
+                queue_timeout_s=_least(body.queue_timeout, limits.queue_timeout_s),
+                timeout_s=_least(body.timeout, limits.request_timeout_s),
             )
             for index, prompt in enumerate(prompts)
         ),
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
+
+
+def _least(asked_s: float | None, limit_s: float | None) -> float | None:
+    """Return the shorter of two time limits; None is none."""
+    return min((each for each in (asked_s, limit_s) if each is not None), default=None)

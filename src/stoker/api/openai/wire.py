@@ -18,7 +18,7 @@ from stoker.core.sampling import (
     MAX_TOP_K,
     MIN_REPETITION_PENALTY,
 )
-from stoker.core.tokens import MAX_STOP_TOKENS
+from stoker.core.tokens import MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S
 
 DEFAULT_COMPLETION_TOKENS = 16
 MAX_STOPS = 16
@@ -62,6 +62,7 @@ def _bias_pairs(value: Any) -> Any:
 LogitBias = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 TokenId = Annotated[int, Field(ge=0, le=_MAX_INT32)]
+Seconds = Annotated[float, Field(ge=0.001, le=MAX_TIMEOUT_S)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)]
@@ -100,6 +101,9 @@ class GenerationBody(Wire):
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    queue_timeout: Seconds | None = None
+    timeout: Seconds | None = None
 
 
 class MessageBody(Wire):
