@@ -211,8 +211,8 @@ class Settings(BaseModel):
         default=60.0,
         ge=0.001,
         le=86_400,
-        description="Seconds in which a request must begin to be computed; after them it gets status 429 with "
-        "`Retry-After`. A request may ask for less (`queue_timeout`).",
+        description="Seconds in which a request must begin to be computed; after them it gets status 429 "
+        "with `Retry-After`. A request may ask for less (`queue_timeout`).",
     )
     request_timeout_s: float | None = Field(
         default=None,
@@ -237,8 +237,8 @@ class Settings(BaseModel):
     max_bodies_bytes: ByteSize = Field(
         default=ByteSize(512 * 2**20),
         ge=2**20,
-        description="Most bytes in the bodies of all requests being answered; what would exceed it gets status "
-        "429, unless it is alone.",
+        description="Most bytes in the bodies of all requests being answered; what would exceed it gets "
+        "status 429, unless it is alone.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to write: `debug`, `info`, `warning` or `error`."

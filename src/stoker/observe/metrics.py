@@ -89,7 +89,9 @@ class Metrics:
             registry=self.registry,
         )
         self._bodies = Gauge(
-            "stoker_http_body_bytes", "Bytes of the bodies of requests being answered.", registry=self.registry
+            "stoker_http_body_bytes",
+            "Bytes of the bodies of requests being answered.",
+            registry=self.registry,
         )
         self._prompts = Gauge(
             "stoker_prompt_bytes",

@@ -83,7 +83,9 @@ class Admission:
             InvalidRequestError: More choices than there will ever be permits.
         """
         shares = self._take(requests)
-        self._reserved.update((request.request_id, share) for request, share in zip(requests, shares, strict=True))
+        self._reserved.update(
+            (request.request_id, share) for request, share in zip(requests, shares, strict=True)
+        )
         try:
             yield
         finally:

@@ -50,7 +50,10 @@ def check_sequences(
 
 
 def check_books(
-    waiting: list[SequenceState], n_waiting_tokens: int, time_limits: TimeLimits, live: Mapping[str, SequenceState]
+    waiting: list[SequenceState],
+    n_waiting_tokens: int,
+    time_limits: TimeLimits,
+    live: Mapping[str, SequenceState],
 ) -> None:
     """Verify what is counted and remembered beside the sequences.
 

@@ -28,7 +28,12 @@ class SchedulerLimits:
     max_step_tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name, least in (("context_length", 1), ("max_running", 1), ("max_waiting", 0), ("max_waiting_tokens", 0)):
+        for name, least in (
+            ("context_length", 1),
+            ("max_running", 1),
+            ("max_waiting", 0),
+            ("max_waiting_tokens", 0),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(
                     f"{name} is {getattr(self, name)}; set it to {least} or more",

@@ -117,8 +117,8 @@ class Scheduler:
         n_waiting = self._waiting.n_tokens
         if n_waiting and n_waiting + len(request.prompt) > self._limits.max_waiting_tokens:
             raise self._full(
-                f"the prompts of waiting requests have {n_waiting} tokens and this one {len(request.prompt)}, "
-                f"over the limit of {self._limits.max_waiting_tokens} together",
+                f"the prompts of waiting requests have {n_waiting} tokens and this one "
+                f"{len(request.prompt)}, over the limit of {self._limits.max_waiting_tokens} together",
                 now,
             )
         sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
@@ -160,8 +160,8 @@ class Scheduler:
                 Expiry(
                     sequence.request_id,
                     DeadlineError(
-                        "the request was not finished within its time limit: ask for less at a time, or raise the "
-                        "limit ('timeout', at most the server's request_timeout_s)"
+                        "the request was not finished within its time limit: ask for less at a time, or "
+                        "raise the limit ('timeout', at most the server's request_timeout_s)"
                     ),
                 )
             )
@@ -276,9 +276,7 @@ class Scheduler:
 
     def _full(self, why: str, now: float) -> QueueFullError:
         retry_after_s = self._retry_after_s(now)
-        return QueueFullError(
-            f"{why}; try again in about {retry_after_s:.0f} s", retry_after_s=retry_after_s
-        )
+        return QueueFullError(f"{why}; try again in about {retry_after_s:.0f} s", retry_after_s=retry_after_s)
 
     def _retry_after_s(self, now: float) -> float:
         return self._drain.retry_after_s(len(self._waiting), self._step_seconds(now))

@@ -262,7 +262,9 @@ class _Run:
     def expiry(self) -> QueueTimeoutError | DeadlineError:
         """Return what to raise when `wait_until` is over."""
         timeout_s = self._request.timeout_s
-        why = "the request waited for an engine" if self.death is None else f"{self.death}; the request waited"
+        why = (
+            "the request waited for an engine" if self.death is None else f"{self.death}; the request waited"
+        )
         if self._queue_timeout_s is not None and (timeout_s is None or self._queue_timeout_s < timeout_s):
             return QueueTimeoutError(
                 f"{why} as long as its queue time limit allows; try again", retry_after_s=1.0

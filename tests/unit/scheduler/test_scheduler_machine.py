@@ -1,7 +1,7 @@
 """Random schedules: every invariant after every call, every token compared with the request run alone.
 
-The invariants (`Scheduler.check`, after every call) say, among others: no block leaked or counted wrongly, none held
-by sequences of two namespaces, nobody overtaken by a lower priority.
+The invariants (`Scheduler.check`, after every call) say, among others: no block leaked or counted
+wrongly, none held by sequences of two namespaces, nobody overtaken by a lower priority.
 """
 
 import math
@@ -112,7 +112,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         now = self.loop.clock()
         n_waiting_tokens = self.loop.scheduler.stats().waiting_tokens
-        too_long = 0 < n_waiting_tokens and n_waiting_tokens + len(request.prompt) > self.max_waiting_tokens
+        too_long = n_waiting_tokens > 0 and n_waiting_tokens + len(request.prompt) > self.max_waiting_tokens
         try:
             self.loop.submit(request)
         except QueueFullError:

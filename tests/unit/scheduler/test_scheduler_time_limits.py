@@ -1,4 +1,4 @@
-"""A request that does not begin, or does not end, in its time is given up, and its blocks are free at once."""
+"""A request that does not begin, or end, in its time is given up, and its blocks are free at once."""
 
 import pytest
 
