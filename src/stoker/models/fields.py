@@ -33,10 +33,9 @@ PartName = Annotated[
 ]
 """Name of one file of a model that is a folder."""
 
-RepoId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}\Z", max_length=193)
-]
-"""A repository of a hub: ``owner/name``."""
+_REPO_PART = r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+RepoId = Annotated[str, Meta(pattern=rf"^(?!.*(--|\.\.)){_REPO_PART}/{_REPO_PART}\Z")]
+"""A repository of a hub: ``owner/name``; neither has ``--`` in it, as on the hub itself."""
 
 Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}\Z")]
 """A branch, tag or commit; never ``..``, since the hub's URL holds it in quoted form."""

@@ -38,7 +38,9 @@ def is_reference(name: str) -> bool:
 
 
 def parse_reference(text: str) -> ModelReference:
-    """Read a reference. The same reference always gives the same name, and another one another.
+    """Read a reference.
+
+    The same reference always gives the same name; another one, letter case aside, another.
 
     Raises:
         UnknownModelError: It is malformed; the message says what was expected.

@@ -195,6 +195,27 @@ def test_http_is_for_this_machine_unless_it_is_allowed(hub: HubServer, workspace
         fetch(UrlSource(url=f"{hub.url}/a/b/resolve/main/big.gguf"), workspace)
 
 
+@pytest.mark.parametrize("location", ["http://[", "//", "", "\xb2"])
+def test_a_redirect_to_nowhere_is_told(hub: HubServer, workspace: Path, location: str) -> None:
+    (hub.root / "a" / "b").mkdir(parents=True)
+    (hub.root / "a" / "b" / "big.gguf").write_bytes(b"x")
+    hub.faults.redirect_to = location
+    with pytest.raises(SourceError, match=r"no usable address|redirected more than|cannot be had"):
+        fetch(UrlSource(url=f"{hub.url}/a/b/resolve/main/big.gguf"), workspace)
+
+
+def test_a_refusal_keeps_what_is_there_already(hub: HubServer, content: bytes, workspace: Path) -> None:
+    wanted = source(hub, content)
+    break_off(wanted, workspace, hub, 1_000_000)
+    hub.faults.statuses = [404]
+    with pytest.raises(SourceError, match="status 404"):
+        fetch(wanted, workspace)
+    with pytest.raises(SourceError, match="offline"):
+        fetch(wanted, workspace, Network(offline=True))
+    assert fetch(wanted, workspace) == content
+    assert hub.ranges()[-1] == "bytes=1000000-"
+
+
 def test_redirects_are_bounded(hub: HubServer, workspace: Path) -> None:
     (hub.root / "a" / "b").mkdir(parents=True)
     (hub.root / "a" / "b" / "big.gguf").write_bytes(b"x")

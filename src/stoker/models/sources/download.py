@@ -96,20 +96,14 @@ class Download:
                 self._progress(size_bytes, size_bytes)
                 return FetchedFile(self._target, digests[0])
             self._target.unlink()
-        try:
-            resumed = self._fetch_patiently()
-            size_bytes, digests = self._hashed(self._part)
-            if resumed and self._wanted.checksum and not self._is_right(size_bytes, digests):
-                # The bytes of the earlier try may be the wrong ones: once more, from the start.
-                self._forget()
-                self._fetch_patiently()
-                size_bytes, digests = self._hashed(self._part)
-            self._require_right(size_bytes, digests)
-        except TransientSourceError:
-            raise
-        except SourceError:
+        resumed = self._fetch_patiently()
+        size_bytes, digests = self._hashed(self._part)
+        if resumed and self._wanted.checksum and not self._is_right(size_bytes, digests):
+            # The bytes of the earlier try may be the wrong ones: once more, from the start.
             self._forget()
-            raise
+            self._fetch_patiently()
+            size_bytes, digests = self._hashed(self._part)
+        self._require_right(size_bytes, digests)
         self._part.rename(self._target)
         self._note.unlink(missing_ok=True)
         return FetchedFile(self._target, digests[0])
@@ -154,6 +148,7 @@ class Download:
         for chunk in response.iter_raw():  # as they come: a larger buffer would be lost with the connection
             done += len(chunk)
             if done > size_bytes:
+                self._forget()
                 raise SourceError(f"The {self._wanted.place.label} is longer than the server said.")
             file.write(chunk)
             self._progress(done, size_bytes)
@@ -177,7 +172,7 @@ class Download:
             start, size_bytes = map(int, match.groups()) if match else (-1, 0)
         else:
             length = response.headers.get("content-length", "")
-            start, size_bytes = 0, int(length) if length.isdigit() else 0
+            start, size_bytes = 0, int(length) if length.isdecimal() else 0
         if size_bytes == 0:
             raise SourceError(f"The server does not say how large the {self._wanted.place.label} is.")
         if self._wanted.size_bytes not in {None, size_bytes}:
@@ -241,6 +236,7 @@ class Download:
         wanted = self._wanted
         if wanted.checksum is None or self._is_right(size_bytes, digests):
             return
+        self._forget()
         kind, digest = ("SHA-256", digests[0]) if wanted.sha256 else ("git SHA-1", digests[1])
         raise SourceError(
             f"The {wanted.place.label} has the {kind} {digest}, but {wanted.checksum} is expected: it is "

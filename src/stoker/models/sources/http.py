@@ -76,7 +76,7 @@ def get(
                     yield response
                     return
                 url = _redirected(response, url, place)
-    except httpx2.TransportError as error:
+    except httpx2.RequestError as error:
         reason = str(error) or type(error).__name__
         raise TransientSourceError(f"Fetching the {place.label} failed: {reason}.") from error
     except httpx2.InvalidURL as error:
@@ -94,7 +94,13 @@ def _authorization(place: Place, url: str) -> dict[str, str]:
 
 
 def _redirected(response: httpx2.Response, url: str, place: Place) -> str:
-    target = urljoin(url, response.headers.get("location", ""))
+    try:
+        target = urljoin(url, response.headers.get("location", ""))
+        host = urlsplit(target).hostname
+    except ValueError:
+        host = None
+    if host is None:
+        raise SourceError(f"The {place.label} is redirected to no usable address.")
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise SourceError(
             f"The {place.label} is redirected from https to {shown_url(target)}, which is not encrypted: "
@@ -136,4 +142,4 @@ def _advice(response: httpx2.Response, place: Place) -> str:
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
     text = response.headers.get("retry-after", "")
-    return float(text) if text.isdigit() and len(text) <= _MAX_RETRY_AFTER_DIGITS else None
+    return float(text) if text.isdecimal() and len(text) <= _MAX_RETRY_AFTER_DIGITS else None

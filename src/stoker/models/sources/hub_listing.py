@@ -96,6 +96,6 @@ def _read(client: httpx2.Client, network: Network, place: Place) -> bytes:
             if len(raw) > MAX_LISTING_BYTES:
                 raise SourceError(f"The hub's list of files of the {place.label} is too long.")
         expected = response.headers.get("content-length", "")
-    if expected.isdigit() and len(raw) < int(expected):
+    if expected.isdecimal() and len(raw) < int(expected):
         raise TransientSourceError(f"The hub's list of files of the {place.label} did not arrive whole.")
     return bytes(raw)

@@ -26,6 +26,10 @@ class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sha256: Sha256 | None = None
     size_bytes: SizeBytes | None = None
 
+    def __post_init__(self) -> None:
+        if not urlsplit(self.url).hostname:
+            raise ValueError("`url` names no host")
+
     @property
     def label(self) -> str:
         """What the source is, for people."""
