@@ -15,7 +15,7 @@ from stoker.api.openai.fields import (
     Field,
 )
 from stoker.cli import app
-from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, Settings
+from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, HUB_VARIABLES, Settings
 
 DOCS = Path(__file__).parent
 
@@ -28,6 +28,9 @@ of them that is given wins, in this order. The settings file is TOML; it is look
 `{CONFIG_VARIABLE}`, as `config.toml` in `home`, and at `~/.config/stoker/config.toml`. Unknown keys and
 unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes makes of a Service named `stoker`
 (`STOKER_SERVICE_HOST`, `STOKER_PORT=tcp://…`), which are left alone. Sizes take units (`512MB`, `2GiB`).
+
+Three settings are also taken from the variables of Hugging Face's own tools, below Stoker's own variable
+and above the file: {", ".join(f"`{name}` ({field})" for name, field in HUB_VARIABLES.items())}.
 
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.

@@ -27,9 +27,8 @@ from stoker.config import Settings
 from stoker.core.errors import SettingsError
 from stoker.core.protocols import Generator
 from stoker.models import OpenedModel, open_model
-from stoker.models.catalogue import load_catalogue
 from stoker.models.config import TokenizerSpec
-from stoker.models.library import LocatedModel, ModelLibrary
+from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.sources import Progress
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat, configure_logs
@@ -89,8 +88,8 @@ class LocalModel:
 
 
 def model_library(settings: Settings) -> ModelLibrary:
-    """Return the library over the model store and the catalogues of these settings."""
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]))
+    """Return the library over the model store, the catalogues and the network of these settings."""
+    return open_library(settings)
 
 
 def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
