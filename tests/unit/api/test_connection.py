@@ -212,8 +212,8 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_its_generator_closed()
             await until(lambda: api.generator.requests)
             await until(lambda: not api.generator.open, timeout_s=10)
             await until(lambda: not server.state.connections)
+            await until(lambda: b'status="499"' in api.metrics.render())
     assert api.generator.stopped == 1
-    assert b'status="499"' in api.metrics.render()
 
 
 async def test_a_client_that_pauses_within_the_time_gets_everything() -> None:

@@ -1,5 +1,6 @@
 """What a step costs does not depend on how many requests wait: counted, not timed."""
 
+import gc
 import math
 import sys
 from collections.abc import Callable
@@ -30,11 +31,13 @@ def count_bytecodes(action: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # what others do when garbage is collected is no part of the action
     sys.settrace(trace)
     try:
         action()
     finally:
         sys.settrace(before)
+        gc.enable()
     return n_bytecodes
 
 
