@@ -30,6 +30,8 @@ class SequenceState:
             that `commit` may swap a block for an equal one when the forward is over.
         n_published: Leading blocks of `table` that are in the prefix index: all the full ones.
         n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
+        prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
+        n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -46,6 +48,8 @@ class SequenceState:
     table: list[int] = field(default_factory=list)
     n_published: int = 0
     n_cached: int | None = None
+    prompt_logprobs: int | None = None
+    n_scored: int
     aborted: bool = False
 
     @classmethod
@@ -62,12 +66,24 @@ class SequenceState:
             n_prompt=n_prompt,
             max_total=n_prompt + request.max_tokens,
             tokens=list(request.prompt),
+            prompt_logprobs=request.prompt_logprobs,
+            n_scored=n_prompt if request.prompt_logprobs is None else 1,
         )
 
     @property
     def parent(self) -> Parent:
         """What precedes its first unpublished block in the prefix index."""
         return self.table[self.n_published - 1] if self.n_published else self.namespace
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether a token is sampled when all that it has are computed; not if it is only scored."""
+        return len(self.tokens) < self.max_total
+
+    @property
+    def n_shareable(self) -> int:
+        """How many leading tokens may come from others' blocks: none whose logits are still wanted."""
+        return len(self.tokens) - 1 if self.n_scored == self.n_prompt else self.n_scored - 1
 
     def yields_to(self, other: "SequenceState") -> bool:
         """Whether `other` has a higher priority (having arrived earlier is not enough)."""

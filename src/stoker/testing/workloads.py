@@ -28,6 +28,7 @@ def make_request(
     min_tokens: int = 0,
     stop_token_ids: frozenset[int] = frozenset(),
     sampling: SamplingParams | None = None,
+    prompt_logprobs: int | None = None,
     cache_salt: str = "",
     priority: int = 0,
 ) -> TokenRequest:
@@ -39,6 +40,7 @@ def make_request(
         min_tokens=min_tokens,
         stop_token_ids=stop_token_ids,
         sampling=sampling or SamplingParams(temperature=0.0),
+        prompt_logprobs=prompt_logprobs,
         cache_salt=cache_salt,
         priority=priority,
     )

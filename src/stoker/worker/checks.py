@@ -38,6 +38,8 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
     _check_count("logit_bias", biased, MAX_BIASED_TOKENS)
     _check_range("n_generated", request.n_generated, 0, max(0, len(request.prompt) - 1))
     _check_sampling(sampling)
+    if request.prompt_logprobs is not None:
+        _check_range("prompt_logprobs", request.prompt_logprobs, 0, MAX_LOGPROBS)
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -15,7 +15,7 @@ from stoker.core.errors import (
 )
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.core.tokens import Admitted, PromptScores, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 
@@ -30,7 +30,7 @@ class _Sequence:
     """What has arrived for one sequence and was not read yet.
 
     Tokens of several steps are kept as one run, so a reader that falls behind gets fewer, longer
-    events and memory stays within the request's own `max_tokens`.
+    events and memory stays within the request's own prompt and `max_tokens`.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class _Sequence:
         "finish_reason",
         "logprobs",
         "request_id",
+        "scores",
         "token_ids",
         "waiter",
     )
@@ -50,6 +51,7 @@ class _Sequence:
         self.error: StokerError | None = None
         self.token_ids: list[int] = []
         self.logprobs: list[frames.Logprob] = []
+        self.scores: PromptScores | None = None
         self.cached_tokens = 0
         self.finish_reason: str | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -57,6 +59,12 @@ class _Sequence:
     def append(self, news: frames.Tokens) -> None:
         self.token_ids += news.token_ids
         self.logprobs += news.logprobs
+        if news.prompt_scores is not None:
+            scores = conversion.prompt_scores(news.prompt_scores)
+            if self.scores is None:
+                self.scores = scores
+            else:
+                self.scores.extend(scores)
         self.cached_tokens = news.cached_tokens
         self.finish_reason = news.finish_reason
         self.wake()
@@ -86,7 +94,7 @@ class _Sequence:
 
     async def tokens(self) -> TokensEvent:
         """Wait for news; tokens that arrived before an error go before it."""
-        while not self.token_ids:
+        while not self.token_ids and self.scores is None and self.finish_reason is None:
             if self.error is not None:
                 raise self.error
             await self.wait()
@@ -96,7 +104,9 @@ class _Sequence:
             logprobs=self.logprobs,
             cached_tokens=self.cached_tokens,
             finish_reason=self.finish_reason,
+            scores=self.scores,
         )
+        self.scores = None
         self.token_ids.clear()
         self.logprobs.clear()
         return event

@@ -24,7 +24,7 @@ import msgspec
 
 from stoker.core.errors import EngineError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -63,6 +63,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     sampling: Sampling
     cache_salt: str
     priority: int
+    prompt_logprobs: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -110,14 +111,27 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...]
 
 
+class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`stoker.core.tokens.PromptScores` on the wire: its arrays as they are in memory.
+
+    Both sides run on the same machine.
+    """
+
+    n_top: int
+    logprobs: bytes
+    top_tokens: bytes
+    top_logprobs: bytes
+
+
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one sequence; `finish_reason` is a value of `FinishReason` or None."""
+    """News of one sequence; `finish_reason` is a value of `FinishReason` or None."""
 
     sequence: int
     token_ids: tuple[int, ...]
     cached_tokens: int
     finish_reason: str | None
     logprobs: tuple[Logprob, ...]
+    prompt_scores: Scores | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
