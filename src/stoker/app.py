@@ -273,11 +273,13 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         ),
     )
     n_places = settings.max_running + settings.max_waiting
-    admission = Admission(await asyncio.to_thread(model.generator), n_places)
+    generator = await asyncio.to_thread(model.generator)
+    admission = Admission(generator, n_places)
     metrics.watch_choices(located.model_id, lambda: admission.in_flight)
     served = ServedModel(
         name=located.model_id,
         generator=admission,
+        codec=generator.codec,
         check_capacity=admission.check,
         created=int(located.path.stat().st_mtime),
         fingerprint=model.fingerprint,

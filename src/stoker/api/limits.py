@@ -20,7 +20,9 @@ class ApiLimits:
         max_prompt_tokens: Most token ids in one prompt: the longest context that is served.
         max_prompts: Most prompts in one completion request.
         max_n: Largest `n`.
-        max_choices: Most choices in one request: prompts times `n`.
+        max_choices: Most choices in one request: prompts times `n`, or `best_of`.
+        max_prompt_scores: Most log-probabilities that echoed prompts of one request may come with,
+            alternatives and every choice counted; each prompt may have an equal share.
     """
 
     max_body_bytes: int = 10_000_000
@@ -31,6 +33,7 @@ class ApiLimits:
     max_prompts: int = 64
     max_n: int = 16
     max_choices: int = 128
+    max_prompt_scores: int = 2**18
 
 
 class BodyLimit:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stoker.core.protocols import Generator
+from stoker.core.protocols import Generator, TextCodec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +13,7 @@ class ServedModel:
     Attributes:
         name: The model id that clients send.
         generator: Answers requests for it, every policy included.
+        codec: Turns text to token ids and back, as `generator` does.
         check_capacity: Raises if so many choices together have no place now. A job of several
             requests asks it before the first begins.
         created: When the model was made or fetched, in seconds since 1970.
@@ -22,6 +23,7 @@ class ServedModel:
 
     name: str
     generator: Generator
+    codec: TextCodec
     check_capacity: Callable[[int], None]
     created: int
     fingerprint: Callable[[], str | None]

@@ -71,13 +71,13 @@ class Admission:
             )
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
-        """Yield the wrapped generator's events while holding one permit per choice.
+        """Yield the wrapped generator's events while holding one permit per choice that is generated.
 
         Raises:
             QueueFullError: Too few permits are free.
             InvalidRequestError: More choices than there will ever be permits.
         """
-        n = request.n
+        n = request.n_sequences
         self.check(n)
         if self._in_flight == 0:
             self._busy_since_s = self._clock()

@@ -10,6 +10,8 @@ from stoker.api.served import ServedModel
 from stoker.api.server import build_api
 from stoker.observe.metrics import Metrics
 from stoker.testing.generator import Script, ScriptedGenerator, reply
+from stoker.testing.local_generator import generator as generator_over_bytes
+from stoker.testing.token_engine import FakeTokenEngine
 
 
 @dataclass(slots=True)
@@ -36,13 +38,17 @@ def scripted_api(
     api_key: str | None = None,
     check_capacity: Callable[[int], None] | None = None,
 ) -> ScriptedApi:
-    """Return an API whose every answer plays `script`; without one it says ``Hello world``."""
+    """Return an API whose every answer plays `script`; without one it says ``Hello world``.
+
+    Its tokens are bytes.
+    """
     generator = ScriptedGenerator(script or reply("Hello", " world"))
     metrics = Metrics(version="1.2.3")
     not_ready: list[str] = []
     model = ServedModel(
         name="tiny",
         generator=generator,
+        codec=generator_over_bytes(FakeTokenEngine(), context=512).codec,
         check_capacity=check_capacity or (lambda _: None),
         created=1_700_000_000,
         fingerprint=lambda: "fp_1",
