@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
+    DETOKENIZE_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    TOKENIZE_FIELDS,
     Field,
 )
 from stoker.cli import app
@@ -43,8 +45,8 @@ API_HEAD = """# OpenAI API
 <!-- Written by docs/generate.py from src/stoker/api/openai/fields.py; do not edit. -->
 
 `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}` take and
-give what OpenAI's do, streams included. A request's field that could change the answer is honoured or
-refused by name, never ignored:
+give what OpenAI's do, streams included; `POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
+field that could change the answer is honoured or refused by name, never ignored:
 
 - **honoured**: it does what OpenAI says;
 - **no-op**: it cannot change the answer; every value is accepted;
@@ -60,6 +62,8 @@ API_TABLES = (
     ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
     ("Fields of one of `messages`", MESSAGE_FIELDS),
     ("Fields of one part of a message's `content`", PART_FIELDS),
+    ("Fields of `POST /tokenize`", TOKENIZE_FIELDS),
+    ("Fields of `POST /detokenize`", DETOKENIZE_FIELDS),
 )
 
 

@@ -273,8 +273,9 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         ),
     )
     n_places = settings.max_running + settings.max_waiting
+    generator = await asyncio.to_thread(model.generator)
     admission = Admission(
-        await asyncio.to_thread(model.generator),
+        generator,
         AdmissionLimits(
             max_choices=n_places,
             max_prompt_bytes=settings.max_prompt_bytes,
@@ -291,6 +292,7 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         name=located.model_id,
         generator=admission,
         reserve=admission.reserve,
+        codec=generator.codec,
         created=int(located.path.stat().st_mtime),
         fingerprint=model.fingerprint,
         context_length=model.context_length,

@@ -22,7 +22,9 @@ class ApiLimits:
         max_prompt_tokens: Most token ids in one prompt: the longest context that is served.
         max_prompts: Most prompts in one completion request.
         max_n: Largest `n`.
-        max_choices: Most choices in one request: prompts times `n`.
+        max_choices: Most choices in one request: prompts times `n`, or `best_of`.
+        max_prompt_scores: Most log-probabilities that echoed prompts of one request may come with,
+            alternatives and every choice counted; each prompt may have an equal share.
         queue_timeout_s: Longest time in which a request must begin to be computed; None for no limit.
         request_timeout_s: Longest time in which it must be finished; None for no limit.
     """
@@ -38,6 +40,7 @@ class ApiLimits:
     max_choices: int = 128
     queue_timeout_s: float | None = None
     request_timeout_s: float | None = None
+    max_prompt_scores: int = 2**18
 
 
 class BodyLimit:

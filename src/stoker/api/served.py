@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from stoker.core.protocols import Generator
+from stoker.core.protocols import Generator, TextCodec
 from stoker.core.text import TextRequest
 
 
@@ -17,6 +17,7 @@ class ServedModel:
         generator: Answers requests for it, every policy included.
         reserve: Holds the places of all of a job's requests while its context lasts, or raises
             `QueueFullError` if there are too few; `generator` then takes them from there.
+        codec: Turns text to token ids and back, as `generator` does.
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
@@ -25,6 +26,7 @@ class ServedModel:
     name: str
     generator: Generator
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]]
+    codec: TextCodec
     created: int
     fingerprint: Callable[[], str | None]
     context_length: int

@@ -94,7 +94,7 @@ class Admission:
                 self._give_back(share)
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
-        """Yield the wrapped generator's events while holding one permit per choice.
+        """Yield the wrapped generator's events while holding one permit per choice that is generated.
 
         Raises:
             QueueFullError: Too few permits or bytes are free, and none was reserved.
@@ -126,7 +126,7 @@ class Admission:
 
     def _take(self, requests: Sequence[TextRequest]) -> list[_Share]:
         limits = self._limits
-        n = sum(request.n for request in requests)
+        n = sum(request.n_sequences for request in requests)
         if n > limits.max_choices:
             raise InvalidRequestError(
                 f"{n} choices are asked for, but this server takes at most {limits.max_choices} choices at "
@@ -135,7 +135,7 @@ class Admission:
                 code="integer_above_max_value",
             )
         shares = [
-            _Share(request.n, prompt_bytes(request.prompt, context_length=limits.context_length))
+            _Share(request.n_sequences, prompt_bytes(request.prompt, context_length=limits.context_length))
             for request in requests
         ]
         n_bytes = sum(share.n_bytes for share in shares)

@@ -23,9 +23,10 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
     """
     if not request.prompt:
         raise InvalidRequestError("the prompt has no tokens; send at least one", param="prompt")
-    if request.max_tokens < 1:
+    least = 1 if request.prompt_logprobs is None else 0
+    if request.max_tokens < least:
         raise InvalidRequestError(
-            f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens"
+            f"max_tokens is {request.max_tokens}; it must be at least {least}", param="max_tokens"
         )
     if not 0 <= request.min_tokens <= request.n_generated + request.max_tokens:
         raise InvalidRequestError(
@@ -41,7 +42,7 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
             param="max_tokens" if n_prompt < limits.context_length else "prompt",
         )
     # The last token sampled is never computed, so it needs no room.
-    n_needed = blocks_for(n_total - 1)
+    n_needed = blocks_for(max(n_prompt, n_total - 1))
     if n_needed > n_blocks:
         raise InvalidRequestError(
             f"the prompt's {n_prompt} tokens and max_tokens={request.max_tokens} need {n_needed} KV blocks "
@@ -102,7 +103,7 @@ class Admission:
     def _take_blocks(self, sequence: SequenceState) -> bool:
         cache = self.cache
         running = self.running.items
-        hits = cache.match(sequence.namespace, sequence.tokens)
+        hits = cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
         n_new = blocks_for(len(sequence.tokens)) - len(hits)
         table = cache.reserve(hits, n_new, spare=len(running))
         while table is None:

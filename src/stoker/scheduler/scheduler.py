@@ -218,7 +218,8 @@ class Scheduler:
             now: The time, in seconds.
 
         Returns:
-            One event per sampled token, in the plan's order; none for aborted sequences.
+            One event per sequence with a sampled token or prompt scores, in the plan's order; none for
+            aborted sequences.
 
         Raises:
             EngineError: This is not the plan in flight, or the result does not answer it.
@@ -232,7 +233,7 @@ class Scheduler:
         counters.steps += 1
         counters.step_seconds += now - step.started
         events, ended = apply_result(plan, step.rows, result, self._cache)
-        counters.generated_tokens += len(events)
+        counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
             del self._live[sequence.request_id]
             self._time_limits.forget(sequence)

@@ -32,6 +32,8 @@ class SequenceState:
         n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
         start_by: When it must have been admitted for the first time, on the caller's clock, or None.
         end_by: When it must have ended, likewise.
+        prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
+        n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -50,6 +52,8 @@ class SequenceState:
     n_cached: int | None = None
     start_by: float | None = None
     end_by: float | None = None
+    prompt_logprobs: int | None = None
+    n_scored: int
     aborted: bool = False
 
     @classmethod
@@ -68,12 +72,24 @@ class SequenceState:
             tokens=list(request.prompt),
             start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
             end_by=None if request.timeout_s is None else now + request.timeout_s,
+            prompt_logprobs=request.prompt_logprobs,
+            n_scored=n_prompt if request.prompt_logprobs is None else 1,
         )
 
     @property
     def parent(self) -> Parent:
         """What precedes its first unpublished block in the prefix index."""
         return self.table[self.n_published - 1] if self.n_published else self.namespace
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether a token is sampled when all that it has are computed; not if it is only scored."""
+        return len(self.tokens) < self.max_total
+
+    @property
+    def n_shareable(self) -> int:
+        """How many leading tokens may come from others' blocks: none whose logits are still wanted."""
+        return len(self.tokens) - 1 if self.n_scored == self.n_prompt else self.n_scored - 1
 
     def yields_to(self, other: "SequenceState") -> bool:
         """Whether `other` has a higher priority (having arrived earlier is not enough)."""

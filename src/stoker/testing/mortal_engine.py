@@ -6,8 +6,16 @@ from dataclasses import replace
 
 from stoker.core.errors import DeadlineError, EngineDiedError, NotReadyError, QueueFullError
 from stoker.core.protocols import EngineInfo
-from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenLogprob, TokenRequest, TokensEvent
-from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
+from stoker.core.tokens import (
+    Admitted,
+    FinishReason,
+    PromptScores,
+    TokenEvent,
+    TokenLogprob,
+    TokenRequest,
+    TokensEvent,
+)
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_scores, reference_tokens
 
 _INFO = EngineInfo(
     model="fake",
@@ -112,6 +120,8 @@ class MortalEngine:
         try:
             await self._live(running)
             yield Admitted(request.request_id)
+            async for event in self._scores(request, running):
+                yield event
             tokens = reference_tokens(request)
             for index, token in enumerate(tokens):
                 await self._live(running)
@@ -123,6 +133,26 @@ class MortalEngine:
                 yield _event(request, token, last=index == len(tokens) - 1)
         finally:
             running.discard(request.request_id)
+
+    async def _scores(self, request: TokenRequest, running: set[str]) -> AsyncGenerator[TokensEvent]:
+        """Score the prompt step by step, and end what is only scored."""
+        n_top = request.prompt_logprobs
+        if n_top is None:
+            return
+        scores = PromptScores.of(reference_scores(request), n_top)
+        while scores:
+            await self._live(running)
+            if self._poison in request.prompt[: len(request.prompt) - len(scores)]:
+                self.die()
+            await self._live(running)
+            step, scores = PromptScores.of(list(scores)[:3], n_top), scores.without_first(3)
+            ends = not scores and not request.max_tokens
+            yield TokensEvent(
+                request.request_id,
+                (),
+                finish_reason=FinishReason.LENGTH if ends else None,
+                prompt_scores=step,
+            )
 
     async def _live(self, running: set[str]) -> None:
         """Take part in one turn of the event loop and outlive it."""

@@ -2,7 +2,7 @@
 
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
-from stoker.core.tokens import FinishReason, TokenRequest, TokensEvent
+from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
 from stoker.testing.step_engine import FakeStepEngine
@@ -24,6 +24,7 @@ class SchedulerLoop:
         engine: What computes its plans.
         scheduler: The scheduler under test.
         tokens: Output of each request so far, by id.
+        scores: Scores of each request's prompt so far, by id.
         finished: Why each request that ended did so, by id.
         expired: Requests that were given up at a time limit, by id.
         events: Every event, in order.
@@ -51,6 +52,7 @@ class SchedulerLoop:
         )
         self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
         self.tokens: dict[str, list[int]] = {}
+        self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
         self.expired: dict[str, QueueTimeoutError | DeadlineError] = {}
         self.events: list[TokensEvent] = []
@@ -89,6 +91,7 @@ class SchedulerLoop:
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)
+            self.scores.setdefault(event.request_id, []).extend(event.prompt_scores or ())
             if event.finish_reason is not None:
                 self.finished[event.request_id] = event.finish_reason
         self.events.extend(events)

@@ -12,6 +12,8 @@ from stoker.api.server import build_api
 from stoker.core.text import TextRequest
 from stoker.observe.metrics import Metrics
 from stoker.testing.generator import Script, ScriptedGenerator, reply
+from stoker.testing.local_generator import generator as generator_over_bytes
+from stoker.testing.token_engine import FakeTokenEngine
 
 
 @dataclass(slots=True)
@@ -38,7 +40,10 @@ def scripted_api(
     api_key: str | None = None,
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]] | None = None,
 ) -> ScriptedApi:
-    """Return an API whose every answer plays `script`; without one it says ``Hello world``."""
+    """Return an API whose every answer plays `script`; without one it says ``Hello world``.
+
+    Its tokens are bytes.
+    """
     generator = ScriptedGenerator(script or reply("Hello", " world"))
     metrics = Metrics(version="1.2.3")
     not_ready: list[str] = []
@@ -46,6 +51,7 @@ def scripted_api(
         name="tiny",
         generator=generator,
         reserve=reserve or (lambda _: nullcontext()),
+        codec=generator_over_bytes(FakeTokenEngine(), context=512).codec,
         created=1_700_000_000,
         fingerprint=lambda: "fp_1",
         context_length=512,

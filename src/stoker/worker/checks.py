@@ -42,6 +42,8 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
         if limit_s is not None:
             _check_range(name, limit_s, 0, MAX_TIMEOUT_S)
     _check_sampling(sampling)
+    if request.prompt_logprobs is not None:
+        _check_range("prompt_logprobs", request.prompt_logprobs, 0, MAX_LOGPROBS)
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

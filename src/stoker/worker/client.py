@@ -16,7 +16,7 @@ from stoker.core.errors import (
 )
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.core.tokens import Admitted, PromptScores, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 
@@ -45,6 +45,7 @@ class _Sequence:
         "finish_reason",
         "logprobs",
         "request_id",
+        "scores",
         "token_ids",
         "unread",
         "waiter",
@@ -57,6 +58,7 @@ class _Sequence:
         self.token_ids: list[int] = []
         self.unread = 0
         self.logprobs: list[frames.Logprob] = []
+        self.scores: PromptScores | None = None
         self.cached_tokens = 0
         self.finish_reason: str | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -65,6 +67,12 @@ class _Sequence:
         self.token_ids += news.token_ids
         self.logprobs += news.logprobs
         self.unread += len(news.token_ids) + sum(len(each.top) for each in news.logprobs)
+        if news.prompt_scores is not None:
+            scores = conversion.prompt_scores(news.prompt_scores)
+            if self.scores is None:
+                self.scores = scores
+            else:
+                self.scores.extend(scores)
         self.cached_tokens = news.cached_tokens
         self.finish_reason = news.finish_reason
         self.wake()
@@ -106,7 +114,7 @@ class _Sequence:
 
     async def tokens(self) -> TokensEvent:
         """Wait for news; tokens that arrived before an error go before it."""
-        while not self.token_ids:
+        while not self.token_ids and self.scores is None and self.finish_reason is None:
             if self.error is not None:
                 raise self.error
             await self.wait()
@@ -116,7 +124,9 @@ class _Sequence:
             logprobs=self.logprobs,
             cached_tokens=self.cached_tokens,
             finish_reason=self.finish_reason,
+            scores=self.scores,
         )
+        self.scores = None
         self.token_ids.clear()
         self.logprobs.clear()
         self.unread = 0

@@ -1,5 +1,6 @@
 """Core types to frames and back: the only place that knows both."""
 
+from array import array
 from collections.abc import Callable
 
 from stoker.core import errors
@@ -15,7 +16,7 @@ from stoker.core.errors import (
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.core.tokens import FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
 from stoker.worker import frames
 from stoker.worker.frames import PROTOCOL_VERSION, Failure
 
@@ -44,6 +45,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
             repetition_penalty=sampling.repetition_penalty,
             logit_bias=sampling.logit_bias,
         ),
+        prompt_logprobs=request.prompt_logprobs,
         cache_salt=request.cache_salt,
         priority=request.priority,
         queue_timeout_s=request.queue_timeout_s,
@@ -74,6 +76,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
             repetition_penalty=sampling.repetition_penalty,
             logit_bias=sampling.logit_bias,
         ),
+        prompt_logprobs=frame.prompt_logprobs,
         cache_salt=frame.cache_salt,
         priority=frame.priority,
         queue_timeout_s=frame.queue_timeout_s,
@@ -89,6 +92,26 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         cached_tokens=event.cached_tokens,
         finish_reason=event.finish_reason,
         logprobs=tuple(frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs),
+        prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
+    )
+
+
+def _scores_frame(scores: PromptScores) -> frames.Scores:
+    return frames.Scores(
+        scores.n_top,
+        scores.logprobs.tobytes(),
+        scores.top_tokens.tobytes(),
+        scores.top_logprobs.tobytes(),
+    )
+
+
+def prompt_scores(frame: frames.Scores) -> PromptScores:
+    """Return the prompt scores of a step frame."""
+    return PromptScores(
+        frame.n_top,
+        array("f", frame.logprobs),
+        array("i", frame.top_tokens),
+        array("f", frame.top_logprobs),
     )
 
 
@@ -99,14 +122,16 @@ def tokens_event(
     logprobs: list[frames.Logprob],
     cached_tokens: int,
     finish_reason: str | None,
+    scores: PromptScores | None = None,
 ) -> TokensEvent:
-    """Return one event of the tokens that have arrived for a sequence."""
+    """Return one event of the tokens and prompt scores that have arrived for a sequence."""
     return TokensEvent(
         request_id,
         tuple(token_ids),
         tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
         cached_tokens,
         None if finish_reason is None else FinishReason(finish_reason),
+        scores,
     )
 
 

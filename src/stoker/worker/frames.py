@@ -66,6 +66,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     priority: int
     queue_timeout_s: float | None
     timeout_s: float | None
+    prompt_logprobs: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -113,14 +114,27 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...]
 
 
+class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`stoker.core.tokens.PromptScores` on the wire: its arrays as they are in memory.
+
+    Both sides run on the same machine.
+    """
+
+    n_top: int
+    logprobs: bytes
+    top_tokens: bytes
+    top_logprobs: bytes
+
+
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one sequence; `finish_reason` is a value of `FinishReason` or None."""
+    """News of one sequence; `finish_reason` is a value of `FinishReason` or None."""
 
     sequence: int
     token_ids: tuple[int, ...]
     cached_tokens: int
     finish_reason: str | None
     logprobs: tuple[Logprob, ...]
+    prompt_scores: Scores | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -124,7 +124,7 @@ class ResumingEngine:
                 events = self._engine.stream(run.rest(_now()))
                 self._quarantine.submitted(run.case, self._engine.restarts)
                 await anext(events)
-                early = self._note(run, await anext(events)) if run.case.suspect else None
+                early = await self._first_news(run, events) if run.case.suspect else None
             except EngineDiedError as death:
                 self._bury(run, death)
             except (QueueTimeoutError, DeadlineError):
@@ -160,6 +160,13 @@ class ResumingEngine:
         except TimeoutError as error:
             raise run.expiry() from error
 
+    async def _first_news(self, run: "_Run", events: AsyncGenerator[TokenEvent]) -> TokenEvent:
+        """Return the first event after which the request is no suspect any more."""
+        while True:
+            event = self._note(run, await anext(events))
+            if not run.case.suspect or run.finished:
+                return event
+
     async def _turn(self, run: "_Run") -> None:
         """Wait until the request may be submitted and, if its engine died, until there is a next one.
 
@@ -184,7 +191,7 @@ class ResumingEngine:
             ) from error
         except NotReadyError as error:
             raise EngineDiedError(f"{run.death}; {error}") from error
-        if run.token_ids and fingerprint != run.fingerprint:
+        if (run.token_ids or run.n_scores) and fingerprint != run.fingerprint:
             raise EngineDiedError(
                 f"{run.death}; the next one would not continue with the same tokens: it is {fingerprint},"
                 f" not {run.fingerprint}"
@@ -194,9 +201,11 @@ class ResumingEngine:
     def _note(self, run: "_Run", event: TokenEvent) -> TokenEvent:
         if not isinstance(event, TokensEvent):
             return event
-        if self._quarantine.progressed(run.case):
+        event = run.add(event)
+        # Scores that were known before do not show that it got further than its last engine.
+        if (event.token_ids or event.prompt_scores) and self._quarantine.progressed(run.case):
             self._wake()
-        return run.add(event)
+        return event
 
     def _bury(self, run: "_Run", death: EngineDiedError) -> None:
         """Draw the consequences of an engine's death, once for all that it had.
@@ -231,6 +240,8 @@ class _Run:
         "death",
         "fingerprint",
         "finished",
+        "n_known_scores",
+        "n_scores",
         "token_ids",
     )
 
@@ -242,6 +253,8 @@ class _Run:
         self.admitted = self.finished = False
         self.death: EngineDiedError | None = None
         self.token_ids: list[int] = []
+        self.n_scores = 0
+        self.n_known_scores = 0  # that the engine which has the request now will tell again
         self.cached_tokens = 0
 
     @property
@@ -280,18 +293,25 @@ class _Run:
             timeout_s=_left(self._request.timeout_s, spent_s),
         )
         if not self.token_ids:
+            self.n_known_scores = self.n_scores
             return request
         return replace(
             request,
             prompt=(*self._request.prompt, *self.token_ids),
             n_generated=len(self.token_ids),
             max_tokens=self._request.max_tokens - len(self.token_ids),
+            prompt_logprobs=None,
         )
 
     def add(self, event: TokensEvent) -> TokensEvent:
-        """Note new tokens and return them as the first engine would have sent them."""
-        if not self.token_ids:
+        """Note what is new and return it as the first engine would have sent it."""
+        if not self.token_ids and not self.n_scores:
             self.cached_tokens = event.cached_tokens
+        if event.prompt_scores is not None:
+            n_known = min(self.n_known_scores, len(event.prompt_scores))
+            self.n_known_scores -= n_known
+            self.n_scores += len(event.prompt_scores) - n_known
+            event = replace(event, prompt_scores=event.prompt_scores.without_first(n_known) or None)
         self.token_ids += event.token_ids
         self.finished = event.finish_reason is not None
         return event if self.death is None else replace(event, cached_tokens=self.cached_tokens)

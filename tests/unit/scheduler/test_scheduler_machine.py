@@ -5,7 +5,7 @@ wrongly, none held by sequences of two namespaces, nobody overtaken by a lower p
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
-from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
 from stoker.testing.scheduler_loop import SchedulerLoop
-from stoker.testing.step_engine import reference_tokens
+from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
 
 
@@ -26,6 +26,7 @@ class Expected:
     output: tuple[int, ...]
     start_by: float
     end_by: float
+    scores: list[TokenLogprob]
     begun: bool = False
 
 
@@ -79,6 +80,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_stop=st.booleans(),
         penalty=st.sampled_from([0.0, 0.0, 0.5]),
         with_minimum=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+        n_choices=st.sampled_from([1, 1, 1, 3]),
     )
     def submit(
         self,
@@ -95,21 +98,33 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_stop: bool,
         penalty: float,
         with_minimum: bool,
+        prompt_logprobs: int | None,
+        n_choices: int,
     ) -> None:
-        request_id = str(self.n_submitted)
-        self.n_submitted += 1
-        request = make_request(
-            request_id,
-            prompt=make_tokens(prefix, n_prefix) + make_tokens(f"tail {request_id}", n_tail),
-            max_tokens=max_tokens,
-            min_tokens=max_tokens // 2 if with_minimum else 0,
+        """Submit a request as its choices, of which the first alone is scored, or only scored."""
+        tail = make_tokens(f"tail {self.n_submitted}", n_tail)
+        first = make_request(
+            "",
+            prompt=make_tokens(prefix, n_prefix) + tail,
+            max_tokens=0 if prompt_logprobs == 0 else max_tokens,
+            min_tokens=max_tokens // 2 if with_minimum and prompt_logprobs != 0 else 0,
             stop_token_ids=frozenset(range(12)) if with_stop else frozenset(),
             sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
+            prompt_logprobs=prompt_logprobs,
             cache_salt=salt,
             priority=priority,
             queue_timeout_s=queue_timeout_s,
             timeout_s=timeout_s,
         )
+        for choice in range(n_choices):
+            sampling = replace(first.sampling, choice=choice)
+            other = replace(first, max_tokens=max_tokens, prompt_logprobs=None, sampling=sampling)
+            self._submit(other if choice else first)
+
+    def _submit(self, request: TokenRequest) -> None:
+        request_id = str(self.n_submitted)
+        self.n_submitted += 1
+        request = replace(request, request_id=request_id)
         now = self.loop.clock()
         n_waiting_tokens = self.loop.scheduler.stats().waiting_tokens
         too_long = n_waiting_tokens > 0 and n_waiting_tokens + len(request.prompt) > self.max_waiting_tokens
@@ -118,13 +133,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         except QueueFullError:
             assert len(self.live) == self.n_places or too_long
         except InvalidRequestError:
-            n_total = len(request.prompt) + max_tokens
-            assert not request.prompt or -(-(n_total - 1) // 16) > self.loop.engine.kv_blocks
+            n_computed = len(request.prompt) + max(0, request.max_tokens - 1)
+            assert not request.prompt or -(-n_computed // 16) > self.loop.engine.kv_blocks
         else:
             assert len(self.live) < self.n_places
             assert not too_long
+            scores = None if request.prompt_logprobs is None else reference_scores(request)
             self.live[request_id] = Expected(
-                request, reference_tokens(request), deadline(now, queue_timeout_s), deadline(now, timeout_s)
+                request,
+                reference_tokens(request),
+                deadline(now, request.queue_timeout_s),
+                deadline(now, request.timeout_s),
+                scores or [],
             )
 
     @rule(data=st.data())
@@ -173,11 +193,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             output = self.loop.tokens[event.request_id]
             assert tuple(output) == expected.output[: len(output)]
             assert event.cached_tokens < len(expected.request.prompt)
-            if event.finish_reason is not None:
+            scores = self.loop.scores[event.request_id]
+            assert scores == expected.scores[: len(scores)]
+            if output or event.finish_reason is not None:
+                assert len(scores) == len(expected.scores)
+            if event.finish_reason is not None and output:
                 stopped = output[-1] in expected.request.stop_token_ids
                 assert len(output) > expected.request.min_tokens or not stopped
                 assert event.finish_reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
-            assert (event.finish_reason is not None) == (len(output) == len(expected.output))
+            whole = (len(output), len(scores)) == (len(expected.output), len(expected.scores))
+            # A prompt that is only scored ends when its last token is computed, which may be a step later.
+            assert event.finish_reason is None or whole
+            assert event.finish_reason is not None or not whole or not expected.output
             if event.finish_reason is not None:
                 del self.live[event.request_id]
         self.plan = None

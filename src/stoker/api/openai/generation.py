@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parse_object, read_body, require_json
+from stoker.api.body import parse_object, parsed_body
 from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import note_failure, record_of
 from stoker.api.fan_in import fan_in
@@ -29,7 +30,7 @@ from stoker.observe.record import RequestRecord
 
 _logger = structlog.get_logger()
 
-_INLINE_BODY_BYTES = 64 * 1024
+_INLINE_LOGPROBS = 512  # tokens' log-probabilities that are written on the event loop
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -60,7 +61,7 @@ class Generation:
         models: Served models by name.
         limits: Bounds on a request.
         metrics: Where token times are counted.
-        parser: Where large bodies are parsed.
+        parser: Where large bodies are parsed and large answers written.
     """
 
     def __init__(
@@ -85,20 +86,14 @@ class Generation:
             StokerError: The request was refused or failed before the response began.
         """
         record = record_of(scope)
-        require_json(scope)
-        body = await read_body(receive)
-        if len(body) <= _INLINE_BODY_BYTES:
-            job = self._parse(body, record.request_id)
-        else:
-            # A large body would stall every stream while it is parsed on the event loop.
-            loop = asyncio.get_running_loop()
-            job = await loop.run_in_executor(self._parser, self._parse, body, record.request_id)
+        parse = partial(self._parse, request_id=record.request_id)
+        job = await parsed_body(scope, receive, parse, self._parser)
         model = find_model(self._models, job.model)
         record.model = model.name
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))
 
-    def _parse(self, body: bytes, request_id: str) -> Job:
+    def _parse(self, body: bytes, *, request_id: str) -> Job:
         fields = parse_object(body, max_depth=self._limits.max_json_depth)
         # The client's id need not be unique, and two requests of one id must not meet in an engine.
         return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
@@ -123,7 +118,13 @@ class Generation:
             else:
                 choices, usage = await _gather(_again(first, events), job.n_choices, timer)
                 _count(record, usage)
-                await Reply(200, answer.document(choices, usage)).send(send)
+                await Reply(200, await self._document(answer, choices, usage)).send(send)
+
+    async def _document(self, answer: Answer, choices: list[GatheredChoice], usage: Usage) -> bytes:
+        if sum(len(choice.logprobs) for choice in choices) <= _INLINE_LOGPROBS:
+            return answer.document(choices, usage)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parser, answer.document, choices, usage)
 
     def _answer(self, job: Job, model: ServedModel) -> Answer:
         header = Header(
@@ -167,7 +168,8 @@ async def _gather(
     usage = None
     async for event in events:
         if isinstance(event, TextDelta):
-            timer.tick(event.choice)
+            if not event.of_prompt:
+                timer.tick(event.choice)
             choices[event.choice].parts.append(event.text)
             choices[event.choice].logprobs += event.logprobs
         elif isinstance(event, Finished):
@@ -202,7 +204,8 @@ async def _pump(
     """Send everything but the stream's last bytes, and return those."""
     async for event in events:
         if isinstance(event, TextDelta):
-            timer.tick(event.choice)
+            if not event.of_prompt:
+                timer.tick(event.choice)
             chunk = answer.delta(event)
         elif isinstance(event, Finished):
             chunk = answer.finish(event)
