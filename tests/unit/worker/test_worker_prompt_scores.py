@@ -7,6 +7,7 @@ import pytest
 
 from stoker.core.errors import EngineDiedError, InvalidRequestError, RequestQuarantinedError
 from stoker.core.sampling import MAX_LOGPROBS
+from stoker.core.stats import EngineStats
 from stoker.core.tokens import Admitted, FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
 from stoker.testing.engine_thread import EngineThread
 from stoker.testing.mortal_engine import MortalEngine
@@ -47,6 +48,9 @@ async def test_scores_arrive_step_by_step(socket_path: Path, max_tokens: int) ->
         assert n_tokens == sorted(n_tokens), "scores come before tokens"
         await until(lambda: engine.stats.kv_blocks_used == 0)
         await engine.close()
+
+
+NO_STATS = conversion.stats_frame(EngineStats())
 
 
 async def test_a_reader_that_falls_behind_gets_all_scores_at_once(socket_path: Path) -> None:
@@ -134,7 +138,13 @@ def test_scores_are_the_same_on_both_sides() -> None:
     scores = PromptScores.of([TokenLogprob(-0.1, ((5, -1e-9), (2**31 - 1, float("-inf"))))] * 3, 2)
     event = TokensEvent("ours", (), prompt_scores=scores)
     data = frames.encode(
-        frames.Step(7, (), (), (conversion.tokens_frame(event, sequence=1),), frames.Stats(*[0] * 12, 0.0))
+        frames.Step(
+            7,
+            (),
+            (),
+            (conversion.tokens_frame(event, sequence=1),),
+            NO_STATS,
+        )
     )
     reader = frames.gateway_reader()
     reader.feed(data)
@@ -149,7 +159,13 @@ def test_the_largest_step_s_scores_fit_a_frame() -> None:
     one = TokenLogprob(-1.0, tuple((2**31 - 1, -1.0) for _ in range(MAX_LOGPROBS)))
     event = TokensEvent("ours", (), prompt_scores=PromptScores.of([one] * MAX_STEP_TOKENS, MAX_LOGPROBS))
     data = frames.encode(
-        frames.Step(7, (), (), (conversion.tokens_frame(event, sequence=1),), frames.Stats(*[0] * 12, 0.0))
+        frames.Step(
+            7,
+            (),
+            (),
+            (conversion.tokens_frame(event, sequence=1),),
+            NO_STATS,
+        )
     )
     assert len(data) < frames.MAX_FRAME_BYTES // 2
 
