@@ -10,7 +10,7 @@ from stoker.core.errors import CorruptFileError, InvalidRequestError, Unsupporte
 from stoker.testing.tokenizer import BYTE_CONTROLS, byte_tokenizer_spec
 from stoker.text import Tokenizer
 from stoker.text.pretokenizer import make_pretokenizer
-from stoker.text.tokenizer import byte_alphabet
+from stoker.text.bpe import byte_alphabet
 
 BYTES = Tokenizer(byte_tokenizer_spec())
 WITH_SPELLINGS = st.lists(st.one_of(st.sampled_from(BYTE_CONTROLS), st.text(max_size=5))).map("".join)
