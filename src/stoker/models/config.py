@@ -1,8 +1,15 @@
 """What a model file says of its model, apart from the weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+SpacePrefix = Literal["none", "first", "always", "prepend"]
+"""Where a SentencePiece-style tokenizer puts a space that the text does not have.
+
+``first``: before the text; ``always``: before every run of text between added tokens; both only where
+no space is already. ``prepend``: before every run, whatever it begins with. ``none``: nowhere.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,26 +53,41 @@ class TokenizerSpec:
     """A tokenizer as the model file describes it.
 
     Attributes:
-        kind: ``bpe`` for byte-level BPE.
-        pre: Name of the pre-tokenizer's regular expression, as in ``tokenizer.ggml.pre``.
-        tokens: Text of each token id, in the file's spelling (byte-level alphabet for ``bpe``).
+        kind: ``bpe`` for byte-level BPE, ``spm`` for SentencePiece-style BPE: over characters, with
+            bytes as a fallback.
+        pre: ``bpe``: name of the rule that cuts words, as in ``tokenizer.ggml.pre``.
+        whole_words: ``bpe``: a word that is a token becomes it, whatever the merges say.
+        space_prefix: ``spm``: where a space is put that the text does not have.
+        tokens: Text of each token id, in the file's spelling (byte-level alphabet for ``bpe``,
+            U+2581 for a space for ``spm``).
         token_types: GGUF type of each token id: 1 normal, 2 unknown, 3 control, 4 user defined,
             5 unused, 6 byte.
         merges: BPE merges, ``"left right"``, most important first.
+        scores: ``spm`` without merges: of two pairs, the one that makes the token of the higher score
+            is merged first. One for each token; empty when there are merges.
+        lstrip_ids: Control and user-defined tokens that take the white space before them along.
+        rstrip_ids: Those that take the white space behind them along.
         bos_token_id: Token that begins a text, or None.
         add_bos: Whether raw prompts begin with it.
         end_token_ids: Tokens that end a turn; at least one.
+        special_tokens: Spelling of the tokens that a template may name (``bos_token``).
         chat_template: Jinja source, or None when the model has no chat format.
     """
 
-    kind: Literal["bpe"]
+    kind: Literal["bpe", "spm"]
     pre: str
+    whole_words: bool = False
+    space_prefix: SpacePrefix = "none"
     tokens: tuple[str, ...]
     token_types: tuple[int, ...]
     merges: tuple[str, ...]
+    scores: tuple[float, ...] = ()
+    lstrip_ids: frozenset[int] = frozenset()
+    rstrip_ids: frozenset[int] = frozenset()
     bos_token_id: int | None
     add_bos: bool
     end_token_ids: frozenset[int]
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
     chat_template: str | None
 
 

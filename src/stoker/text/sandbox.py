@@ -1,13 +1,14 @@
 """The Jinja2 environment of chat templates: that of `transformers`, with bounds.
 
 Templates come with models, from anywhere. The sandbox keeps them from Python's insides; a `Budget`
-keeps each rendering from running without end, whether the template or the messages ask for it.
+keeps each rendering from running without end or filling the memory, whether the template or the
+messages ask for it.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes, pass_context
@@ -15,53 +16,42 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
-BUDGET_KEY = "_stoker_budget"
-"""Name under which a rendering's budget is in its context; templates cannot read it unnoticed."""
+from stoker.text.template_budget import TemplateBoundError, budget
+from stoker.text.template_checks import (
+    check_binop,
+    check_call,
+    check_compared,
+    check_filter,
+    check_json,
+    unroll,
+)
 
 _CALL_STEPS = 5
 """A call takes about five times as long as a turn of a loop."""
 
-_MAX_REPEAT_CHARS = 2**16
-_MAX_BASE = 2**64
-_MAX_POWER = 64
+_MAX_TIME_CHARS = 256
 
+_FILTERS = frozenset(
+    {"abs", "attr", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list"}
+    | {"map", "reject", "rejectattr", "reverse", "safe", "select", "selectattr"}
+)
+"""Filters that look at a value's own elements only."""
 
-class TemplateBoundError(TemplateError):
-    """A rendering exceeded its bounds."""
+_DEEP_FILTERS = frozenset(
+    {"capitalize", "center", "dictsort", "e", "escape", "format", "groupby", "indent", "join", "lower"}
+    | {"max", "min", "replace", "round", "sort", "string", "sum", "title", "trim", "truncate", "unique"}
+    | {"upper", "wordcount"}
+)
+"""Filters that compare or spell out everything in a value."""
 
+_DEEP_TESTS = frozenset(
+    {"!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan"}
+    | {"lower", "lt", "ne", "upper"}
+)
 
-@dataclass(slots=True)
-class Budget:
-    """What is left for one rendering.
-
-    Attributes:
-        steps: Turns of loops; a call counts as some.
-        chars: Characters of output.
-    """
-
-    steps: int
-    chars: int
-
-    def take(self, steps: int) -> None:
-        """Count a loop iteration or a call.
-
-        Raises:
-            TemplateBoundError: It was one too many.
-        """
-        self.steps -= steps
-        if self.steps < 0:
-            raise TemplateBoundError("the chat template loops too often over these messages")
-
-    def take_output(self, text: str) -> None:
-        """Count a piece of output.
-
-        Raises:
-            TemplateBoundError: It was too much.
-        """
-        self.chars -= len(text)
-        if self.chars < 0:
-            raise TemplateBoundError("the chat template makes too much text of these messages")
+_COUNTED, _MADE, _COMPARED, _CONCAT = "stoker_counted", "stoker_made", "stoker_compared", "stoker_concat"
 
 
 class GenerationTag(Extension):
@@ -76,66 +66,191 @@ class GenerationTag(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+def _concat_pieces(pieces: Iterable[str]) -> str:
+    parts = list(pieces)
+    budget().make(sum(map(len, parts)))
+    return "".join(parts)
+
+
 class ChatEnvironment(ImmutableSandboxedEnvironment):
     """Compiles chat templates; stateless between renderings, so it can be shared by threads.
+
+    Everything that a template does at rendering is one of these, and each is counted by
+    `stoker.text.template_budget` before or as it happens: loops, calls, operators, filters, tests,
+    comparisons, literals, slices, joined text, and output.
 
     Args:
         now: Local time, for ``strftime_now``.
     """
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+    concat = staticmethod(_concat_pieces)
 
     def __init__(self, now: Callable[[], datetime]) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[GenerationTag, loopcontrols],
+            finalize=_finalize,
+            optimized=False,  # nothing is computed, uncounted, when a template is compiled
+        )
+        known = self.filters
+        self.filters = {name: _bounded(name, known[name]) for name in _FILTERS | _DEEP_FILTERS}
         self.filters["tojson"] = _to_json
         self.filters[_COUNTED] = _counted
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda form: now().strftime(form)
+        self.filters[_MADE] = _made
+        self.filters[_COMPARED] = check_compared
+        self.filters[_CONCAT] = _concat
+        self.tests = {
+            name: _bounded_test(test) if name in _DEEP_TESTS else test for name, test in self.tests.items()
+        }
+        del self.globals["lipsum"]
+        self.globals["range"] = _allowed(self.globals["range"])
+        self.globals["raise_exception"] = _allowed(_raise_exception)
+        self.globals["strftime_now"] = _allowed(lambda form: now().strftime(_short(form)))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call from a template; counted, since macros recurse."""
-        budget: Budget = context[BUDGET_KEY]
-        budget.take(_CALL_STEPS)
+        limits = budget()
+        limits.take(_CALL_STEPS)
         if isinstance(obj, LoopContext) and args:
-            args = (_counted(context, args[0]), *args[1:])
-        return super().call(context, obj, *args, **kwargs)
+            args = (_counted(args[0]), *args[1:])
+        result = super().call(context, obj, *check_call(obj, args, kwargs), **kwargs)
+        limits.make_like(result)
+        return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute the operators by which a few characters of template become gigabytes."""
-        if operator == "**" and not (
-            isinstance(left, (int, float))
-            and isinstance(right, (int, float))
-            and abs(left) <= _MAX_BASE
-            and abs(right) <= _MAX_POWER
-        ):
-            raise TemplateBoundError(f"the chat template raises a number to a power above {_MAX_POWER}")
-        if operator == "*":
-            for many, times in ((left, right), (right, left)):
-                if isinstance(many, (str, list, tuple)) and isinstance(times, int):
-                    _check_repeat(len(many) * times)
-        return super().call_binop(context, operator, left, right)
+        """Compute an operator."""
+        check_binop(operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        budget().make_like(result)
+        return result
 
 
-def count_loops(template: nodes.Template) -> None:
-    """Make every loop of a parsed template count its iterations."""
-    for loop in template.find_all(nodes.For):
-        loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+class _Counting(NodeTransformer):
+    """Sends what a template does without a call through filters that count it."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - Jinja2's name of it
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, _COUNTED)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        # Comparing with a constant looks at no more than one level of the other side.
+        if not any(isinstance(each, nodes.Const) for each in (node.expr, *(op.expr for op in node.ops))):
+            node.expr = _filtered(node.expr, _COMPARED)
+            for operand in node.ops:
+                operand.expr = _filtered(operand.expr, _COMPARED)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        return _filtered(node.nodes[0], _CONCAT, *node.nodes[1:])
+
+    def visit_List(self, node: nodes.List) -> nodes.Expr:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        return _filtered(node, _MADE)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Expr:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        return _filtered(node, _MADE)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if node.ctx == "load" else node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802 - likewise
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if isinstance(node.arg, nodes.Slice) else node
 
 
-@pass_context
-def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
-    budget: Budget = context[BUDGET_KEY]
+def count_operations(template: nodes.Template) -> None:
+    """Make everything in a parsed template count that is no call, operator or filter yet."""
+    _Counting().visit(template)
+
+
+def _filtered(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
+
+
+def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    limits = budget()
     for item in items:
-        budget.take(1)
+        limits.take(1)
         yield item
 
 
-_COUNTED = "stoker_counted"
+def _made(value: Any) -> Any:
+    budget().make_like(value)
+    return value
 
 
-def _check_repeat(n_chars: int) -> None:
-    if n_chars > _MAX_REPEAT_CHARS:
-        raise TemplateBoundError(f"the chat template repeats something to more than {_MAX_REPEAT_CHARS}")
+def _concat(*parts: Any) -> str:
+    limits = budget()
+    for part in parts:
+        if isinstance(part, str):
+            limits.make(len(part))
+        else:
+            limits.measure(part)
+    return "".join(map(str, parts))
+
+
+@pass_context  # so that Jinja2 does not evaluate constants when it compiles
+def _finalize(_: Context, value: Any) -> Any:
+    if not isinstance(value, str):
+        budget().measure(value)
+    return value
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count a filter, and check its result's size first if it reads all of the value."""
+    n_context = hasattr(function, "jinja_pass_arg")
+    deep = name in _DEEP_FILTERS
+
+    @wraps(function)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        limits = budget()
+        limits.take(1)
+        before, (value, *rest) = args[:n_context], args[n_context:]
+        if deep:
+            value = unroll(value)
+            check_filter(name, value, tuple(rest), kwargs)
+        else:
+            limits.make_like(value)
+        result = function(*before, value, *rest, **kwargs)
+        limits.make_like(result)
+        return result
+
+    return bounded
+
+
+def _bounded_test(function: Any) -> Callable[..., bool]:
+    @wraps(function)
+    def bounded(*args: Any, **kwargs: Any) -> bool:
+        for value in args:
+            check_compared(value)
+        return bool(function(*args, **kwargs))
+
+    return bounded
+
+
+def _allowed(function: Any) -> Callable[..., Any]:
+    """Mark a function that templates may call."""
+
+    @wraps(function)
+    def allowed(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    allowed.stoker_allowed = True  # type: ignore[attr-defined]
+    return allowed
+
+
+def _short(form: Any) -> str:
+    text = str(form)
+    if len(text) > _MAX_TIME_CHARS:
+        raise TemplateBoundError(f"the chat template's form of a date exceeds {_MAX_TIME_CHARS} characters")
+    return text
 
 
 def _to_json(
@@ -146,10 +261,12 @@ def _to_json(
     sort_keys: bool = False,  # noqa: FBT001, FBT002 - likewise
 ) -> str:
     """Jinja2's own filter would escape for HTML."""
+    budget().take(1)
+    check_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 def _raise_exception(message: object) -> NoReturn:
-    raise TemplateError(str(message))
+    raise TemplateError(str(message)[:10_000])

@@ -7,15 +7,18 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
 from stoker.core.text import Message
-from stoker.text.sandbox import BUDGET_KEY, Budget, ChatEnvironment, TemplateBoundError, count_loops
+from stoker.text.sandbox import ChatEnvironment, count_operations
+from stoker.text.template_budget import Budget, TemplateBoundError, spending
 
 _BASE_STEPS = 500_000
 _STEPS_PER_MESSAGE = 256
 _BASE_CHARS = 2**16
 _CHARS_PER_MESSAGE = 1024
 _CHARS_PER_CHAR = 4
+_BASE_MADE = 2**25
+_MADE_PER_CHAR = 64
 
-_FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 """What an expression of a template can raise on messages that it was not written for."""
 
 
@@ -26,8 +29,8 @@ def _local_time() -> datetime:
 class ChatTemplate:
     """Renders conversations byte for byte as `transformers`' `apply_chat_template` does.
 
-    Thread-safe. A rendering is bounded: its loop iterations and calls, and its output in proportion
-    to the messages.
+    Thread-safe. A rendering is bounded: its loop iterations and calls, and in proportion to the
+    messages its output and the memory of the values that it makes.
 
     Args:
         source: Jinja2 source, from the model file.
@@ -49,9 +52,9 @@ class ChatTemplate:
         environment = ChatEnvironment(now)
         try:
             parsed = environment.parse(source)
-            count_loops(parsed)
+            count_operations(parsed)
             self._template = environment.from_string(parsed)
-        except (TemplateSyntaxError, RecursionError) as error:
+        except (TemplateSyntaxError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
             where = f" in line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
             raise UnsupportedModelError(
                 f"The model's chat template is not valid Jinja2{where}: {error}"
@@ -72,6 +75,7 @@ class ChatTemplate:
         budget = Budget(
             steps=_BASE_STEPS + _STEPS_PER_MESSAGE * len(messages),
             chars=_BASE_CHARS + _CHARS_PER_MESSAGE * len(messages) + _CHARS_PER_CHAR * n_chars,
+            made=_BASE_MADE + _MADE_PER_CHAR * n_chars,
         )
         context = {
             **self._special_tokens,
@@ -79,13 +83,13 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            BUDGET_KEY: budget,
         }
         pieces: list[str] = []
         try:
-            for piece in self._template.generate(context):
-                budget.take_output(piece)
-                pieces.append(piece)
+            with spending(budget):
+                for piece in self._template.generate(context):
+                    budget.take_output(piece)
+                    pieces.append(piece)
         except TemplateBoundError as error:
             raise InvalidRequestError(
                 f"The messages cannot be rendered: {error}. Send fewer or shorter messages.",

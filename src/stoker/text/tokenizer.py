@@ -1,37 +1,35 @@
-"""Byte-level BPE: text to token ids, and token ids to bytes.
+"""Text to token ids, and token ids to bytes: byte-level BPE and SentencePiece-style BPE.
 
 The merging is the `tokenizers` library's. Control tokens are cut out here and not there, because a
 spelling such as ``<|im_start|>`` is a control token only where the chat template put it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as Bpe
-from tokenizers.models import BPE
-
-from stoker.core.errors import CorruptFileError, InvalidRequestError, UnsupportedModelError
+from stoker.core.errors import InvalidRequestError
 from stoker.models.config import TokenizerSpec
-from stoker.text.pretokenizer import make_pretokenizer
-
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+from stoker.text.bpe import (
+    CONTROL,
+    UNKNOWN,
+    build_bpe,
+    bytes_of_tokens,
+    missing_bytes,
+    user_defined_texts,
+)
+from stoker.text.pretokenizer import SPACE
 
 _MAX_COMPOSED = 4
 """Most characters that normalization to NFC turns into one (U+1F82 and its like)."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-
-def byte_alphabet() -> tuple[str, ...]:
-    """Return the 256 letters that spell bytes in a byte-level vocabulary.
-
-    Bytes that print in Latin-1 spell themselves; the others, in order, are U+0100 onwards
-    (Radford et al., 2019, GPT-2).
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
+_WHITE = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680"
+    + "".join(map(chr, range(0x2000, 0x200B)))
+    + "\u2028\u2029\u202f\u205f\u3000"
+)
+"""What counts as white space around tokens that take it along; not all that `str.strip` strips."""
 
 
 class Tokenizer:
@@ -47,6 +45,7 @@ class Tokenizer:
         bos_token_id: Token that begins a text, or None.
         add_bos: Whether raw prompts begin with it.
         end_token_ids: Tokens that end a turn.
+        adds_space: Whether a text's tokens begin with a space that the text does not have.
         control_pattern: Matches the spelling of any control token, the longest at each place.
 
     Raises:
@@ -55,32 +54,33 @@ class Tokenizer:
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
-        letters = byte_alphabet()
-        byte_of = {letter: byte for byte, letter in enumerate(letters)}
         self.bos_token_id = spec.bos_token_id
         self.add_bos = spec.add_bos
         self.end_token_ids = spec.end_token_ids
+        self.adds_space = spec.kind == "spm" and spec.space_prefix != "none"
+        self._byte_level = spec.kind == "bpe"
+        self._adds_first_space = self.adds_space and spec.space_prefix == "first"
         self._spellings = spec.tokens
+        self._lstrip_ids = spec.lstrip_ids
+        self._rstrip_ids = spec.rstrip_ids
+        kinds = {UNKNOWN, CONTROL}
         self._control_ids = {
             text: token_id
             for token_id, (text, kind) in enumerate(zip(spec.tokens, spec.token_types, strict=True))
-            if kind in {_UNKNOWN, _CONTROL} and text
+            if kind in kinds and text
         }
         self._controls = frozenset(
-            token_id for token_id, kind in enumerate(spec.token_types) if kind in {_UNKNOWN, _CONTROL}
+            token_id for token_id, kind in enumerate(spec.token_types) if kind in kinds
         )
-        self._bytes = tuple(
-            _spell(text, byte_of) if kind == _NORMAL else text.encode()
-            for text, kind in zip(spec.tokens, spec.token_types, strict=True)
-        )
+        self._bytes = bytes_of_tokens(spec)
         self._lengths = tuple(map(len, self._bytes))
         self._max_token_chars = max(self._lengths, default=1) or 1
         self.control_pattern = _any_of(self._control_ids)
-        self._bpe = _build(spec)
-        if self._bpe.normalizer is not None:
+        self._user_defined = _any_of(user_defined_texts(spec))
+        self._bpe = build_bpe(spec)
+        if self._byte_level and self._bpe.normalizer is not None:
             self._max_token_chars *= _MAX_COMPOSED
-        spelt = set(self._bpe.get_vocab())
-        self._missing = frozenset(byte for byte, letter in enumerate(letters) if letter not in spelt)
+        self._missing = missing_bytes(spec)
 
     @property
     def vocab_size(self) -> int:
@@ -112,7 +112,8 @@ class Tokenizer:
         """Return a number of tokens that `text` has at least, however it is encoded, at almost no cost.
 
         A token stands for as many bytes as it is long, so for no more characters than that. (A
-        character that the vocabulary lacks makes no token, and encoding refuses it.)
+        character that the vocabulary lacks makes no token, and encoding refuses it; white space that
+        a control token takes along counts as if it did not.)
         """
         return -(-len(text) // self._max_token_chars)
 
@@ -143,21 +144,31 @@ class Tokenizer:
             InvalidRequestError: As in `encode`.
         """
         ids: list[int] = []
-        start = 0
+        start, strips = 0, False
         for found in self.control_pattern.finditer(text):
-            ids += self.encode_run(restore(text[start : found.start()]))
-            ids.append(self._control_ids[found.group()])
-            start = found.end()
-        return ids + self.encode_run(restore(text[start:]))
+            token_id = self._control_ids[found.group()]
+            run = restore(text[start : found.start()])
+            run = run.rstrip(_WHITE) if token_id in self._lstrip_ids else run
+            ids += self.encode_run(run.lstrip(_WHITE) if strips else run, first=start == 0)
+            ids.append(token_id)
+            start, strips = found.end(), token_id in self._rstrip_ids
+        run = restore(text[start:])
+        return ids + self.encode_run(run.lstrip(_WHITE) if strips else run, first=start == 0)
 
-    def encode_run(self, text: str) -> list[int]:
+    def encode_run(self, text: str, *, first: bool = True) -> list[int]:
         """Encode a text that holds no control tokens, whatever it spells.
+
+        Args:
+            text: Any text.
+            first: It begins the whole text: there some tokenizers put a space.
 
         Raises:
             InvalidRequestError: As in `encode`.
         """
         if not text:
             return []
+        if self._adds_first_space and first and self._takes_space(text):
+            text = SPACE + text
         try:
             # Unlike `encode`, the batch call releases the GIL and computes no offsets.
             ids = self._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
@@ -179,74 +190,44 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of tokens; control tokens give none, malformed UTF-8 gives U+FFFD."""
-        return b"".join(map(self.text_bytes, token_ids)).decode(errors="replace")
+        data = b"".join(map(self.text_bytes, token_ids))
+        return (data.removeprefix(b" ") if self.adds_space else data).decode(errors="replace")
 
     def text_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a generated token adds to the answer: none for a control token."""
         return b"" if token_id in self._controls else self.token_bytes(token_id)
 
     def _check_complete(self, text: str, ids: list[int]) -> None:
-        """Refuse a text of which BPE dropped a character.
+        """Refuse a text of which BPE dropped a character or gave the unknown token.
 
         The library drops a byte that the vocabulary has no token for. Small vocabularies lack some
         control characters; nothing of a prompt is ever dropped silently.
         """
-        normalizer = self._bpe.normalizer
-        whole = normalizer.normalize_str(text) if normalizer is not None else text
-        if sum(map(self._lengths.__getitem__, ids)) == len(whole.encode()):
-            return
-        lost = next(char for char in whole if not self._missing.isdisjoint(char.encode()))
+        if self._byte_level:
+            normalizer = self._bpe.normalizer
+            whole = normalizer.normalize_str(text) if normalizer is not None else text
+            if sum(map(self._lengths.__getitem__, ids)) == len(whole.encode()):
+                return
+        else:
+            whole = text.replace(" ", SPACE)
+            if self._controls.isdisjoint(ids):
+                return
+        lost = next(char for char in whole if self._loses(char))
         raise InvalidRequestError(
             f"The text holds U+{ord(lost):04X}, which this model's vocabulary cannot spell: remove it."
         )
 
+    def _loses(self, char: str) -> bool:
+        if self._missing.isdisjoint(char.encode()):
+            return False
+        return self._byte_level or self._bpe.token_to_id(char) is None
 
-def _spell(text: str, byte_of: dict[str, int]) -> bytes:
-    """Return the bytes of a normal token."""
-    try:
-        return bytes(map(byte_of.__getitem__, text))
-    except KeyError as error:
-        raise UnsupportedModelError(
-            f"Token {text[:80]!r} is not spelt in the byte-level alphabet, as a normal token of a byte-level "
-            "BPE vocabulary is; Stoker cannot tell which bytes it stands for."
-        ) from error
+    def _takes_space(self, text: str) -> bool:
+        """Whether a space is put before the text: not before a space, nor before an added token."""
+        return text[0] not in {" ", SPACE} and self._user_defined.match(text) is None
 
 
-def _any_of(texts: dict[str, int]) -> re.Pattern[str]:
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Match the leftmost spelling, and the longest that begins there."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _build(spec: TokenizerSpec) -> Bpe:
-    """Build the library's tokenizer for runs of text without control tokens."""
-    rule = make_pretokenizer(spec.pre)
-    kinds = (_NORMAL, _USER_DEFINED)
-    vocabulary = {
-        text: token_id
-        for token_id, (text, kind) in enumerate(zip(spec.tokens, spec.token_types, strict=True))
-        if kind in kinds
-    }
-    # A merge into a control token could only ever run on text that merely spells one: it is left out.
-    others = frozenset(spec.tokens).difference(vocabulary)
-    merges = [
-        (left, right)
-        for left, _, right in (merge.partition(" ") for merge in spec.merges)
-        if left + right not in others
-    ]
-    try:
-        model = BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.whole_words)
-    except Exception as error:  # the library raises bare Exception for any merge of unknown tokens
-        raise CorruptFileError(f"The tokenizer's merges do not fit its tokens: {error}") from error
-    bpe = Bpe(model)
-    bpe.pre_tokenizer = rule.split
-    if rule.normalizer is not None:
-        bpe.normalizer = rule.normalizer
-    bpe.add_tokens(
-        [
-            AddedToken(text, normalized=False)
-            for text, kind in zip(spec.tokens, spec.token_types, strict=True)
-            if kind == _USER_DEFINED and text
-        ]
-    )
-    return bpe

@@ -96,7 +96,8 @@ def test_text_that_looks_like_an_end_token_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"ggml.model": "llama"}, UnsupportedModelError, r"kind 'llama'; Stoker runs gpt2"),
+        ({"ggml.model": "t5"}, UnsupportedModelError, r"kind 't5'; Stoker runs gpt2"),
+        ({"ggml.model": "llama"}, CorruptFileError, "tokenizer.ggml.scores"),
         ({"ggml.model": ABSENT}, CorruptFileError, "lacks the metadata key 'tokenizer.ggml.model'"),
         ({"ggml.pre": ABSENT}, CorruptFileError, "tokenizer.ggml.pre"),
         ({"ggml.tokens": ABSENT}, CorruptFileError, "tokenizer.ggml.tokens"),
@@ -118,7 +119,7 @@ def test_text_that_looks_like_an_end_token_is_none(tmp_path: Path) -> None:
             UnsupportedModelError,
             "no end",
         ),
-        ({"chat_template": "x" * (2**20 + 1)}, CorruptFileError, "1048577 characters"),
+        ({"chat_template": "x" * (2**17 + 1)}, CorruptFileError, "131073 characters"),
         ({"chat_template": 3}, CorruptFileError, "expected a string"),
     ],
 )

@@ -1,6 +1,7 @@
 """The chat template's errors and bounds."""
 
 import time
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,7 @@ from stoker.core.text import Message
 from stoker.text import ChatTemplate
 
 HI = [Message("user", "Hi")]
+MOST_BYTES = 2**28
 
 
 def test_the_template_s_own_refusal_is_the_message() -> None:
@@ -20,7 +22,15 @@ def test_the_template_s_own_refusal_is_the_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["{% for %}", "{{ x | no_such_filter }}", "{% if a %}", "{{ " + "(" * 3000]
+    "source",
+    [
+        "{% for a in b %}" * 30 + "{% endfor %}" * 30,
+        "{{ 'x' | urlize }}",
+        "{% for %}",
+        "{{ x | no_such_filter }}",
+        "{% if a %}",
+        "{{ " + "(" * 3000,
+    ],
 )
 def test_a_template_that_is_not_valid_is_refused_at_load(source: str) -> None:
     with pytest.raises(UnsupportedModelError, match="chat template"):
@@ -71,6 +81,16 @@ DOUBLING = (
 RECURSIVE = (
     "{% for x in range(9) recursive %}{% if loop.depth < 9 %}{{ loop(range(9)) }}{% endif %}{% endfor %}"
 )
+LOOP = "{{% for i in range(9000) %}}{{% set ns.x = {} %}}{{% endfor %}}"
+GROWING = (
+    "{{% set ns = namespace(x='ab') %}}{{% for i in range(60) %}}{{% set ns.x = {} %}}{{% endfor %}}"
+    "{{{{ ns.x }}}}"
+)
+BLOCKS = (
+    "{% set ns = namespace(x='ab') %}{% for i in range(90) %}"
+    "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}"
+)
+NESTING = "{% set ns = namespace(x=[1]) %}" + LOOP.format("[ns.x, ns.x]")
 NESTED = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}"
 
 
@@ -95,6 +115,67 @@ def test_a_template_without_end_is_stopped(source: str, reason: str) -> None:
     with pytest.raises(InvalidRequestError, match=reason):
         template.render(HI)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ 'x' | center(10 ** 10) }}", "too large"),
+        ("{{ 'x'.center(10 ** 10) }}", "too large"),
+        ("{{ 'x'.zfill(10 ** 10) }}", "too large"),
+        ("{{ ('\\t' * 1000).expandtabs(10 ** 9) }}", "too large"),
+        ("{{ 'x' | indent(10 ** 10, true) }}", "too large"),
+        ("{{ '%1000000000d' % 1 }}", "width"),
+        ("{{ '%1000000000d' | format(1) }}", "width"),
+        ("{{ '%*d' % (10 ** 9, 1) }}", "width"),
+        ("{{ '{:>1000000000}'.format(1) }}", "width"),
+        ("{{ '{:>{}}'.format(1, 10 ** 9) }}", "width"),
+        ("{{ ('{0}' * 9999).format('x' * 60000) }}", "too large"),
+        ("{{ ('%(a)s' * 9999) % {'a': 'x' * 60000} }}", "too large"),
+        ("{{ (['x' * 60000] * 60000) | join }}", "too large"),
+        ("{{ ('x' * 60000).join(['y'] * 60000) }}", "too large"),
+        ("{{ (['y'] * 60000) | join('x' * 60000) }}", "too large"),
+        ("{{ ('x' * 60000) | replace('x', 'y' * 60000) }}", "too large"),
+        ("{{ ('x' * 60000).replace('', 'y' * 60000) }}", "too large"),
+        ("{{ messages | tojson(indent=10 ** 9) }}", "indents"),
+        ("{{ messages | tojson(separators=('x' * 60000, ':')) }}", "separators"),
+        ("{{ 5 | round(-10 ** 9) }}", "rounds"),
+        ("{{ [[1], [2]] | sum(start=[]) }}", "sums"),
+        ("{{ lipsum(n=10 ** 9) }}", "template"),
+        ("{{ (5).to_bytes(10 ** 9, 'big') }}", "may not"),
+        ("{{ ('x' * 60000).encode('utf-32') }}", "may not"),
+        ("{{ strftime_now('%c' * 30000) }}", "date"),
+        (GROWING.format("ns.x + ns.x"), "too large"),
+        (GROWING.format("ns.x ~ ns.x"), "too large"),
+        (GROWING.format("[ns.x, ns.x]"), "too large"),
+        (GROWING.format("(ns.x, ns.x)"), "too large"),
+        (GROWING.format("{'a': ns.x, 'b': ns.x}"), "too large"),
+        (GROWING.format("dict(a=ns.x, b=ns.x)"), "too large"),
+        (GROWING.format("'%s%s' % (ns.x, ns.x)"), "too large"),
+        (GROWING.format("'{0}{0}'.format(ns.x)"), "too large"),
+        (GROWING.format("[ns.x, ns.x] | join"), "too large"),
+        (GROWING.format("''.join([ns.x, ns.x])"), "too large"),
+        ("{% set ns = namespace(x=2) %}" + LOOP.format("ns.x * ns.x"), "bits"),
+        ("{% set ns = namespace(x=[]) %}" + LOOP.format("[ns.x, ('a' * 60000)[1:]]"), "too large"),
+        ("{% set ns = namespace(x=1) %}" + LOOP.format("[ns.x] + [range(60000) | list]"), "too large"),
+        (BLOCKS, "too large"),
+        (NESTING + "{{ ns.x == [ns.x] }}", "too large"),
+        (NESTING + "{{ ns.x in [ns.x, 1] }}", "too large"),
+        (NESTING + "{{ ns.x is eq([ns.x]) }}", "too large"),
+        (NESTING + "{{ ns.x | tojson }}", "too large"),
+        ("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", "namespace"),
+    ],
+)
+def test_a_template_cannot_fill_the_memory(source: str, reason: str) -> None:
+    template = ChatTemplate(source)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequestError, match=reason):
+            template.render(HI)
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
+    assert ChatTemplate("{{ messages[0].content }}").render(HI) == "Hi"
 
 
 def test_the_bounds_grow_with_the_messages() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from stoker.core.errors import CorruptFileError, InvalidRequestError, UnsupportedModelError
 from stoker.testing.tokenizer import BYTE_CONTROLS, byte_tokenizer_spec
 from stoker.text import Tokenizer
+from stoker.text.bpe import byte_alphabet
 from stoker.text.pretokenizer import make_pretokenizer
-from stoker.text.tokenizer import byte_alphabet
 
 BYTES = Tokenizer(byte_tokenizer_spec())
 WITH_SPELLINGS = st.lists(st.one_of(st.sampled_from(BYTE_CONTROLS), st.text(max_size=5))).map("".join)
@@ -105,12 +105,18 @@ def test_merges_run_in_order_and_never_make_control_tokens() -> None:
         ("llama-bpe", ["it", "'s", " ", "123", "  ", " x"]),
         ("llama3", ["it", "'s", " ", "123", "  ", " x"]),
         ("llama-v3", ["it", "'s", " ", "123", "  ", " x"]),
+        ("dbrx", ["it", "'s", " ", "123", "  ", " x"]),
+        ("smaug-bpe", ["it", "'s", " ", "123", "  ", " x"]),
+        ("tekken", ["it", "'s", " ", "1", "2", "3", "  ", " x"]),
+        ("gpt-4o", ["it's", " ", "123", "  ", " x"]),
+        ("refact", ["it", "'s", " ", "1", "2", "3", "  ", " x"]),
+        ("olmo", ["it", "'s", " 123", "  ", " x"]),
     ],
 )
 def test_families_cut_words_their_own_way(pre: str, words: list[str]) -> None:
-    cut = [
-        word.replace("Ġ", " ") for word, _ in make_pretokenizer(pre).split.pre_tokenize_str("it's 123   x")
-    ]
+    split = make_pretokenizer(pre).split
+    assert split is not None
+    cut = [word.replace("Ġ", " ") for word, _ in split.pre_tokenize_str("it's 123   x")]
     assert cut == words
 
 
@@ -125,7 +131,7 @@ def test_only_qwen_normalizes() -> None:
     assert bytes(BYTES.encode("e\u0301")) == "e\u0301".encode()
 
 
-@pytest.mark.parametrize("pre", ["default", "tekken", "", "x" * 500])
+@pytest.mark.parametrize("pre", ["default", "superbpe", "", "x" * 500])
 def test_an_unknown_pre_tokenizer_is_refused_by_name(pre: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"'{pre[:80]}'.*smollm"):
         Tokenizer(byte_tokenizer_spec(pre=pre))

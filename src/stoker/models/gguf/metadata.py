@@ -116,6 +116,14 @@ class Metadata:
             raise self._mistyped(key, "an array of integers")
         return struct.unpack_from(f"<{array.count}{layout}", self._cursor.buffer, array.position)
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """An array of floating-point numbers."""
+        array = self._array(key)
+        layout = SCALAR_FORMATS.get(array.element, "?")
+        if layout not in "fd":
+            raise self._mistyped(key, "an array of floating-point numbers")
+        return struct.unpack_from(f"<{array.count}{layout}", self._cursor.buffer, array.position)
+
     def _value(self, key: str, default: Value | None) -> Value:
         value = self._values.get(key, default)
         if value is None:

@@ -1,0 +1,154 @@
+"""What the `tokenizers` library merges with, and the bytes that tokens stand for."""
+
+import re
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Bpe
+from tokenizers.models import BPE
+
+from stoker.core.errors import CorruptFileError, UnsupportedModelError
+from stoker.models.config import TokenizerSpec
+from stoker.text.merges import merges_of_scores
+from stoker.text.pretokenizer import SPACE, make_pretokenizer, make_space_speller
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+"""GGUF's types of tokens."""
+
+_BYTE_SPELLING = re.compile(r"<0x([0-9A-F]{2})>\Z")
+
+
+def byte_alphabet() -> tuple[str, ...]:
+    """Return the 256 letters that spell bytes in a byte-level vocabulary.
+
+    Bytes that print in Latin-1 spell themselves; the others, in order, are U+0100 onwards
+    (Radford et al., 2019, GPT-2).
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
+
+
+def bytes_of_tokens(spec: TokenizerSpec) -> tuple[bytes, ...]:
+    """Return the bytes that each token stands for; a control token's are those of its spelling.
+
+    Raises:
+        UnsupportedModelError: A normal token of a byte-level vocabulary is not spelt in its alphabet.
+        CorruptFileError: A byte token is not spelt as one.
+    """
+    kinds = zip(spec.tokens, spec.token_types, strict=True)
+    if spec.kind == "bpe":
+        byte_of = {letter: byte for byte, letter in enumerate(byte_alphabet())}
+        return tuple(
+            _from_letters(text, byte_of) if kind == NORMAL else text.encode() for text, kind in kinds
+        )
+    return tuple(_from_piece(text, kind) for text, kind in kinds)
+
+
+def missing_bytes(spec: TokenizerSpec) -> frozenset[int]:
+    """Return the bytes that no token stands for alone, so that some characters cannot be spelt."""
+    spelt = {text for text, kind in zip(spec.tokens, spec.token_types, strict=True) if kind in {NORMAL, BYTE}}
+    letters = byte_alphabet() if spec.kind == "bpe" else [f"<0x{byte:02X}>" for byte in range(256)]
+    return frozenset(byte for byte, letter in enumerate(letters) if letter not in spelt)
+
+
+def build_bpe(spec: TokenizerSpec) -> Bpe:
+    """Build the library's tokenizer for runs of text without control tokens.
+
+    Raises:
+        UnsupportedModelError: A pre-tokenizer that is not known to be exact.
+        CorruptFileError: Merges and tokens contradict each other.
+    """
+    rule = make_pretokenizer(spec.pre) if spec.kind == "bpe" else make_space_speller(spec.space_prefix)
+    # A control token is no word and no merge makes one: text that merely spells it stays text.
+    vocabulary = _ids_of(spec, {NORMAL, USER_DEFINED, BYTE} if spec.kind == "spm" else {NORMAL, USER_DEFINED})
+    unknown = None if spec.kind == "bpe" else _add_unknown(spec, vocabulary)
+    try:
+        model = BPE(
+            vocab=vocabulary,
+            merges=_merges(spec, vocabulary),
+            ignore_merges=spec.whole_words,
+            byte_fallback=spec.kind == "spm",
+            unk_token=unknown,
+            fuse_unk=True,
+        )
+    except Exception as error:  # the library raises bare Exception for any merge of unknown tokens
+        raise CorruptFileError(f"The tokenizer's merges do not fit its tokens: {error}") from error
+    bpe = Bpe(model)
+    if rule.split is not None:
+        bpe.pre_tokenizer = rule.split
+    if rule.normalizer is not None:
+        bpe.normalizer = rule.normalizer
+    bpe.add_tokens(
+        [
+            AddedToken(
+                text,
+                normalized=False,
+                lstrip=token_id in spec.lstrip_ids,
+                rstrip=token_id in spec.rstrip_ids,
+            )
+            for text, token_id in user_defined_texts(spec).items()
+        ]
+    )
+    return bpe
+
+
+def user_defined_texts(spec: TokenizerSpec) -> dict[str, int]:
+    """Return the spellings that become a token wherever they stand in a text.
+
+    Runs of spaces are not among them: they are merged, as in `transformers`.
+    """
+    return {text: token_id for text, token_id in _ids_of(spec, {USER_DEFINED}).items() if text.strip(SPACE)}
+
+
+def _ids_of(spec: TokenizerSpec, kinds: set[int]) -> dict[str, int]:
+    return {
+        text: token_id
+        for token_id, (text, kind) in enumerate(zip(spec.tokens, spec.token_types, strict=True))
+        if kind in kinds
+    }
+
+
+def _add_unknown(spec: TokenizerSpec, vocabulary: dict[str, int]) -> str | None:
+    """Let characters that the vocabulary cannot spell show as the unknown token, not vanish."""
+    if not missing_bytes(spec):
+        return None
+    # One of a single character would come out of text that holds it.
+    unknown = next((each for each in _ids_of(spec, {UNKNOWN}).items() if len(each[0]) > 1), None)
+    if unknown is None:
+        raise UnsupportedModelError(
+            "The model's vocabulary lacks tokens for some bytes and has no unknown token, "
+            "so some texts could not be told from others; Stoker does not run it."
+        )
+    vocabulary[unknown[0]] = unknown[1]
+    return unknown[0]
+
+
+def _merges(spec: TokenizerSpec, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    if spec.scores:
+        pieces = _ids_of(spec, {NORMAL, USER_DEFINED})
+        return merges_of_scores(tuple(pieces), [spec.scores[token_id] for token_id in pieces.values()])
+    others = frozenset(spec.tokens).difference(vocabulary)
+    return [
+        (left, right)
+        for left, _, right in (merge.partition(" ") for merge in spec.merges)
+        if left + right not in others
+    ]
+
+
+def _from_letters(text: str, byte_of: dict[str, int]) -> bytes:
+    try:
+        return bytes(map(byte_of.__getitem__, text))
+    except KeyError as error:
+        raise UnsupportedModelError(
+            f"Token {text[:80]!r} is not spelt in the byte-level alphabet, as a normal token of a byte-level "
+            "BPE vocabulary is; Stoker cannot tell which bytes it stands for."
+        ) from error
+
+
+def _from_piece(text: str, kind: int) -> bytes:
+    if kind != BYTE:
+        return (text if kind in {UNKNOWN, CONTROL} else text.replace(SPACE, " ")).encode()
+    spelt = _BYTE_SPELLING.match(text)
+    if spelt is None:
+        raise CorruptFileError(f"Byte token {text[:80]!r} is not spelt <0x00> to <0xFF>.")
+    return bytes.fromhex(spelt[1])
