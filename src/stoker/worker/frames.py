@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stoker.core.errors import EngineError
+from stoker.core.tokens import FinishReason
 
 PROTOCOL_VERSION = 2
 """Both sides must speak the same version; they are installed together."""
@@ -111,12 +112,12 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one sequence; `finish_reason` is a value of `FinishReason` or None."""
+    """New tokens of one sequence; `finish_reason` is None until it ends."""
 
     sequence: int
     token_ids: tuple[int, ...]
     cached_tokens: int
-    finish_reason: str | None
+    finish_reason: FinishReason | None
     logprobs: tuple[Logprob, ...]
 
 
