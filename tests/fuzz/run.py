@@ -26,7 +26,9 @@ MAX_SECONDS_PER_INPUT = 10
 
 def main() -> None:
     """Run libFuzzer, which ends the process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--found", type=Path, help="folder of new inputs and of findings")

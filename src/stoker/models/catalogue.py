@@ -129,6 +129,7 @@ def _source(where: str, fields: dict[str, object], folder: Path) -> ModelSource:
         if "package" in fields:
             return msgspec.convert(fields, PackageIndexSource)
         source = msgspec.convert(fields, LocalFileSource)
-    except msgspec.ValidationError as error:
+        path = folder / Path(source.path).expanduser()
+    except (msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: nobody has the home folder named
         raise msgspec.ValidationError(f"{error} (of `{where}`)") from error
-    return msgspec.structs.replace(source, path=str(folder / Path(source.path).expanduser()))
+    return msgspec.structs.replace(source, path=str(path))

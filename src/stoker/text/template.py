@@ -7,7 +7,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
 from stoker.core.text import Message
-from stoker.text.sandbox import BUDGET_KEY, Budget, ChatEnvironment, TemplateBoundError, count_loops
+from stoker.text.sandbox import BUDGET_KEY, ChatEnvironment, count
+from stoker.text.template_bounds import Budget, TemplateBoundError
 
 _BASE_STEPS = 500_000
 _STEPS_PER_MESSAGE = 256
@@ -17,6 +18,10 @@ _CHARS_PER_CHAR = 4
 
 _FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What an expression of a template can raise on messages that it was not written for."""
+
+
+_COMPILE_FAULTS = (TemplateSyntaxError, SyntaxError, RecursionError, MemoryError, ValueError)
+"""What compiling raises: Jinja2 for its own grammar, Python for what is too much for its compiler."""
 
 
 def _local_time() -> datetime:
@@ -49,9 +54,9 @@ class ChatTemplate:
         environment = ChatEnvironment(now)
         try:
             parsed = environment.parse(source)
-            count_loops(parsed)
+            count(parsed)
             self._template = environment.from_string(parsed)
-        except (TemplateSyntaxError, RecursionError) as error:
+        except _COMPILE_FAULTS as error:
             where = f" in line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
             raise UnsupportedModelError(
                 f"The model's chat template is not valid Jinja2{where}: {error}"

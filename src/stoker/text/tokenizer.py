@@ -195,9 +195,13 @@ class Tokenizer:
         whole = normalizer.normalize_str(text) if normalizer is not None else text
         if sum(map(self._lengths.__getitem__, ids)) == len(whole.encode()):
             return
-        lost = next(char for char in whole if not self._missing.isdisjoint(char.encode()))
+        for char in whole:
+            if not self._missing.isdisjoint(char.encode()):
+                raise InvalidRequestError(
+                    f"The text holds U+{ord(char):04X}, which this model's vocabulary cannot spell: remove it."
+                )
         raise InvalidRequestError(
-            f"The text holds U+{ord(lost):04X}, which this model's vocabulary cannot spell: remove it."
+            "This model's vocabulary cannot spell the text: a token of it stands for two."
         )
 
 
@@ -234,10 +238,13 @@ def _build(spec: TokenizerSpec) -> Bpe:
         for left, _, right in (merge.partition(" ") for merge in spec.merges)
         if left + right not in others
     ]
-    try:
-        model = BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.whole_words)
-    except Exception as error:  # the library raises bare Exception for any merge of unknown tokens
-        raise CorruptFileError(f"The tokenizer's merges do not fit its tokens: {error}") from error
+    for left, right in merges:  # which the library takes on trust, and panics
+        if not (left in vocabulary and right in vocabulary and left + right in vocabulary):
+            raise CorruptFileError(
+                f"The tokenizer's merges do not fit its tokens: {left[:80]!r} and {right[:80]!r} are merged, "
+                "and both and what they make should be tokens."
+            )
+    model = BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.whole_words)
     bpe = Bpe(model)
     bpe.pre_tokenizer = rule.split
     if rule.normalizer is not None:

@@ -94,5 +94,4 @@ async def _talk(config: uvicorn.Config, wire: _Wire, pieces: tuple[bytes, bytes]
         for _ in range(_TURNS):
             await asyncio.sleep(0)
     protocol.connection_lost(None)
-    while state.tasks:
-        await asyncio.sleep(0)
+    await asyncio.gather(*state.tasks)

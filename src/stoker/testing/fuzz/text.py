@@ -35,7 +35,11 @@ def tokenizer(data: bytes) -> None:
     if any(built.is_control(token_id) for token_id in ids):
         raise AssertionError("a text became a control token")
     spelt = b"".join(map(built.token_bytes, ids)).decode(errors="replace")
-    if pre not in {"qwen2", "deepseek-r1-qwen"} and spelt != text[:_TEXT_CHARS]:
+    # NFC changes a text; a user-defined token that spells what BPE makes of other bytes takes their place.
+    exact = pre not in {"qwen2", "deepseek-r1-qwen"} and all(
+        line.isascii() for line in lines if line.startswith("4")
+    )
+    if exact and spelt != text[:_TEXT_CHARS]:
         raise AssertionError(f"{text!r} became {spelt!r}")
     built.decode(built.encode(text[:_TEXT_CHARS], special=True))
 
