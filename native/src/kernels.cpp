@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #if defined(STOKER_X86_64)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -12,11 +13,19 @@ namespace stoker {
 namespace {
 
 #if defined(STOKER_X86_64)
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// Register `reg` (0 to 3 for eax to edx) of a CPUID leaf: not every compiler's __builtin_cpu_supports knows every name.
+bool cpuid_bit(unsigned leaf, unsigned subleaf, int reg, int bit) {
+  unsigned registers[4] = {};
+  __get_cpuid_count(leaf, subleaf, &registers[0], &registers[1], &registers[2], &registers[3]);
+  return (registers[reg] >> bit & 1) != 0;
 }
 
-bool has_avx2vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx2() {
+  const bool f16c = cpuid_bit(1, 0, 2, 29);
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+}
+
+bool has_avx2vnni() { return has_avx2() && cpuid_bit(7, 1, 0, 4); }
 
 bool has_avx512vnni() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -28,8 +37,8 @@ bool has_avx512vnni() {
 bool has_amx() {
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr int kTileData = 18;               // XFEATURE_XTILE_DATA
-  static const bool granted = has_avx512vnni() && __builtin_cpu_supports("amx-int8") &&
-                              syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  static const bool granted =
+      has_avx512vnni() && cpuid_bit(7, 0, 3, 25) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
 #endif

@@ -122,15 +122,22 @@ template <int kRows>
 static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row, float* out,
                      ptrdiff_t stride) {
   const int k = matrix.k;
-  const int8_t* codes = input.codes + static_cast<ptrdiff_t>(row) * k;
-  const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * (k / kGroup);
+  // The form of the input that the matrix does not want may be a null pointer, which must not be counted from.
+  if (matrix.type == WeightType::u4 || matrix.type == WeightType::u8) {
+    const int8_t* codes = input.codes + static_cast<ptrdiff_t>(row) * k;
+    const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * (k / kGroup);
+    if (matrix.type == WeightType::u4) {
+      rows_u4<kRows>(block, k, codes, meta, out, stride);
+    } else {
+      rows_u8<kRows>(block, k, codes, meta, out, stride);
+    }
+    return;
+  }
   const float* values = input.values + static_cast<ptrdiff_t>(row) * k;
   switch (matrix.type) {
-    case WeightType::u4: rows_u4<kRows>(block, k, codes, meta, out, stride); return;
-    case WeightType::u8: rows_u8<kRows>(block, k, codes, meta, out, stride); return;
     case WeightType::f16: rows_float<WeightType::f16, kRows>(block, k, values, out, stride); return;
     case WeightType::bf16: rows_float<WeightType::bf16, kRows>(block, k, values, out, stride); return;
-    case WeightType::f32: rows_float<WeightType::f32, kRows>(block, k, values, out, stride); return;
+    default: rows_float<WeightType::f32, kRows>(block, k, values, out, stride); return;
   }
 }
 

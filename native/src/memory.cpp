@@ -9,7 +9,16 @@
 
 namespace stoker {
 
-#if defined(__SANITIZE_ADDRESS__)
+// GCC says it by a macro, clang by a feature.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define STOKER_ADDRESS_SANITIZER
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define STOKER_ADDRESS_SANITIZER
+#endif
+
+#if defined(STOKER_ADDRESS_SANITIZER)
 
 // From the heap, where AddressSanitizer sees an access beyond the end.
 Memory::Memory(size_t size) : size_(size) {

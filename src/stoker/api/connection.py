@@ -3,13 +3,29 @@
 uvicorn bounds neither the head of a request, nor the number of connections, nor the time that a
 client may take for sending a head or for reading an answer. Whatever exceeds a bound here never
 reaches the application: it is cut off below it.
+
+It also takes any number of requests that are sent without waiting for their answers, tells only the
+last of them when the client leaves, and takes a client that has said all it will say for one that has
+left. Here one request waits behind the one that is answered, further bytes wait unparsed, and a
+half-closed connection gets its answers.
 """
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+_PIECE_BYTES = 8192
+"""Bytes parsed at a time: the most in which requests are found after one that must wait."""
+
+_MAX_HELD_BYTES = 65_536
+"""Bytes waiting unparsed beyond which a connection is not read: its end is not seen meanwhile."""
+
+_FIRST_PROBE_S = 0.1
+_LAST_PROBE_S = 5.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +53,10 @@ class _HeadTooLargeError(Exception):
     """Raised through the parser, which reports it as a malformed request."""
 
 
+class _HostError(Exception):
+    """Likewise."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol within `ConnectionLimits`.
 
@@ -52,6 +72,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
+        self._held = b""
+        self._half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's too
         """Take the connection, or refuse it if there are too many."""
@@ -62,12 +86,56 @@ class BoundedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers with the connection."""
+        """Forget the timers with the connection, and tell the request that is being answered."""
         self._stop_head_timer()
         self._stop_write_timer()
+        self._stop_probe_timer()
+        self.pipeline.clear()
+        self._held = b""
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse, as long as no request waits for the answer to the one before it."""
+        if self._held or self.pipeline or len(data) > _PIECE_BYTES:
+            self._held += data
+            self._parse_held()
+        else:
+            self._parse(data)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's; uvicorn's says nothing
+        """Answer a client that sends no more what it has asked for, unless it has left altogether.
+
+        Both look the same until something is sent: one that has left answers that with a reset. An
+        interim response is what HTTP allows at any time before an answer.
+
+        Returns:
+            Whether the connection stays open.
+        """
+        self._half_closed = True
+        answering = self._answering
+        if answering is None or answering.response_complete or answering.more_body:
+            return False
+        if answering.scope["http_version"] != "1.1" or self.scheme == "https":
+            return False
+        self._probe_later(_FIRST_PROBE_S)
+        return True
+
+    def _parse_held(self) -> None:
+        """Parse bytes that were held back until a request has to wait again."""
+        at = 0
+        while at < len(self._held) and not self.pipeline and not self.transport.is_closing():
+            self._parse(self._held[at : at + _PIECE_BYTES])
+            at += _PIECE_BYTES
+        self._held = self._held[at:]
+        if len(self._held) > _MAX_HELD_BYTES:
+            self.flow.pause_reading()
+        elif self.pipeline:
+            self.flow.resume_reading()  # uvicorn stops reading at the first request that waits
+
+    def _parse(self, data: bytes) -> None:
         """Parse, and count what the parser holds back: it gathers a header until that is complete."""
         self._unparsed_bytes += len(data)
         super().data_received(data)
@@ -100,6 +168,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a request's head."""
         self._unparsed_bytes = 0
         self._stop_head_timer()
+        n_hosts = sum(name == b"host" for name, _ in self.headers)
+        if n_hosts > 1 or (n_hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise _HostError  # RFC 9112, section 3.2
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -115,8 +186,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer; a connection that closes after it must be read within the time, too."""
         super().on_response_complete()
+        if not self.transport.is_closing() and not self.pipeline and self._held:
+            self._parse_held()
+        answering = self._answering
+        if self._half_closed and (answering is None or answering.response_complete or answering.more_body):
+            self.transport.close()
         if self.transport.is_closing():
             self._cut_later()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not take."""
@@ -154,6 +234,23 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _probe_later(self, delay_s: float) -> None:
+        self._probe_timer = self.loop.call_later(delay_s, self._probe, delay_s)
+
+    def _probe(self, delay_s: float) -> None:
+        """Find out whether the client is still there; the write after a reset ends the connection."""
+        answering = self._answering
+        if answering is None or self.transport.is_closing():
+            return
+        if not answering.response_started:
+            self.transport.write(_CONTINUE)
+        self._probe_later(min(2 * delay_s, _LAST_PROBE_S))
+
+    def _stop_probe_timer(self) -> None:
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+            self._probe_timer = None
 
     def _cut_later(self) -> None:
         if self._write_timer is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from stoker.api.openapi import Part, Schema, record, response
 from stoker.api.reply import Reply
 from stoker.observe.metrics import CONTENT_TYPE, Metrics
 
@@ -52,3 +53,27 @@ class MetricsPage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Answer the scrape."""
         await Reply(200, self._metrics.render(), CONTENT_TYPE.encode()).send(send)
+
+
+def probes_part() -> Part:
+    """Return the probes' and the metrics page's share of the OpenAPI document."""
+    text: Schema = {"type": "string"}
+
+    def page(operation: str, answers: dict[str, Schema]) -> Schema:
+        return {"get": {"operationId": operation, "security": [], "responses": answers}}
+
+    alive = {"200": response("The process answers.", record({"status": {"const": "ok"}}))}
+    ready = {
+        "200": response("A request would get its first token now.", record({"status": {"const": "ready"}})),
+        "503": response("It would not, and why.", record({"status": text, "reason": text})),
+    }
+    numbers = {"200": response("Prometheus's text format.", text, "text/plain")}
+    metrics = {"get": {"operationId": "metrics", "responses": numbers}}
+    return Part(
+        {
+            "/health": page("health", alive),
+            "/livez": page("alive", alive),
+            "/readyz": page("ready", ready),
+            "/metrics": metrics,
+        }
+    )

@@ -1,16 +1,20 @@
 """Puts the HTTP edge together: `build_api` returns one ASGI application."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from stoker import __version__
 from stoker.api.auth import ApiKey
 from stoker.api.edge import Edge
-from stoker.api.health import OPEN_PATHS, Alive, MetricsPage, Ready
+from stoker.api.health import OPEN_PATHS, Alive, MetricsPage, Ready, probes_part
 from stoker.api.limits import ApiLimits, BodyLimit
 from stoker.api.openai.errors import describe
+from stoker.api.openai.openapi import openai_part
 from stoker.api.openai.routes import openai_routes
+from stoker.api.openapi import PATH, OpenApiPage, compose
 from stoker.api.served import ServedModel
 from stoker.observe.metrics import Metrics
 
@@ -33,6 +37,12 @@ def build_api(
         api_key: What clients must send, or None to ask for nothing. Only the probes are open to all:
             ``/metrics`` tells which models are served and how busy they are.
     """
+
+
+    def document() -> Mapping[str, Any]:
+        parts = (openai_part(), probes_part())
+        return compose(parts, version=__version__, key_needed=api_key is not None)
+
     app: ASGIApp = Router(
         routes=[
             *openai_routes(models=models, limits=limits, metrics=metrics),
@@ -40,6 +50,7 @@ def build_api(
             Route("/livez", Alive(), methods=["GET"]),
             Route("/readyz", Ready(readiness), methods=["GET"]),
             Route("/metrics", MetricsPage(metrics), methods=["GET"]),
+            Route(PATH, OpenApiPage(document), methods=["GET"]),
         ],
         redirect_slashes=False,
     )

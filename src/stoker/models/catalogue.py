@@ -173,10 +173,11 @@ def _source(where: str, fields: dict[str, object], folder: Path) -> ModelSource:
         )
     try:
         source = msgspec.convert(fields, kinds[0])
-    except msgspec.ValidationError as error:
+        if isinstance(source, LocalFileSource):
+            path = folder / Path(source.path).expanduser()
+            return msgspec.structs.replace(source, path=str(path))
+    except (msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: nobody has the home folder named
         raise msgspec.ValidationError(f"{error} (of `{where}`)") from error
     if isinstance(source, UrlSource) and source.sha256 is None:
         raise msgspec.ValidationError(f"a source with `url` needs `sha256` - at `{where}`")
-    if isinstance(source, LocalFileSource):
-        return msgspec.structs.replace(source, path=str(folder / Path(source.path).expanduser()))
     return source

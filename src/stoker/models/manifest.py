@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         with (folder / MANIFEST_NAME).open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_BYTES), type=Manifest)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError):  # ValueError: not UTF-8
         return None
 
 

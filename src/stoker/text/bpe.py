@@ -62,17 +62,14 @@ def build_bpe(spec: TokenizerSpec) -> Bpe:
     # A control token is no word and no merge makes one: text that merely spells it stays text.
     vocabulary = _ids_of(spec, {NORMAL, USER_DEFINED, BYTE} if spec.kind == "spm" else {NORMAL, USER_DEFINED})
     unknown = None if spec.kind == "bpe" else _add_unknown(spec, vocabulary)
-    try:
-        model = BPE(
-            vocab=vocabulary,
-            merges=_merges(spec, vocabulary),
-            ignore_merges=spec.whole_words,
-            byte_fallback=spec.kind == "spm",
-            unk_token=unknown,
-            fuse_unk=True,
-        )
-    except Exception as error:  # the library raises bare Exception for any merge of unknown tokens
-        raise CorruptFileError(f"The tokenizer's merges do not fit its tokens: {error}") from error
+    model = BPE(
+        vocab=vocabulary,
+        merges=_checked(_merges(spec, vocabulary), vocabulary),
+        ignore_merges=spec.whole_words,
+        byte_fallback=spec.kind == "spm",
+        unk_token=unknown,
+        fuse_unk=True,
+    )
     bpe = Bpe(model)
     if rule.split is not None:
         bpe.pre_tokenizer = rule.split
@@ -152,3 +149,14 @@ def _from_piece(text: str, kind: int) -> bytes:
     if spelt is None:
         raise CorruptFileError(f"Byte token {text[:80]!r} is not spelt <0x00> to <0xFF>.")
     return bytes.fromhex(spelt[1])
+
+
+def _checked(merges: list[tuple[str, str]], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Refuse merges that the library would take on trust, and panic of."""
+    for left, right in merges:
+        if not (left in vocabulary and right in vocabulary and left + right in vocabulary):
+            raise CorruptFileError(
+                f"The tokenizer's merges do not fit its tokens: {left[:80]!r} and {right[:80]!r} are merged, "
+                "and both and what they make should be tokens."
+            )
+    return merges

@@ -212,9 +212,13 @@ class Tokenizer:
             whole = text.replace(" ", SPACE)
             if self._controls.isdisjoint(ids):
                 return
-        lost = next(char for char in whole if self._loses(char))
+        lost = next((char for char in whole if self._loses(char)), None)
+        if lost is not None:
+            raise InvalidRequestError(
+                f"The text holds U+{ord(lost):04X}, which this model's vocabulary cannot spell: remove it."
+            )
         raise InvalidRequestError(
-            f"The text holds U+{ord(lost):04X}, which this model's vocabulary cannot spell: remove it."
+            "This model's vocabulary cannot spell the text: a token of it stands for two."
         )
 
     def _loses(self, char: str) -> bool:

@@ -16,7 +16,7 @@ from stoker.core.errors import (
 )
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import Admitted, PromptScores, TokenEvent, TokenRequest, TokensEvent
+from stoker.core.tokens import Admitted, FinishReason, PromptScores, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 
@@ -60,7 +60,7 @@ class _Sequence:
         self.logprobs: list[frames.Logprob] = []
         self.scores: PromptScores | None = None
         self.cached_tokens = 0
-        self.finish_reason: str | None = None
+        self.finish_reason: FinishReason | None = None
         self.waiter: asyncio.Future[None] | None = None
 
     def append(self, news: frames.Tokens) -> None:

@@ -121,7 +121,7 @@ def tokens_event(
     token_ids: list[int],
     logprobs: list[frames.Logprob],
     cached_tokens: int,
-    finish_reason: str | None,
+    finish_reason: FinishReason | None,
     scores: PromptScores | None = None,
 ) -> TokensEvent:
     """Return one event of the tokens and prompt scores that have arrived for a sequence."""
@@ -130,7 +130,7 @@ def tokens_event(
         tuple(token_ids),
         tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
         cached_tokens,
-        None if finish_reason is None else FinishReason(finish_reason),
+        finish_reason,
         scores,
     )
 

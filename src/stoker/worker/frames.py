@@ -24,6 +24,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stoker.core.errors import EngineError
+from stoker.core.tokens import FinishReason
 
 PROTOCOL_VERSION = 3
 """Both sides must speak the same version; they are installed together."""
@@ -127,12 +128,12 @@ class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """News of one sequence; `finish_reason` is a value of `FinishReason` or None."""
+    """News of one sequence; `finish_reason` is None until it ends."""
 
     sequence: int
     token_ids: tuple[int, ...]
     cached_tokens: int
-    finish_reason: str | None
+    finish_reason: FinishReason | None
     logprobs: tuple[Logprob, ...]
     prompt_scores: Scores | None = None
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core.errors import EngineError
+from stoker.core.tokens import FinishReason
 from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 
@@ -52,7 +53,7 @@ TO_GATEWAY: tuple[frames.ToGateway, ...] = (
         (frames.Refusal(3, frames.Failure("QueueFullError", "full", retry_after_s=2.5)),),
         (
             frames.Tokens(1, (40000,), 16, None, ()),
-            frames.Tokens(2, (1, 2, 3), 0, "stop", (frames.Logprob(-0.5, ((1, -0.5), (2, -1.5))),)),
+            frames.Tokens(2, (1, 2, 3), 0, FinishReason.STOP, (frames.Logprob(-0.5, ((1, -0.5), (2, -1.5))),)),
         ),
         STATS,
     ),

@@ -6,7 +6,7 @@ The field tables have been applied before: what arrives here is honoured and not
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from stoker.core.sampling import (
@@ -59,14 +59,30 @@ def _bias_pairs(value: Any) -> Any:
     return tuple((int(key), float(bias)) for key, bias in value.items())
 
 
-LogitBias = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs)]
+_BIAS_SCHEMA = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^{_TOKEN_KEY.pattern}$"},
+    "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+    "maxProperties": MAX_BIASED_TOKENS,
+}
+_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+_STOPS_SCHEMA = {"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "maxItems": MAX_STOPS}]}
+
+LogitBias = Annotated[
+    tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs), WithJsonSchema(_BIAS_SCHEMA)
+]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=_MAX_INT32)]
 Seconds = Annotated[float, Field(ge=0.001, le=MAX_TIMEOUT_S)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)]
+Stops = Annotated[
+    list[Stop],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(_STOPS_SCHEMA),
+]
 
 
 class Wire(BaseModel):

@@ -1,0 +1,208 @@
+"""The dialect's share of the OpenAPI document.
+
+Requests are described by the field tables and the wire types that requests are parsed by.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from stoker.api.openai.errors import KINDS
+from stoker.api.openai.fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    MESSAGE_FIELDS,
+    PART_FIELDS,
+    STREAM_OPTIONS_FIELDS,
+    Field,
+    Treatment,
+)
+from stoker.api.openai.wire import ChatBody, CompletionBody, MessageBody, StreamOptions
+from stoker.api.openapi import Part, Schema, content, nullable, record, ref, response
+from stoker.core.tokens import FinishReason
+
+_TEXT: Schema = {"type": "string"}
+_EVENT: Schema = {
+    "description": "One server-sent event; its data is a chunk as JSON, or [DONE].",
+    **record({"data": {"type": "string"}}),
+}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_LOGPROB: Schema = {"type": "number"}
+_TOKENS: Schema = {"type": "array", "items": _COUNT, "minItems": 1}
+
+_CONTENT: Schema = {"anyOf": [_TEXT, {"type": "array", "items": ref("ContentPart"), "minItems": 1}]}
+_PROMPT: Schema = {
+    "anyOf": [
+        _TEXT,
+        {"type": "array", "items": _TEXT, "minItems": 1},
+        _TOKENS,
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]
+}
+
+
+def error_responses(*statuses: int) -> dict[str, Schema]:
+    """Describe errors in OpenAI's shape, and what may befall any request."""
+    types = {kind.status: kind.type for kind in KINDS.values()} | {405: "invalid_request_error"}
+    return {str(status): response(types[status], ref("Error")) for status in (*statuses, 401, 405, 413, 500)}
+
+
+def request_schema(
+    fields: tuple[Field, ...],
+    wire: type[BaseModel] | None,
+    special: Mapping[str, Schema],
+    required: tuple[str, ...],
+) -> Schema:
+    """Describe a request's object.
+
+    Args:
+        fields: Its table.
+        wire: The type of its honoured fields, or None.
+        special: Schemas of honoured fields that are not in the wire type, or that are parsed before it.
+        required: Fields that must be there and not null.
+    """
+    known = {} if wire is None else wire.model_json_schema()["properties"]
+    properties: dict[str, Any] = {}
+    for field in fields:
+        if field.treatment is Treatment.HONOURED:
+            schema = special.get(field.name, known.get(field.name, {}))
+            plain = field.name in required or not schema
+            properties[field.name] = {
+                **(schema if plain else nullable(_without_default(schema))),
+                "description": field.note,
+            }
+        elif field.treatment is Treatment.NO_OP:
+            properties[field.name] = {"description": f"no effect: {field.note}"}
+        else:
+            properties[field.name] = {"description": f"not supported; {field.note or 'leave it out'}"}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _without_default(schema: Schema) -> Schema:
+    return {name: value for name, value in schema.items() if name not in {"default", "title"}}
+
+
+def _generation(operation: str, body: str, answer: str) -> Schema:
+    done: dict[str, Any] = dict(response("The answer, or its chunks with `stream`.", ref(answer)))
+    done["content"] = {**done["content"], "text/event-stream": {"schema": _EVENT}}
+    return {
+        "post": {
+            "operationId": operation,
+            "requestBody": {"required": True, **content(ref(body))},
+            "responses": {"200": done, **error_responses(400, 404, 408, 429, 503)},
+        }
+    }
+
+
+def _answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
+    usage = record(
+        {
+            "prompt_tokens": _COUNT,
+            "completion_tokens": _COUNT,
+            "total_tokens": _COUNT,
+            "prompt_tokens_details": record({"cached_tokens": _COUNT}),
+        }
+    )
+    reason: Schema = {"enum": [each.value for each in FinishReason]}
+    return record(
+        {
+            "id": _TEXT,
+            "object": {"const": kind},
+            "created": _COUNT,
+            "model": _TEXT,
+            "choices": {
+                "type": "array",
+                "items": record({"index": _COUNT, **choice, "finish_reason": reason}),
+                "minItems": 1,
+            },
+            "usage": usage,
+            "system_fingerprint": nullable(_TEXT),
+        }
+    )
+
+
+def _logprobs() -> tuple[Schema, Schema]:
+    """Return the shapes of chat completions and of completions."""
+    token = {
+        "token": _TEXT,
+        "logprob": _LOGPROB,
+        "bytes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
+    }
+    with_top = record({**token, "top_logprobs": {"type": "array", "items": record(token)}})
+    chat = record({"content": {"type": "array", "items": with_top}, "refusal": {"type": "null"}})
+    by_text = {"type": "object", "additionalProperties": _LOGPROB}
+    legacy = record(
+        {
+            "tokens": {"type": "array", "items": _TEXT},
+            "token_logprobs": {"type": "array", "items": nullable(_LOGPROB)},
+            "top_logprobs": {"type": "array", "items": nullable(by_text)},
+            "text_offset": {"type": "array", "items": _COUNT},
+        }
+    )
+    return chat, legacy
+
+
+def openai_part() -> Part:
+    """Return the routes under ``/v1`` and their schemas."""
+    chat_logprobs, legacy_logprobs = _logprobs()
+    stream_options = request_schema(STREAM_OPTIONS_FIELDS, StreamOptions, {}, ())
+    messages: Schema = {"type": "array", "items": ref("Message"), "minItems": 1}
+    message = {"role": {"const": "assistant"}, "content": _TEXT, "refusal": {"type": "null"}}
+    error = {"message": _TEXT, "type": _TEXT, "param": nullable(_TEXT), "code": nullable(_TEXT)}
+    model = {
+        "id": _TEXT,
+        "object": {"const": "model"},
+        "created": _COUNT,
+        "owned_by": _TEXT,
+        "context_length": _COUNT,
+    }
+    schemas: dict[str, Schema] = {
+        "ChatRequest": request_schema(
+            CHAT_FIELDS,
+            ChatBody,
+            {"messages": messages, "stream_options": stream_options},
+            ("model", "messages"),
+        ),
+        "CompletionRequest": request_schema(
+            COMPLETION_FIELDS,
+            CompletionBody,
+            {"prompt": _PROMPT, "stream_options": stream_options},
+            ("model", "prompt"),
+        ),
+        "Message": request_schema(MESSAGE_FIELDS, MessageBody, {"content": _CONTENT}, ("role", "content")),
+        "ContentPart": request_schema(
+            PART_FIELDS, None, {"type": {"const": "text"}, "text": _TEXT}, ("type", "text")
+        ),
+        "ChatCompletion": _answer(
+            "chat.completion", {"message": record(message), "logprobs": nullable(chat_logprobs)}
+        ),
+        "Completion": _answer("text_completion", {"text": _TEXT, "logprobs": nullable(legacy_logprobs)}),
+        "Model": record(model),
+        "ModelList": record({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
+        "Error": record({"error": record(error)}),
+    }
+    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    paths: dict[str, Schema] = {
+        "/v1/chat/completions": _generation("createChatCompletion", "ChatRequest", "ChatCompletion"),
+        "/v1/completions": _generation("createCompletion", "CompletionRequest", "Completion"),
+        "/v1/models": {
+            "get": {
+                "operationId": "listModels",
+                "responses": {"200": response("The served models.", ref("ModelList")), **error_responses()},
+            }
+        },
+        "/v1/models/{model}": {
+            "get": {
+                "operationId": "showModel",
+                "parameters": [name],
+                "responses": {"200": response("The model.", ref("Model")), **error_responses(404)},
+            }
+        },
+    }
+    return Part(paths, schemas)

@@ -1,0 +1,43 @@
+"""Targets among the readers of model files and of what describes them."""
+
+import tempfile
+from pathlib import Path
+
+from stoker.models import open_model
+from stoker.models.catalogue import load_catalogue
+from stoker.models.manifest import MANIFEST_NAME, read_manifest
+
+
+def gguf(data: bytes) -> None:
+    """Open a model file and read everything that a server would."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(data)
+        with open_model(path) as model:
+            n_tokens = len(model.tokenizer.tokens)
+            if n_tokens > model.config.vocab_size:
+                raise AssertionError(f"{n_tokens} tokens, but {model.config.vocab_size} rows")
+            for tensor in model.tensors.values():
+                if len(tensor.data) > len(data):
+                    raise AssertionError(f"{tensor.name} is larger than its file")
+            if not model.digest:
+                raise AssertionError("no digest")
+
+
+def manifest(data: bytes) -> None:
+    """Read the note beside a stored model; a bad one is none."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        (Path(folder) / MANIFEST_NAME).write_bytes(data)
+        found = read_manifest(Path(folder))
+        if found is not None and "/" in found.file:
+            raise AssertionError("a manifest leads out of its folder")
+
+
+def catalogue(data: bytes) -> None:
+    """Read a user's catalogue."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        path = Path(folder) / "catalogue.toml"
+        path.write_bytes(data)
+        for entry in load_catalogue([path]).values():
+            if not entry.sources:
+                raise AssertionError(f"{entry.name} has no source")
