@@ -12,13 +12,22 @@ from stoker.api.openai.errors import KINDS
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
+    DETOKENIZE_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    TOKENIZE_FIELDS,
     Field,
     Treatment,
 )
-from stoker.api.openai.wire import ChatBody, CompletionBody, MessageBody, StreamOptions
+from stoker.api.openai.wire import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    MessageBody,
+    StreamOptions,
+    TokenizeBody,
+)
 from stoker.api.openapi import Part, Schema, content, nullable, record, ref, response
 from stoker.core.tokens import FinishReason
 
@@ -100,6 +109,16 @@ def _generation(operation: str, body: str, answer: str) -> Schema:
     }
 
 
+def _conversion(operation: str, body: str, answer: Schema) -> Schema:
+    return {
+        "post": {
+            "operationId": operation,
+            "requestBody": {"required": True, **content(ref(body))},
+            "responses": {"200": response("What came of it.", answer), **error_responses(400, 404, 408, 503)},
+        }
+    }
+
+
 def _answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
     usage = record(
         {
@@ -148,8 +167,14 @@ def _logprobs() -> tuple[Schema, Schema]:
     return chat, legacy
 
 
+def _tokenized() -> Schema:
+    spelt: Schema = {"type": "array", "items": _TEXT}
+    ids: Schema = {"type": "array", "items": _COUNT}
+    return record({"count": _COUNT, "max_model_len": _COUNT, "tokens": ids, "token_strs": nullable(spelt)})
+
+
 def openai_part() -> Part:
-    """Return the routes under ``/v1`` and their schemas."""
+    """Return the dialect's routes and their schemas."""
     chat_logprobs, legacy_logprobs = _logprobs()
     stream_options = request_schema(STREAM_OPTIONS_FIELDS, StreamOptions, {}, ())
     messages: Schema = {"type": "array", "items": ref("Message"), "minItems": 1}
@@ -175,6 +200,10 @@ def openai_part() -> Part:
             {"prompt": _PROMPT, "stream_options": stream_options},
             ("model", "prompt"),
         ),
+        "TokenizeRequest": request_schema(TOKENIZE_FIELDS, TokenizeBody, {"messages": messages}, ()),
+        "DetokenizeRequest": request_schema(
+            DETOKENIZE_FIELDS, DetokenizeBody, {"tokens": {"type": "array", "items": _COUNT}}, ("tokens",)
+        ),
         "Message": request_schema(MESSAGE_FIELDS, MessageBody, {"content": _CONTENT}, ("role", "content")),
         "ContentPart": request_schema(
             PART_FIELDS, None, {"type": {"const": "text"}, "text": _TEXT}, ("type", "text")
@@ -191,6 +220,8 @@ def openai_part() -> Part:
     paths: dict[str, Schema] = {
         "/v1/chat/completions": _generation("createChatCompletion", "ChatRequest", "ChatCompletion"),
         "/v1/completions": _generation("createCompletion", "CompletionRequest", "Completion"),
+        "/tokenize": _conversion("tokenize", "TokenizeRequest", _tokenized()),
+        "/detokenize": _conversion("detokenize", "DetokenizeRequest", record({"prompt": _TEXT})),
         "/v1/models": {
             "get": {
                 "operationId": "listModels",
