@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent
 
 SETTINGS_HEAD = f"""# Settings
 
-<!-- Written by docs/generate.py from src/stoker/config.py; do not edit. -->
+<!-- Written by docs/generate.py from src/stoker/config/settings.py; do not edit. -->
 
 Every setting is a flag of `stoker serve`, an environment variable and a key of the settings file. The first
 of them that is given wins, in this order. The settings file is TOML; it is looked for at `--config`, at

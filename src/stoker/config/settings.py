@@ -1,16 +1,9 @@
-"""Settings: one frozen model, filled from flags, the environment and a TOML file, in that order.
+"""Every setting: one frozen model. ``docs/settings.md`` is generated from the descriptions below."""
 
-`load_settings` is the only place that looks at the environment, once, at start. Everything else is
-given the values it needs. ``docs/settings.md`` is generated from the descriptions below.
-"""
-
-import difflib
 import ipaddress
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,24 +12,9 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
-
-from stoker.core.errors import SettingsError
-
-ENV_PREFIX = "STOKER_"
-"""A setting's environment variable is this and its name in capitals."""
-
-CONFIG_VARIABLE = "STOKER_CONFIG"
-"""Names the settings file; not itself a setting."""
-
-_KUBERNETES_VARIABLE = re.compile(
-    r"STOKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
-)
-_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
-"""What Kubernetes tells every pod of a Service whose name begins with ``stoker``."""
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 
@@ -247,47 +225,7 @@ class Settings(BaseModel):
     @property
     def catalogue_file(self) -> Path:
         """The user's own catalogue, which adds to the built-in one; need not exist."""
-        return (self.home or _default_config()) / "catalogue.toml"
-
-
-def load_settings(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], config_file: str | None = None
-) -> Settings:
-    """Merge every source of settings: flag > environment > file > default.
-
-    Args:
-        flags: Settings given on the command line, by field name.
-        environ: The process's environment.
-        config_file: The file given on the command line, or None to look where `find_config_file` says.
-
-    Raises:
-        SettingsError: A value is wrong, a name is unknown, or the file cannot be read.
-    """
-    file, must_exist = find_config_file(flags=flags, environ=environ, config_file=config_file)
-    from_file = _read_file(file, must_exist=must_exist)
-    from_environ = _read_environ(environ)
-    merged: dict[str, Any] = {**from_file, **from_environ, **flags}
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(_explain(error, flags, from_environ, file)) from None
-
-
-def find_config_file(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], config_file: str | None = None
-) -> tuple[Path, bool]:
-    """Return the settings file's path and whether it was named explicitly, so that it must exist.
-
-    The order is ``--config``, ``STOKER_CONFIG``, ``config.toml`` in ``home``, and
-    ``~/.config/stoker/config.toml``.
-    """
-    named = config_file or environ.get(CONFIG_VARIABLE)
-    if named:
-        return Path(named).expanduser(), True
-    home = flags.get("home") or environ.get(ENV_PREFIX + "HOME")
-    if home:
-        return Path(home).expanduser() / "config.toml", False
-    return _default_config() / "config.toml", False
+        return (self.home or default_folder()) / "catalogue.toml"
 
 
 def is_loopback(host: str) -> bool:
@@ -300,71 +238,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _default_config() -> Path:
+def default_folder() -> Path:
+    """Where the settings file and the user's catalogue are unless `home` is set."""
     return Path("~/.config/stoker").expanduser()
-
-
-def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {}
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
-            continue
-        if _KUBERNETES_VARIABLE.fullmatch(variable):
-            continue
-        if variable.endswith("_PORT") and _KUBERNETES_PORT.fullmatch(value):
-            continue
-        field = variable.removeprefix(ENV_PREFIX).lower()
-        if field not in Settings.model_fields or variable != variable.upper():
-            known = [*map(_variable, Settings.model_fields), CONFIG_VARIABLE]
-            raise SettingsError(
-                f"the environment variable {variable} is not a setting{_did_you_mean(variable, known)}"
-            )
-        values[field] = value
-    return values
-
-
-def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if must_exist:
-            raise SettingsError(f"the settings file {path} does not exist") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"the settings file {path} cannot be read: {error}") from error
-    for key in values:
-        if key not in Settings.model_fields:
-            raise SettingsError(
-                f"{key} in {path} is not a setting{_did_you_mean(key, list(Settings.model_fields))}"
-            )
-    return values
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(matches)}?" if matches else "; docs/settings.md lists every one"
-
-
-def _variable(field: str) -> str:
-    return ENV_PREFIX + field.upper()
-
-
-def _explain(
-    error: ValidationError, flags: Mapping[str, str], from_environ: Mapping[str, str], file: Path
-) -> str:
-    """Say for each wrong value where it came from and what was expected, on one line."""
-    problems = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        message = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
-            problems.append(message)
-            continue
-        field = str(problem["loc"][0])
-        if field in flags:
-            origin = "--" + field.replace("_", "-")
-        elif field in from_environ:
-            origin = _variable(field)
-        else:
-            origin = f"{field} in {file}"
-        problems.append(f"{origin}: {message[0].lower()}{message[1:]}")
-    return "; ".join(problems)
