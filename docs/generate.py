@@ -15,7 +15,7 @@ from stoker.api.openai.fields import (
     Field,
 )
 from stoker.cli import app
-from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, Settings
+from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, FILE_ONLY, GROUPS, Settings, effect_of
 
 DOCS = Path(__file__).parent
 
@@ -28,6 +28,9 @@ of them that is given wins, in this order. The settings file is TOML; it is look
 `{CONFIG_VARIABLE}`, as `config.toml` in `home`, and at `~/.config/stoker/config.toml`. Unknown keys and
 unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes makes of a Service named `stoker`
 (`STOKER_SERVICE_HOST`, `STOKER_PORT=tcp://…`), which are left alone. Sizes take units (`512MB`, `2GiB`).
+
+SIGHUP, or a change of the settings file, makes a server read its settings again; each setting below says when a
+change of it is felt. [serving.md](serving.md) tells more.
 
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.
@@ -67,10 +70,12 @@ def settings_page(settings: type[BaseModel]) -> str:
         parts.append(f"\n## {group}\n")
         for name in names:
             field = settings.model_fields[name]
-            default = "unset" if field.default is None else f"`{field.default}`"
+            default = f"`{field.default}`" if field.default or field.default == 0 else "unset"
+            flag = f"`--{name.replace('_', '-')}` · `{ENV_PREFIX}{name.upper()}`"
+            where = "only in the settings file" if name in FILE_ONLY else flag
             parts.append(
                 f"\n### {name}\n\n"
-                f"`--{name.replace('_', '-')}` · `{ENV_PREFIX}{name.upper()}` · default: {default}\n\n"
+                f"{where} · default: {default} · changes {effect_of(name).value}\n\n"
                 f"{field.description}\n"
             )
     return "".join(parts)

@@ -8,12 +8,13 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from stoker.config.settings import Settings, default_folder
+from stoker.config.settings import FILE_ONLY, Settings, default_folder
 from stoker.core.errors import SettingsError
 
 ENV_PREFIX = "STOKER_"
@@ -27,6 +28,30 @@ _KUBERNETES_VARIABLE = re.compile(
 )
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
 """What Kubernetes tells every pod of a Service whose name begins with ``stoker``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsSource:
+    """Where a process has its settings from, so that they can be read again.
+
+    Attributes:
+        flags: Settings given on the command line, by field name.
+        environ: The process's environment at its start.
+        config_file: The file given on the command line, or None.
+    """
+
+    flags: Mapping[str, str]
+    environ: Mapping[str, str]
+    config_file: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """The settings file; need not exist."""
+        return find_config_file(flags=self.flags, environ=self.environ, config_file=self.config_file)[0]
+
+    def load(self) -> Settings:
+        """Read the settings, as `load_settings` does."""
+        return load_settings(flags=self.flags, environ=self.environ, config_file=self.config_file)
 
 
 def load_settings(
@@ -84,6 +109,8 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
             raise SettingsError(
                 f"the environment variable {variable} is not a setting{_did_you_mean(variable, known)}"
             )
+        if field in FILE_ONLY:
+            raise SettingsError(f"{variable}: {field} can only be set in the settings file")
         values[field] = value
     return values
 
@@ -130,6 +157,6 @@ def _explain(
         elif field in from_environ:
             origin = _variable(field)
         else:
-            origin = f"{field} in {file}"
+            origin = f"{'.'.join(map(str, problem['loc']))} in {file}"
         problems.append(f"{origin}: {message[0].lower()}{message[1:]}")
     return "; ".join(problems)

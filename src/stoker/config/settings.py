@@ -16,15 +16,23 @@ from pydantic import (
     model_validator,
 )
 
+from stoker.config.model_settings import ModelSettings
+
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
+_Host = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$", strip_whitespace=True, to_lower=True)
+]
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model and folders": ("home", "model"),
+    "Several models": ("max_models",),
+    "Single models": ("models",),
     "Server": (
         "host",
         "port",
         "api_key",
+        "allowed_hosts",
         "max_choices",
         "max_body_bytes",
         "max_connections",
@@ -51,6 +59,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Every setting under the heading that help and documentation show it below."""
 
 
+FILE_ONLY = ("models",)
+"""Settings that have neither a flag nor a variable."""
+
+
 class Settings(BaseModel):
     """Every setting of Stoker; each has a default and a description."""
 
@@ -63,7 +75,22 @@ class Settings(BaseModel):
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve or run: a name from the catalogue or the path of a GGUF file.",
+        description="Model to serve or run: a name from the catalogue or the path of a GGUF file. "
+        "`stoker serve` takes several.",
+    )
+    max_models: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Most models served at a time, those being loaded or unloaded included. Each is an "
+        "engine process of its own; all of them compute on the same cores.",
+    )
+    models: Mapping[str, ModelSettings] = Field(
+        default={},
+        description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
+        "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
+        "`context_length`, `kv_memory`, `max_running`, `max_waiting` and `threads`; what is left out is as "
+        "for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -75,11 +102,17 @@ class Settings(BaseModel):
         description="Key that clients must send as `Authorization: Bearer KEY`. Prefer the environment "
         "to the flag, which other users of the machine can see.",
     )
+    allowed_hosts: tuple[_Host, ...] = Field(
+        default=(),
+        description="Host names, separated by commas, by which clients may address a server without "
+        "`api_key`, beside `localhost` and loopback addresses. Other names get status 403, so that a web "
+        "page cannot reach the server under a name of its own.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Compute threads of the engine. Unset, as many as there are processor cores that this "
+        description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
     isa: Literal["auto", "amx", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
@@ -106,8 +139,9 @@ class Settings(BaseModel):
     kv_memory: ByteSize | None = Field(
         default=None,
         ge=1,
-        description="Memory for the KV cache, such as `2GiB`. Unset, what every place needs for a full "
-        "context, but at most a quarter of the memory that is available beside the weights.",
+        description="Memory for the KV cache of each model, such as `2GiB`. Unset, what every place needs "
+        "for a full context, but at most a quarter of the memory that is available beside the weights, which "
+        "all models share.",
     )
     context_length: int | None = Field(
         default=None,
@@ -194,6 +228,11 @@ class Settings(BaseModel):
     def _absolute(cls, home: Path | None) -> Path | None:
         return None if home is None else home.expanduser().absolute()
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _separated(cls, hosts: object) -> object:
+        return hosts.split(",") if isinstance(hosts, str) else hosts
+
     @field_validator("api_key", mode="after")
     @classmethod
     def _sendable(cls, key: SecretStr | None) -> SecretStr | None:
@@ -215,6 +254,12 @@ class Settings(BaseModel):
                 f"step_tokens ({self.step_tokens}) must be at least max_running ({self.max_running}), "
                 "so that every running sequence gets a token in every engine call"
             )
+        for name, model in self.models.items():
+            if model.max_running is not None and model.max_running > self.step_tokens:
+                raise ValueError(
+                    f"models.{name}.max_running ({model.max_running}) must be at most step_tokens "
+                    f"({self.step_tokens})"
+                )
         return self
 
     @property

@@ -41,6 +41,10 @@ class Admission:
         """Permits taken now."""
         return self._in_flight
 
+    def resize(self, max_in_flight: int) -> None:
+        """Change the number of permits; those that are taken stay taken, even if they are more."""
+        self._max_in_flight = max_in_flight
+
     def check(self, n: int) -> None:
         """Refuse `n` choices for which there are no permits now; takes none.
 
@@ -57,7 +61,7 @@ class Admission:
                 param="n",
                 code="integer_above_max_value",
             )
-        n_free = self._max_in_flight - self._in_flight
+        n_free = max(0, self._max_in_flight - self._in_flight)
         if n > n_free:
             retry_after_s = self.retry_after_s(n)
             state = (
