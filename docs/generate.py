@@ -29,8 +29,8 @@ of them that is given wins, in this order. The settings file is TOML; it is look
 unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes makes of a Service named `stoker`
 (`STOKER_SERVICE_HOST`, `STOKER_PORT=tcp://…`), which are left alone. Sizes take units (`512MB`, `2GiB`).
 
-SIGHUP, or a change of the settings file, makes a server read its settings again; each setting below says when a
-change of it is felt. [serving.md](serving.md) tells more.
+SIGHUP, or a change of the settings file, makes a server read its settings again; each setting below says when
+a change of it is felt. [serving.md](serving.md) tells more.
 
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.

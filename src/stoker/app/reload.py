@@ -34,6 +34,7 @@ class Reloader:
         Args:
             apply: Puts new settings into effect; raises `SettingsError` before it has changed anything.
         """
+        self._version = self._look()
         try:
             read = self._source.load()
             new = reloaded(self.current, read)
@@ -56,9 +57,7 @@ class Reloader:
         """Call `reload` whenever the settings file has changed, for ever."""
         while True:
             await asyncio.sleep(every_s)
-            version = self._look()
-            if version != self._version:
-                self._version = version
+            if self._look() != self._version:
                 reload()
 
     def _look(self) -> _Version:

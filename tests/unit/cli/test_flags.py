@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from stoker.cli.flags import fields_of, with_settings
-from stoker.config import GROUPS, Settings
+from stoker.cli.flags import fields_of, with_settings, with_source
+from stoker.config import GROUPS, Settings, SettingsSource
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +42,17 @@ def test_a_command_gets_settings_and_its_own_arguments() -> None:
     (first, *own), (second, *defaults) = taken
     assert (first.model, first.port, own) == ("m", 81, ["w", 6])
     assert (second.model, second.port, defaults) == (Settings().model, Settings().port, ["w", 5])
+
+
+def test_a_command_may_take_any_number_of_models_and_load_its_settings_itself() -> None:
+    taken: list[tuple[str, tuple[str, ...]]] = []
+
+    @with_source("model", "port")
+    def command(source: SettingsSource, *models: str) -> None:
+        taken.append((source.load().model, models))
+
+    command("a", "b", model="m")
+    command()
+    assert taken == [("m", ("a", "b")), (Settings().model, ())]
+    kinds = {name: p.kind for name, p in inspect.signature(command).parameters.items()}
+    assert kinds["model"] is inspect.Parameter.KEYWORD_ONLY
