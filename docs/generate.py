@@ -17,13 +17,13 @@ from stoker.api.openai.fields import (
     Field,
 )
 from stoker.cli import app
-from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, HUB_VARIABLES, Settings
+from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, FILE_ONLY, GROUPS, HUB_VARIABLES, Settings, effect_of
 
 DOCS = Path(__file__).parent
 
 SETTINGS_HEAD = f"""# Settings
 
-<!-- Written by docs/generate.py from src/stoker/config.py; do not edit. -->
+<!-- Written by docs/generate.py from src/stoker/config/settings.py; do not edit. -->
 
 Every setting is a flag of `stoker serve`, an environment variable and a key of the settings file. The first
 of them that is given wins, in this order. The settings file is TOML; it is looked for at `--config`, at
@@ -33,6 +33,9 @@ unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes mak
 
 Three settings are also taken from the variables of Hugging Face's own tools, below Stoker's own variable
 and above the file: {", ".join(f"`{name}` ({field})" for name, field in HUB_VARIABLES.items())}.
+
+SIGHUP, or a change of the settings file, makes a server read its settings again; each setting below says when
+a change of it is felt. [serving.md](serving.md) tells more.
 
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.
@@ -74,10 +77,12 @@ def settings_page(settings: type[BaseModel]) -> str:
         parts.append(f"\n## {group}\n")
         for name in names:
             field = settings.model_fields[name]
-            default = "unset" if field.default is None else f"`{field.default}`"
+            default = f"`{field.default}`" if field.default or field.default == 0 else "unset"
+            flag = f"`--{name.replace('_', '-')}` · `{ENV_PREFIX}{name.upper()}`"
+            where = "only in the settings file" if name in FILE_ONLY else flag
             parts.append(
                 f"\n### {name}\n\n"
-                f"`--{name.replace('_', '-')}` · `{ENV_PREFIX}{name.upper()}` · default: {default}\n\n"
+                f"{where} · default: {default} · changes {effect_of(name).value}\n\n"
                 f"{field.description}\n"
             )
     return "".join(parts)

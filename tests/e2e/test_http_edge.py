@@ -13,8 +13,8 @@ from stoker.testing.server_process import ServerProcess, seed_model_store
 pytestmark = pytest.mark.e2e
 
 MODEL = "smollm2-135m-instruct"
-GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 MAX_CONNECTIONS = 16
 
 
@@ -127,7 +127,7 @@ def test_a_client_that_leaves_frees_its_blocks(small: ServerProcess, behind: byt
 
 
 def test_hundreds_of_pipelined_requests_are_answered_in_order(small: ServerProcess) -> None:
-    paths = [b"GET /v1/models/%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(600)]
+    paths = [b"GET /v1/models/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(600)]
     with connect(small) as client:
         client.sendall(b"".join(paths))
         client.shutdown(socket.SHUT_WR)
@@ -174,6 +174,8 @@ def test_bodies_that_parsers_stumble_over(small: ServerProcess, body: bytes) -> 
 def test_a_compressed_body_is_refused(small: ServerProcess) -> None:
     with connect(small) as client:
         client.sendall(
-            SHORT.replace(b"Host: x\r\n", b"Host: x\r\nContent-Encoding: gzip\r\nConnection: close\r\n")
+            SHORT.replace(
+                b"Host: localhost\r\n", b"Host: localhost\r\nContent-Encoding: gzip\r\nConnection: close\r\n"
+            )
         )
         assert b"unsupported_content_encoding" in everything(client)

@@ -125,7 +125,7 @@ def test_a_client_that_reads_nothing_is_cut_off_and_its_places_are_free(home: Pa
         host, port = small.url.removeprefix("http://").split(":")
         client.connect((host, int(port)))
         data = json.dumps(body).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         small.wait_metric("stoker_choices_in_flight", 8)
         small.wait_metric("stoker_choices_in_flight", 0, 100)

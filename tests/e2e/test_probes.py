@@ -53,5 +53,5 @@ def test_metrics_count_refusals_by_reason(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("path", ["/livez", "/health", "/readyz"])
 def test_probes_answer_what_they_promise(server: ServerProcess, path: str) -> None:
-    status, body = server.get(path)
-    assert (status, body) == (200, '{"status":"ready"}' if path == "/readyz" else '{"status":"ok"}')
+    ready = f'{{"status":"ready","models":{{"{MODEL}":"ready"}}}}'
+    assert server.get(path) == (200, ready if path == "/readyz" else '{"status":"ok"}')

@@ -1,6 +1,6 @@
 """Probes for load balancers, and the metrics page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -9,7 +9,8 @@ from stoker.api.openapi import Part, Schema, record, response
 from stoker.api.reply import Reply
 from stoker.observe.metrics import CONTENT_TYPE, Metrics
 
-OPEN_PATHS = ("/health", "/livez", "/readyz")
+ALIVE_PATHS = ("/health", "/livez")
+OPEN_PATHS = (*ALIVE_PATHS, "/readyz")
 """Routes that need no API key: probes have none, and learn nothing but up or down."""
 
 
@@ -21,23 +22,34 @@ class Alive:
         await Reply(200, b'{"status":"ok"}').send(send)
 
 
+Readiness = Callable[[], Mapping[str, str | None]]
+"""Returns, for each model that the server is expected to serve, None if a request would get its first
+token now, otherwise why not."""
+
+
 class Ready:
-    """``/readyz``: 200 if a request would get its first token now, else 503 with the reason.
+    """``/readyz``: 200 if every expected model is ready and there is one, else 503 with the reasons.
 
     Args:
-        readiness: Returns None when ready, otherwise why not.
+        readiness: What is ready.
+        show_models: Whether to say which models these are.
     """
 
-    def __init__(self, readiness: Callable[[], str | None]) -> None:
+    def __init__(self, readiness: Readiness, *, show_models: bool) -> None:
         self._readiness = readiness
+        self._show_models = show_models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Answer the probe."""
-        reason = self._readiness()
-        if reason is None:
-            await Reply(200, b'{"status":"ready"}').send(send)
-        else:
-            await Reply(503, orjson.dumps({"status": "not ready", "reason": reason})).send(send)
+        models = self._readiness()
+        reasons = {name: reason for name, reason in models.items() if reason is not None}
+        ready = bool(models) and not reasons
+        document: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        if not ready:
+            document["reason"] = next(iter(reasons.values()), "no model is served")
+        if self._show_models:
+            document["models"] = {name: reason or "ready" for name, reason in models.items()}
+        await Reply(200 if ready else 503, orjson.dumps(document)).send(send)
 
 
 class MetricsPage:

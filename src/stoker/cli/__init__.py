@@ -32,7 +32,10 @@ app = App(
     version=_version,
     help_format="markdown",
 )
-app.command("stoker.cli.serve:serve", name="serve", help="Serve a model over an OpenAI-compatible API.")
+app.command("stoker.cli.serve:serve", name="serve", help="Serve models over an OpenAI-compatible API.")
+app.command("stoker.cli.ps:ps", name="ps", help="List the models of a running server.")
+app.command("stoker.cli.ps:load", name="load", help="Have a running server load a model.")
+app.command("stoker.cli.ps:unload", name="unload", help="Have a running server unload a model.")
 app.command("stoker.cli.run:run", name="run", help="Answer one prompt, or chat, without a server.")
 app.command("stoker.cli.models:pull", name="pull", help="Fetch a model into the model store.")
 app.command("stoker.cli.models:list_models", name="list", help="List the models that are stored or known.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 from cyclopts import Group, Parameter
 from pydantic import ByteSize
 
-from stoker.config import GROUPS, Settings, load_settings
+from stoker.config import GROUPS, Settings, SettingsSource
 
 _Command = Callable[..., None]
 
@@ -39,6 +39,21 @@ def with_settings(*fields: str) -> Callable[[_Command], _Command]:
     until `load_settings` reads it, so that a wrong one is explained in the same words wherever it
     comes from.
     """
+    return _with_source(fields, SettingsSource.load)
+
+
+def with_source(*fields: str) -> Callable[[_Command], _Command]:
+    """Do as `with_settings`, but give the command what it can load its settings from, again and again.
+
+    `model` is a flag only, if the command's own arguments are any number of names.
+    """
+    return _with_source(fields, lambda source: source)
+
+
+def _with_source(
+    fields: tuple[str, ...], first: Callable[[SettingsSource], object]
+) -> Callable[[_Command], _Command]:
+    """Make commands whose first argument is made of the source of their settings."""
 
     def decorate(command: _Command) -> _Command:
         @functools.wraps(command)
@@ -46,17 +61,22 @@ def with_settings(*fields: str) -> Callable[[_Command], _Command]:
             given = signature.bind(*args, **kwargs).arguments
             config_file = given.pop("config", None)
             flags = {field: given.pop(field) for field in fields if field in given}
-            settings = load_settings(
+            source = SettingsSource(
                 flags={field: _as_text(value) for field, value in flags.items() if value is not None},
-                environ=os.environ,
+                environ=dict(os.environ),
                 config_file=config_file,
             )
             positional = [given.pop(name) for name in positional_only if name in given]
-            command(settings, *positional, **given)
+            for name in any_number:
+                positional += given.pop(name, ())
+            command(first(source), *positional, **given)
 
         signature = _signature(command, fields)
         positional_only = [
             p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_ONLY
+        ]
+        any_number = [
+            p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_POSITIONAL
         ]
         run.__signature__ = signature  # type: ignore[attr-defined] # what cyclopts reads
         run.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
@@ -75,8 +95,11 @@ def _signature(command: Callable[..., None], fields: tuple[str, ...]) -> inspect
     own = list(inspect.signature(command).parameters.values())[1:]
     positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    model = [_flag("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if "model" in fields else []
-    flags = [_flag(field, inspect.Parameter.KEYWORD_ONLY) for field in fields if field != "model"]
+    named = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in positional)
+    model = []
+    if "model" in fields and not named:
+        model = [_flag("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    flags = [_flag(field, inspect.Parameter.KEYWORD_ONLY) for field in fields if field != "model" or named]
     return inspect.Signature([*model, *positional, *keywords, _CONFIG, *flags])
 
 

@@ -8,7 +8,9 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   │   ├── ContextLengthError    prompt + output do not fit the context       400
     │   │   └── UnsupportedFieldError a known field that is not supported          400
     │   ├── AuthenticationError       no key, or a wrong one                       401
+    │   ├── ForbiddenError            not from there, or not under that name       403
     │   ├── ModelNotFoundError        no such model is served                      404
+    │   ├── ConflictError             what is asked for contradicts what is        409
     │   ├── PayloadTooLargeError      the body is over the limit                   413
     │   ├── RequestTimeoutError       the body did not arrive in time              408
     │   ├── SlowReaderError           the client reads its stream too slowly       408
@@ -17,7 +19,8 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   ├── QueueFullError            every place is taken; carries retry_after_s  429
     │   ├── QueueTimeoutError         its turn did not come in time; likewise      429
     │   ├── DeadlineError             it was not finished in its time limit        504
-    │   └── NotReadyError             no engine is ready                           503
+    │   ├── NotReadyError             no engine is ready                           503
+    │   └── ShuttingDownError         the server takes no more requests            503
     ├── EngineError               a fault of ours
     │   ├── EngineDiedError           the engine process ended under a request     500
     │   └── RequestQuarantinedError   engine processes die of this request         500
@@ -79,6 +82,14 @@ class ModelNotFoundError(RequestError):
     """The request names a model that this server does not serve."""
 
 
+class ForbiddenError(RequestError):
+    """The request comes from where, or is addressed to a name that, this server does not answer."""
+
+
+class ConflictError(RequestError):
+    """The request contradicts the state of the server, such as loading a model that is loaded."""
+
+
 class PayloadTooLargeError(RequestError):
     """The request body is over the configured limit."""
 
@@ -121,6 +132,10 @@ class DeadlineError(CapacityError):
 
 class NotReadyError(CapacityError):
     """No engine is ready to produce a token."""
+
+
+class ShuttingDownError(CapacityError):
+    """The server finishes what it has and takes nothing new."""
 
 
 class EngineError(StokerError):

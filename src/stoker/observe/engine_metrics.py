@@ -69,6 +69,10 @@ class EngineCollector(Collector):
         """Report this model's engine from now on."""
         self._reporters[model] = reporter
 
+    def forget(self, model: str) -> None:
+        """Report this model's engine no more."""
+        self._reporters.pop(model, None)
+
     def describe(self) -> list[Metric]:
         """Name nothing ahead: asking engines for stats while registering would be too early."""
         return []

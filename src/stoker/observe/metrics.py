@@ -126,12 +126,14 @@ class Metrics:
             buckets=_TOKENS,
             registry=self.registry,
         )
+        self._forgotten: set[str] = set()
         self._engines = EngineCollector()
         self.registry.register(self._engines)
 
     def watch_engine(self, model: str, reporter: EngineReporter) -> None:
         """Report this model's engine from now on; the reporter is called at every scrape."""
         self._engines.watch(model, reporter)
+        self._forgotten.discard(model)
 
     def watch_choices(self, model: str, count: Callable[[], int]) -> None:
         """Report how many choices this model has in flight; `count` is called at every scrape."""
@@ -147,6 +149,14 @@ class Metrics:
         """Report what this model's requests hold in the gateway; both are called at every scrape."""
         self._prompts.labels(model).set_function(lambda: float(prompt_bytes()))
         self._unread.labels(model).set_function(lambda: float(unread_tokens()))
+
+    def forget(self, model: str) -> None:
+        """Drop every series of a model that is served no more; requests that end later leave none."""
+        self._engines.forget(model)
+        self._forgotten.add(model)
+        for metric in (self._choices, self._prompts, self._unread, self._first_token, self._inter_token):
+            metric.remove_by_labels({"model": model})
+        self._request_tokens.remove_by_labels({"model": model})
 
     def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
         """Return the timer of one request's tokens."""
@@ -169,6 +179,8 @@ class Metrics:
         self._request_seconds.labels(record.route).observe(perf_counter() - record.started_s)
         if record.error is not None:
             self._failed.labels(record.error).inc()
+        if record.model in self._forgotten:
+            return
         if record.model is not None and record.completion_tokens is not None:
             self._request_tokens.labels(record.model, "prompt").observe(record.prompt_tokens or 0)
             self._request_tokens.labels(record.model, "generated").observe(record.completion_tokens)

@@ -69,6 +69,10 @@ class Admission:
         """Permits taken now."""
         return self._in_flight
 
+    def resize(self, limits: AdmissionLimits) -> None:
+        """Change the limits; what is taken stays taken, even if it is more."""
+        self._limits = limits
+
     @property
     def prompt_bytes(self) -> int:
         """Bytes that the prompts in flight are taken to need."""

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
+from stoker.core.protocols import TextCodec
 from stoker.core.text import Event, Finished, Started, TextDelta, TextRequest, Usage
 from stoker.core.tokens import FinishReason
+from stoker.testing.local_generator import generator as generator_over_bytes
+from stoker.testing.token_engine import FakeTokenEngine
 
 Step = Event | BaseException | asyncio.Event
 """An event to yield, an exception to raise, or a gate to wait at."""
@@ -30,6 +33,11 @@ class ScriptedGenerator:
     open: int = 0
     ended: int = 0
     stopped: int = 0
+
+    @property
+    def codec(self) -> TextCodec:
+        """Tokens are bytes."""
+        return generator_over_bytes(FakeTokenEngine(), context=512).codec
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Play the script."""

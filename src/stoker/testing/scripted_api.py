@@ -1,19 +1,18 @@
 """The HTTP API over a generator that plays a script, for tests of what clients send and get."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
 from stoker.api.limits import ApiLimits
-from stoker.api.served import ServedModel
+from stoker.api.served import ServedModel, ServedModels
 from stoker.api.server import build_api
 from stoker.core.text import TextRequest
 from stoker.observe.metrics import Metrics
+from stoker.testing.fixed_models import FixedModels
 from stoker.testing.generator import Script, ScriptedGenerator, reply
-from stoker.testing.local_generator import generator as generator_over_bytes
-from stoker.testing.token_engine import FakeTokenEngine
 
 
 @dataclass(slots=True)
@@ -24,13 +23,19 @@ class ScriptedApi:
         app: The application.
         generator: Plays the script.
         metrics: What `app` counts.
+        models: The models that it serves; can be replaced.
+        control: What is behind ``/admin``.
         not_ready: While it holds a reason, the API is not ready.
+        draining: While it holds anything, the API takes no requests.
     """
 
     app: ASGIApp
     generator: ScriptedGenerator
     metrics: Metrics
+    models: ServedModels
+    control: FixedModels
     not_ready: list[str] = field(default_factory=list)
+    draining: list[str] = field(default_factory=list)
 
 
 def scripted_api(
@@ -39,6 +44,7 @@ def scripted_api(
     limits: ApiLimits | None = None,
     api_key: str | None = None,
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]] | None = None,
+    allowed_hosts: Collection[str] = (),
 ) -> ScriptedApi:
     """Return an API whose every answer plays `script`; without one it says ``Hello world``.
 
@@ -47,20 +53,26 @@ def scripted_api(
     generator = ScriptedGenerator(script or reply("Hello", " world"))
     metrics = Metrics(version="1.2.3")
     not_ready: list[str] = []
+    draining: list[str] = []
+    control = FixedModels()
     model = ServedModel(
         name="tiny",
         generator=generator,
         reserve=reserve or (lambda _: nullcontext()),
-        codec=generator_over_bytes(FakeTokenEngine(), context=512).codec,
+        codec=generator.codec,
         created=1_700_000_000,
         fingerprint=lambda: "fp_1",
         context_length=512,
     )
+    models = ServedModels(model)
     app = build_api(
-        models={"tiny": model},
-        readiness=lambda: not_ready[0] if not_ready else None,
+        models=models,
+        control=control,
+        readiness=lambda: {"tiny": not_ready[0] if not_ready else None},
+        draining=lambda: bool(draining),
         metrics=metrics,
         limits=limits or ApiLimits(),
         api_key=api_key,
+        allowed_hosts=allowed_hosts,
     )
-    return ScriptedApi(app, generator, metrics, not_ready)
+    return ScriptedApi(app, generator, metrics, models, control, not_ready, draining)

@@ -26,6 +26,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
+        kv_sharers: Engines that this share is divided among, this one included.
         log_format: Format of the log lines.
     """
 
@@ -41,6 +42,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     n_threads: int | None = None
     isa: str = "auto"
     kv_memory_bytes: int | None = None
+    kv_sharers: int = 1
     log_format: LogFormat = "console"
 
     def to_line(self) -> bytes:

@@ -28,6 +28,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             threads=config.n_threads or available_processors(),
             isa=config.isa,
             kv_memory_bytes=config.kv_memory_bytes,
+            kv_sharers=config.kv_sharers,
             context_length=config.context_length or model.context_length,
             max_running=config.max_running,
             step_tokens=config.step_tokens,

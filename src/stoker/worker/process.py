@@ -64,6 +64,7 @@ def serve_engine(factory: EngineFactory, config: EngineConfig) -> int:
     else:
         # A service manager signals every process of the service; the gateway has answers to finish.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _watch_stdin(server, stopped)
     outcome = _start(EngineLoop(config, server.mailbox, incarnation), factory, server)
     server.run(lambda: stopped.is_set() or outcome.done())

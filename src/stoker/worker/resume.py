@@ -55,12 +55,13 @@ class ResumingEngine:
         timeout_s: For so long a stream waits for its next engine to be ready.
 
     Attributes:
+        timeout_s: As given; may be changed at any time.
         n_resumed: How often a stream or a request that waited was taken by a next engine.
     """
 
     def __init__(self, engine: ReplacedEngine, *, timeout_s: float) -> None:
         self._engine = engine
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._quarantine = Quarantine()
         self._changed = asyncio.Event()  # set, and replaced, whenever somebody else may run
         self.n_resumed = 0
@@ -134,7 +135,7 @@ class ResumingEngine:
                 n_refused += 1
                 if run.death is None:
                     raise
-                if n_refused * RETRY_S > self._timeout_s:
+                if n_refused * RETRY_S > self.timeout_s:
                     raise EngineDiedError(
                         f"{run.death}; the next one had no place for it: {error}"
                     ) from error
@@ -182,12 +183,12 @@ class ResumingEngine:
 
     async def _next_engine(self, run: "_Run") -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await self._engine.wait_ready()
             fingerprint = self._engine.info.fingerprint
         except TimeoutError as error:
             raise EngineDiedError(
-                f"{run.death}; no other one was ready within {self._timeout_s:g} s"
+                f"{run.death}; no other one was ready within {self.timeout_s:g} s"
             ) from error
         except NotReadyError as error:
             raise EngineDiedError(f"{run.death}; {error}") from error

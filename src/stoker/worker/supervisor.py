@@ -61,6 +61,9 @@ class EngineSupervisor:
             restarted; it is not ready from `UNREADY_SHARE` of that on. A busy engine is heard after
             every step, so this must be more than the longest step.
         stop_grace_s: Time for an engine to end by itself before it is killed.
+
+    Attributes:
+        timeout_s: As given; may be changed at any time.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class EngineSupervisor:
         self._command = tuple(command)
         self._history = RestartHistory(policy or RestartPolicy())
         self._start_timeout_s = start_timeout_s
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._stop_grace_s = stop_grace_s
         self._folder: Path | None = None
         self._child: EngineChild | None = None
@@ -102,15 +105,15 @@ class EngineSupervisor:
             raise
         self._watcher = asyncio.create_task(self._watch(child, self._folder), name="engine-supervisor")
 
-    async def stop(self) -> None:
-        """End the engine within `stop_grace_s` and leave no process and no file behind."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the engine within `stop_grace_s`, or at once, and leave no process and no file behind."""
         self._stopped = True
         self._announce()
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
         if self._child is not None:
-            await self._child.stop(grace_s=self._stop_grace_s)
+            await self._child.stop(grace_s=0.0 if at_once else self._stop_grace_s)
         if self._folder is not None:
             _remove_folder(self._folder)
 
@@ -120,7 +123,7 @@ class EngineSupervisor:
         if self._stopped:
             return EngineStatus.STOPPED
         if self._child is not None and self._child.client.connected:
-            silent = self._child.client.silence_s > self._timeout_s * UNREADY_SHARE
+            silent = self._child.client.silence_s > self.timeout_s * UNREADY_SHARE
             return EngineStatus.SILENT if silent else EngineStatus.READY
         if self._history.crash_loop:
             return EngineStatus.CRASH_LOOP
@@ -219,9 +222,16 @@ class EngineSupervisor:
             ready_at = now()
             reason = await self._end_of(child)
             delay_s = self._history.record_death(now(), lived_s=now() - ready_at)
-            _log.error("the engine died: %s; the next one starts in %.1f s", reason, delay_s)
+            _log.error(
+                "the engine of %s died: %s; the next one starts in %.1f s",
+                self._config.model,
+                reason,
+                delay_s,
+            )
             child = await self._restart(folder, delay_s)
-            _log.warning("the engine is ready again after %d restarts", self.restarts)
+            _log.warning(
+                "the engine of %s is ready again after %d restarts", self._config.model, self.restarts
+            )
 
     async def _end_of(self, child: EngineChild) -> str:
         """Wait until the engine is gone, or hangs and is killed for it; return why."""
@@ -234,9 +244,9 @@ class EngineSupervisor:
     async def _hang_up_on_silence(self, client: EngineClient) -> None:
         silent = was_silent = False
         while not (silent and was_silent):  # if it was this process that stood still, one look would be wrong
-            await asyncio.sleep(self._timeout_s * CHECK_SHARE)
-            silent, was_silent = client.silence_s > self._timeout_s, silent
-        await client.close(f"it did not answer for {self._timeout_s:g} s")
+            await asyncio.sleep(self.timeout_s * CHECK_SHARE)
+            silent, was_silent = client.silence_s > self.timeout_s, silent
+        await client.close(f"it did not answer for {self.timeout_s:g} s")
 
     async def _restart(self, folder: Path, delay_s: float) -> EngineChild:
         while True:
@@ -247,7 +257,8 @@ class EngineSupervisor:
                 now = asyncio.get_running_loop().time()
                 delay_s = self._history.record_death(now, lived_s=0.0)
                 _log.error(
-                    "the engine could not start: %s; next attempt in %.1f s",
+                    "the engine of %s could not start: %s; next attempt in %.1f s",
+                    self._config.model,
                     error,
                     delay_s,
                     exc_info=not isinstance(error, StokerError),

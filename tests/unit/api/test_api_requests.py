@@ -193,7 +193,8 @@ async def test_readiness_follows_the_engine_and_liveness_does_not(api: ScriptedA
     api.not_ready.append("the engine is starting")
     response = await get(api.app, "/readyz")
     assert response.status == 503
-    assert response.json() == {"status": "not ready", "reason": "the engine is starting"}
+    reason = "the engine is starting"
+    assert response.json() == {"status": "not ready", "reason": reason, "models": {"tiny": reason}}
     assert (await get(api.app, "/livez")).status == (await get(api.app, "/health")).status == 200
 
 

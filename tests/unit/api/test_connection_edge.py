@@ -18,9 +18,9 @@ from stoker.testing.waiting import until
 
 LIMITS = ConnectionLimits(max_head_bytes=4000, max_headers=20)
 BODY = b'{"model":"tiny","prompt":"a"}'
-POST = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 WHOLE = POST + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
-GET = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
+GET = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 CHUNKS = b"5\r\n%b\r\n18;ext=1\r\n%b\r\n0\r\ntrailer: t\r\n\r\n" % (BODY[:5], BODY[5:])
 
@@ -46,15 +46,15 @@ MALFORMED = {
     "folded-header": GET + b"a: b\r\n c\r\n\r\n",
     "line-feeds": b"GET /livez HTTP/1.1\nhost: x\n\n",
     "carriage-returns": b"GET /livez HTTP/1.1\rhost: x\r\r",
-    "nul-in-path": b"GET /li\0vez HTTP/1.1\r\nhost: x\r\n\r\n",
+    "nul-in-path": b"GET /li\0vez HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "nul-in-header": GET + b"a: b\0c\r\n\r\n",
-    "raw-bytes-in-path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+    "raw-bytes-in-path": b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "no-host": b"GET /livez HTTP/1.1\r\n\r\n",
     "two-hosts": GET + b"host: y\r\n\r\n",
     "no-colon": GET + b"abc\r\n\r\n",
     "no-name": GET + b": b\r\n\r\n",
     "connect": b"CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n",
-    "unknown-method": b"FOO /livez HTTP/1.1\r\nhost: x\r\n\r\n",
+    "unknown-method": b"FOO /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "http-2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
@@ -73,11 +73,11 @@ async def test_what_two_parsers_may_read_differently_is_refused_and_closed(data:
 
 ODD = {
     "no-host-in-1.0": (b"GET /livez HTTP/1.0\r\n\r\n", 200),
-    "absolute-target": (b"GET http://x/livez HTTP/1.1\r\nhost: x\r\n", 200),
-    "asterisk": (b"OPTIONS * HTTP/1.1\r\nhost: x\r\n", 404),
-    "nul-escaped": (b"GET /livez%00 HTTP/1.1\r\nhost: x\r\n", 404),
-    "bytes-escaped": (b"GET /%ff%fe HTTP/1.1\r\nhost: x\r\n", 404),
-    "dot-segments": (b"GET /v1/../livez HTTP/1.1\r\nhost: x\r\n", 404),
+    "absolute-target": (b"GET http://x/livez HTTP/1.1\r\nhost: localhost\r\n", 200),
+    "asterisk": (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n", 404),
+    "nul-escaped": (b"GET /livez%00 HTTP/1.1\r\nhost: localhost\r\n", 404),
+    "bytes-escaped": (b"GET /%ff%fe HTTP/1.1\r\nhost: localhost\r\n", 404),
+    "dot-segments": (b"GET /v1/../livez HTTP/1.1\r\nhost: localhost\r\n", 404),
     "options": (GET.replace(b"GET", b"OPTIONS"), 405),
     "trace": (GET.replace(b"GET", b"TRACE"), 405),
     "upgrade": (GET + b"upgrade: websocket\r\n", 200),
@@ -95,7 +95,7 @@ async def test_odd_requests_have_plain_answers(head: bytes, status: int) -> None
 
 @pytest.mark.parametrize("path", [b"/livez", b"/v1/models", b"/no/such/path"])
 async def test_head_has_the_headers_of_get_and_no_body(path: bytes) -> None:
-    end = b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    end = b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     async with listening(LIMITS) as server:
         got, headed = (
             await exchange(server, b"GET " + path + end),
@@ -125,7 +125,7 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    models = b"GET /v1/models/%d HTTP/1.1\r\nhost: x\r\n\r\n"
+    models = b"GET /v1/models/%d HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with listening(LIMITS) as server:
         answer = await exchange(
             server,

@@ -33,7 +33,7 @@ def status_of(*arguments: str) -> int:
     [
         (["serve", "--port", "99999"], "--port: input should be less than or equal to 65535"),
         (["serve", "--prot", "1"], "--port"),
-        (["serve", "a", "b"], "b"),
+        (["pull", "a", "b"], "b"),
         (
             ["serve", "--isa", "sse"],
             "--isa: input should be 'auto', 'amx', 'avx512vnni', 'avx2vnni', 'avx2' or 'portable'",

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from cyclopts import App
 
-from stoker.cli.flags import fields_of, with_settings
-from stoker.config import GROUPS, Settings
+from stoker.cli.flags import fields_of, with_settings, with_source
+from stoker.config import GROUPS, Settings, SettingsSource
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +58,17 @@ def test_a_switch_needs_no_value_and_can_be_turned_off(monkeypatch: pytest.Monke
     for arguments in (["--offline"], ["--no-offline"], []):
         app(arguments, exit_on_error=False, result_action="return_value")
     assert taken == [True, False, True]
+
+
+def test_a_command_may_take_any_number_of_models_and_load_its_settings_itself() -> None:
+    taken: list[tuple[str, tuple[str, ...]]] = []
+
+    @with_source("model", "port")
+    def command(source: SettingsSource, *models: str) -> None:
+        taken.append((source.load().model, models))
+
+    command("a", "b", model="m")
+    command()
+    assert taken == [("m", ("a", "b")), (Settings().model, ())]
+    kinds = {name: p.kind for name, p in inspect.signature(command).parameters.items()}
+    assert kinds["model"] is inspect.Parameter.KEYWORD_ONLY

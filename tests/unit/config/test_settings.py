@@ -223,3 +223,40 @@ def test_a_wrong_endpoint_is_told_by_the_variable_it_came_from(config_file: Path
         load(config_file, environ={"HF_ENDPOINT": value})
     with pytest.raises(SettingsError, match="HF_HUB_OFFLINE"):
         load(config_file, environ={"HF_HUB_OFFLINE": "perhaps"})
+
+
+def test_tables_of_single_models(config_file: Path) -> None:
+    config_file.write_text('[models."./a.gguf"]\nalias = "a"\nkv_memory = "1GiB"\n[models.b]\nthreads = 2\n')
+    models = load(config_file).models
+    assert models["./a.gguf"].given() == {"alias": "a", "kv_memory": 2**30}
+    assert models["b"].given() == {"threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[models.a]\nalias = 'two words'", r"models\.a\.alias in .*config\.toml"),
+        ("[models.a]\nport = 1", r"models\.a\.port in .*: extra inputs"),
+        ("[models.a]\nmax_running = 600", r"models\.a\.max_running \(600\) must be at most step_tokens"),
+        ("models = 3", r"models in .*config\.toml"),
+    ],
+)
+def test_a_wrong_table_of_a_model(config_file: Path, content: str, words: str) -> None:
+    config_file.write_text(content)
+    with pytest.raises(SettingsError, match=words):
+        load(config_file)
+
+
+def test_tables_are_for_the_file_alone(config_file: Path) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="STOKER_MODELS: models can only be set in the settings file"):
+        load(config_file, environ={"STOKER_MODELS": "{}"})
+
+
+def test_host_names_are_separated_by_commas(config_file: Path) -> None:
+    config_file.write_text("allowed_hosts = ['A.example']")
+    assert load(config_file).allowed_hosts == ("a.example",)
+    environ = {"STOKER_ALLOWED_HOSTS": "a.example, b.example"}
+    assert load(config_file, environ=environ).allowed_hosts == ("a.example", "b.example")
+    with pytest.raises(SettingsError, match="STOKER_ALLOWED_HOSTS: "):
+        load(config_file, environ={"STOKER_ALLOWED_HOSTS": "http://a.example"})

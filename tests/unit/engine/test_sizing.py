@@ -59,13 +59,14 @@ def test_the_buffers_of_a_step_grow_with_tokens_sequences_and_context(tmp_path: 
     assert scratch_bytes(config, step_tokens=48, max_running=1, context_length=16) == base + 32 * row_bytes
 
 
-def choose(*, step_bytes: int, kv_memory_bytes: int | None = None) -> int:
+def choose(*, step_bytes: int, kv_memory_bytes: int | None = None, kv_sharers: int = 1) -> int:
     return choose_kv_blocks(
         block_bytes=1 << 20,
         weight_bytes=GIB,
         step_bytes=step_bytes,
         available_bytes=2 * GIB + RESERVE_BYTES,
         kv_memory_bytes=kv_memory_bytes,
+        kv_sharers=kv_sharers,
         context_length=1024,
         max_running=64,
     )
@@ -74,6 +75,11 @@ def choose(*, step_bytes: int, kv_memory_bytes: int | None = None) -> int:
 def test_the_kv_cache_gets_a_share_of_what_weights_and_steps_leave() -> None:
     assert choose(step_bytes=0) == int(1024 * sizing.KV_SHARE)
     assert choose(step_bytes=GIB // 2) == int(512 * sizing.KV_SHARE)
+
+
+def test_several_engines_divide_the_share_but_not_a_size_that_is_set() -> None:
+    assert choose(step_bytes=0, kv_sharers=2) == int(1024 * sizing.KV_SHARE / 2)
+    assert choose(step_bytes=0, kv_sharers=2, kv_memory_bytes=GIB // 2) == 512
 
 
 def test_steps_that_leave_no_room_are_refused_with_what_to_do() -> None:

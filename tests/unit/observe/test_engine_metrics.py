@@ -2,6 +2,7 @@ from stoker.core.stats import COUNTERS as COUNTED
 from stoker.core.stats import EngineStats, add_counters
 from stoker.observe.engine_metrics import COUNTERS, EngineReport
 from stoker.observe.metrics import Metrics
+from stoker.observe.record import RequestRecord
 
 EARLIER = EngineStats(running=3, kv_blocks_total=10, generated_tokens_total=100, step_seconds_total=1.5)
 LATER = EngineStats(running=1, kv_blocks_total=12, generated_tokens_total=5, steps_total=2)
@@ -34,3 +35,27 @@ def test_each_models_engine_is_reported() -> None:
         'stoker_engine_generated_tokens_total{model="b"} 100.0',
     ):
         assert line in page.splitlines()
+
+
+def test_a_model_that_is_served_no_more_leaves_no_series() -> None:
+    metrics = Metrics(version="1")
+    record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="gone", completion_tokens=1)
+
+    def serve() -> None:
+        metrics.watch_engine(
+            "gone",
+            lambda: EngineReport(ready=True, restarts=0, resumed=0, quarantined=0, stats=EngineStats()),
+        )
+        metrics.watch_choices("gone", lambda: 1)
+        metrics.token_timer(record, model="gone", n_choices=1).tick(0)
+        metrics.request_began()
+        metrics.request_ended(record)
+
+    serve()
+    assert b'"gone"' in metrics.render()
+    metrics.forget("gone")
+    metrics.request_began()
+    metrics.request_ended(record)  # its client read the last bytes late
+    assert b'"gone"' not in metrics.render()
+    serve()
+    assert b'stoker_request_tokens_count{kind="generated",model="gone"} 1.0' in metrics.render()

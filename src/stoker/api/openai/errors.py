@@ -43,14 +43,17 @@ KINDS: dict[type[Exception], ErrorKind] = {
     errors.UnsupportedFieldError: ErrorKind(400, _INVALID, "unsupported_parameter", "unsupported_field"),
     errors.InvalidRequestError: ErrorKind(400, _INVALID, None, "invalid_request"),
     errors.AuthenticationError: ErrorKind(401, _INVALID, "invalid_api_key", "authentication"),
+    errors.ForbiddenError: ErrorKind(403, _INVALID, "forbidden", "forbidden"),
     errors.ModelNotFoundError: ErrorKind(404, _INVALID, "model_not_found", "model_not_found"),
     errors.RequestTimeoutError: ErrorKind(408, _INVALID, "request_timeout", "request_timeout"),
     errors.SlowReaderError: ErrorKind(408, _INVALID, "slow_reader", "slow_reader"),
+    errors.ConflictError: ErrorKind(409, _INVALID, "conflict", "conflict"),
     errors.PayloadTooLargeError: ErrorKind(413, _INVALID, "request_too_large", "request_too_large"),
     errors.QueueFullError: ErrorKind(429, "rate_limit_error", "rate_limit_exceeded", "queue_full"),
     errors.QueueTimeoutError: ErrorKind(429, "rate_limit_error", "queue_timeout", "queue_timeout"),
     errors.DeadlineError: ErrorKind(504, _SERVER, "deadline_exceeded", "deadline"),
     errors.NotReadyError: ErrorKind(503, _SERVER, "not_ready", "not_ready"),
+    errors.ShuttingDownError: ErrorKind(503, _SERVER, "shutting_down", "shutting_down"),
     errors.CapacityError: ErrorKind(503, _SERVER, "not_ready", "capacity"),
     errors.EngineDiedError: ErrorKind(500, _SERVER, "engine_died", "engine_died"),
     errors.RequestQuarantinedError: ErrorKind(500, _SERVER, "request_quarantined", "request_quarantined"),
@@ -83,7 +86,7 @@ def describe(error: Exception, scope: Scope) -> Failure:
             headers.append((b"retry-after", b"1"))
         case errors.AuthenticationError():
             headers.append((b"www-authenticate", b"Bearer"))
-        case errors.RequestTimeoutError():
+        case errors.RequestTimeoutError() | errors.ShuttingDownError():
             headers.append((b"connection", b"close"))
         case _:
             pass

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,9 +20,8 @@ from stoker.api.limits import ApiLimits
 from stoker.api.openai.answer import Answer, GatheredChoice, Header
 from stoker.api.openai.errors import describe
 from stoker.api.openai.job import Job, ParseJob
-from stoker.api.openai.models import find_model
 from stoker.api.reply import Reply
-from stoker.api.served import ServedModel
+from stoker.api.served import ServedModel, ServedModels
 from stoker.core.errors import EngineError, StokerError
 from stoker.core.text import Event, Finished, Started, TextDelta, Usage
 from stoker.observe.metrics import Metrics, TokenTimer
@@ -58,7 +57,7 @@ class Generation:
 
     Args:
         endpoint: Which one.
-        models: Served models by name.
+        models: Served models.
         limits: Bounds on a request.
         metrics: Where token times are counted.
         parser: Where large bodies are parsed and large answers written.
@@ -68,7 +67,7 @@ class Generation:
         self,
         endpoint: Endpoint,
         *,
-        models: Mapping[str, ServedModel],
+        models: ServedModels,
         limits: ApiLimits,
         metrics: Metrics,
         parser: Executor,
@@ -88,7 +87,7 @@ class Generation:
         record = record_of(scope)
         parse = partial(self._parse, request_id=record.request_id)
         job = await parsed_body(scope, receive, parse, self._parser)
-        model = find_model(self._models, job.model)
+        model = self._models.find(job.model)
         record.model = model.name
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))

@@ -1,6 +1,5 @@
 """The dialect's routes."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
@@ -13,14 +12,14 @@ from stoker.api.openai.completion_request import parse_completion
 from stoker.api.openai.generation import Endpoint, Generation
 from stoker.api.openai.models import ModelDetail, ModelList
 from stoker.api.openai.tokenization import Detokenize, Tokenize
-from stoker.api.served import ServedModel
+from stoker.api.served import ServedModels
 from stoker.observe.metrics import Metrics
 
 CHAT = Endpoint(parse_chat, ChatAnswer, "chatcmpl-")
 COMPLETION = Endpoint(parse_completion, CompletionAnswer, "cmpl-")
 
 
-def openai_routes(*, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics) -> list[Route]:
+def openai_routes(*, models: ServedModels, limits: ApiLimits, metrics: Metrics) -> list[Route]:
     """Return the routes under ``/v1``, and those that turn text to tokens and back."""
     # One thread: a parse holds the interpreter's lock for most of its time, and takes ten times the
     # memory of the body.

@@ -1,6 +1,5 @@
 """``POST /tokenize`` and ``POST /detokenize``."""
 
-from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import orjson
@@ -9,7 +8,6 @@ from starlette.types import Receive, Scope, Send
 from stoker.api.body import parse_object, parsed_body
 from stoker.api.edge import record_of
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.models import find_model
 from stoker.api.openai.tokenize_request import (
     DetokenizeJob,
     TokenizeJob,
@@ -17,7 +15,7 @@ from stoker.api.openai.tokenize_request import (
     parse_tokenize,
 )
 from stoker.api.reply import Reply
-from stoker.api.served import ServedModel
+from stoker.api.served import ServedModel, ServedModels
 from stoker.core.errors import InvalidRequestError
 
 
@@ -25,12 +23,12 @@ class Tokenize:
     """ASGI endpoint that turns text or a conversation to token ids.
 
     Args:
-        models: Served models by name.
+        models: Served models.
         limits: Bounds on a request.
         parser: Where large bodies are parsed.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], limits: ApiLimits, parser: Executor) -> None:
+    def __init__(self, models: ServedModels, limits: ApiLimits, parser: Executor) -> None:
         self._models = models
         self._limits = limits
         self._parser = parser
@@ -61,12 +59,12 @@ class Detokenize:
     """ASGI endpoint that turns token ids to text.
 
     Args:
-        models: Served models by name.
+        models: Served models.
         limits: Bounds on a request.
         parser: Where large bodies are parsed.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], limits: ApiLimits, parser: Executor) -> None:
+    def __init__(self, models: ServedModels, limits: ApiLimits, parser: Executor) -> None:
         self._models = models
         self._limits = limits
         self._parser = parser
@@ -87,12 +85,15 @@ class Detokenize:
         return parse_detokenize(parse_object(body, max_depth=self._limits.max_json_depth), self._limits)
 
 
-def _served(models: Mapping[str, ServedModel], name: str | None) -> ServedModel:
+def _served(models: ServedModels, name: str | None) -> ServedModel:
     if name is not None:
-        return find_model(models, name)
-    if len(models) != 1:
+        return models.find(name)
+    serving = models.now.serving
+    if len(serving) != 1:
         raise InvalidRequestError(
-            "'model' is required, since several are served.", param="model", code="missing_required_parameter"
+            f"'model' is required, since {len(serving)} models are served.",
+            param="model",
+            code="missing_required_parameter",
         )
-    (model,) = models.values()
+    (model,) = serving.values()
     return model

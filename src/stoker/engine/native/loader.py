@@ -45,6 +45,7 @@ class NativeEngineSettings:
     threads: int
     isa: str = "auto"
     kv_memory_bytes: int | None = None
+    kv_sharers: int = 1
     context_length: int
     max_running: int = 64
     step_tokens: int = 512
@@ -119,6 +120,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
         ),
         available_bytes=available_memory_bytes(),
         kv_memory_bytes=settings.kv_memory_bytes,
+        kv_sharers=settings.kv_sharers,
         context_length=settings.context_length,
         max_running=settings.max_running,
     )

@@ -7,7 +7,7 @@ from stoker.core.step import BLOCK_TOKENS
 from stoker.models.config import ModelConfig, Tensor
 
 KV_SHARE = 0.25
-"""Share of the memory left beside the weights that the KV cache may take when no size is set."""
+"""Share of the memory left beside the weights that KV caches may take when no size is set."""
 
 RESERVE_BYTES = 200 << 20
 """Left for both processes' code, buffers and requests."""
@@ -98,6 +98,7 @@ def choose_kv_blocks(
     step_bytes: int,
     available_bytes: int,
     kv_memory_bytes: int | None,
+    kv_sharers: int = 1,
     context_length: int,
     max_running: int,
 ) -> int:
@@ -110,6 +111,8 @@ def choose_kv_blocks(
         available_bytes: Memory that may be taken in all.
         kv_memory_bytes: The size that the settings ask for; None for a share of what is left,
             at most what `max_running` whole contexts need.
+        kv_sharers: Engines that this share is divided among. Memory is taken when it is first used, so
+            what another one has reserved still looks available.
         context_length: Tokens of one context; at least one context must fit.
         max_running: Sequences that run at once.
 
@@ -125,7 +128,7 @@ def choose_kv_blocks(
         )
     context_blocks = -(-context_length // BLOCK_TOKENS)
     if kv_memory_bytes is None:
-        n_blocks = min(int(left * KV_SHARE) // block_bytes, context_blocks * max_running)
+        n_blocks = min(int(left * KV_SHARE / kv_sharers) // block_bytes, context_blocks * max_running)
     else:
         n_blocks = kv_memory_bytes // block_bytes
         if kv_memory_bytes > left:

@@ -1,16 +1,9 @@
-"""Settings: one frozen model, filled from flags, the environment and a TOML file, in that order.
+"""Every setting: one frozen model. ``docs/settings.md`` is generated from the descriptions below."""
 
-`load_settings` is the only place that looks at the environment, once, at start. Everything else is
-given the values it needs. ``docs/settings.md`` is generated from the descriptions below.
-"""
-
-import difflib
 import ipaddress
-import re
-import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,42 +13,28 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from stoker.core.errors import SettingsError
-
-ENV_PREFIX = "STOKER_"
-"""A setting's environment variable is this and its name in capitals."""
-
-CONFIG_VARIABLE = "STOKER_CONFIG"
-"""Names the settings file; not itself a setting."""
-
-HUB_VARIABLES: Mapping[str, str] = {
-    "HF_TOKEN": "hf_token",
-    "HF_ENDPOINT": "hf_endpoint",
-    "HF_HUB_OFFLINE": "offline",
-}
-"""Variables of Hugging Face's own tools that stand for a setting, unless Stoker's own is set."""
-
-_KUBERNETES_VARIABLE = re.compile(
-    r"STOKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
-)
-_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
-"""What Kubernetes tells every pod of a Service whose name begins with ``stoker``."""
+from stoker.config.model_settings import ModelSettings
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
+_Host = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$", strip_whitespace=True, to_lower=True)
+]
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model and folders": ("home", "model"),
     "Model sources": ("offline", "hf_endpoint", "hf_token", "allow_http"),
+    "Several models": ("max_models",),
+    "Single models": ("models",),
     "Server": (
         "host",
         "port",
         "api_key",
+        "allowed_hosts",
         "max_choices",
         "max_body_bytes",
         "max_connections",
@@ -87,6 +66,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Every setting under the heading that help and documentation show it below."""
 
 
+FILE_ONLY = ("models",)
+"""Settings that have neither a flag nor a variable."""
+
+
 class Settings(BaseModel):
     """Every setting of Stoker; each has a default and a description."""
 
@@ -100,7 +83,8 @@ class Settings(BaseModel):
     model: _Name = Field(
         default="smollm2-135m-instruct",
         description="Model to serve or run: a name from the catalogue, the path of a GGUF file or of a "
-        "folder with a `config.json`, `hf:owner/repository`, or the `https://` address of a GGUF file.",
+        "folder with a `config.json`, `hf:owner/repository`, or the `https://` address of a GGUF file. "
+        "`stoker serve` takes several.",
     )
     offline: bool = Field(
         default=False,
@@ -122,6 +106,20 @@ class Settings(BaseModel):
         description="Also fetch over unencrypted http from other machines. The hub's token is not sent "
         "there.",
     )
+    max_models: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Most models served at a time, those being loaded or unloaded included. Each is an "
+        "engine process of its own; all of them compute on the same cores.",
+    )
+    models: Mapping[str, ModelSettings] = Field(
+        default={},
+        description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
+        "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
+        "`context_length`, `kv_memory`, `max_running`, `max_waiting` and `threads`; what is left out is as "
+        "for all models. A table does not load its model.",
+    )
     host: _Name = Field(
         default="127.0.0.1",
         description="Address to listen on. Any other than a loopback address needs `api_key`.",
@@ -132,11 +130,17 @@ class Settings(BaseModel):
         description="Key that clients must send as `Authorization: Bearer KEY`. Prefer the environment "
         "to the flag, which other users of the machine can see.",
     )
+    allowed_hosts: tuple[_Host, ...] = Field(
+        default=(),
+        description="Host names, separated by commas, by which clients may address a server without "
+        "`api_key`, beside `localhost` and loopback addresses. Other names get status 403, so that a web "
+        "page cannot reach the server under a name of its own.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Compute threads of the engine. Unset, as many as there are processor cores that this "
+        description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
     isa: Literal["auto", "amx", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
@@ -163,8 +167,9 @@ class Settings(BaseModel):
     kv_memory: ByteSize | None = Field(
         default=None,
         ge=1,
-        description="Memory for the KV cache, such as `2GiB`. Unset, what every place needs for a full "
-        "context, but at most a quarter of the memory that is available beside the weights.",
+        description="Memory for the KV cache of each model, such as `2GiB`. Unset, what every place needs "
+        "for a full context, but at most a quarter of the memory that is available beside the weights, which "
+        "all models share.",
     )
     context_length: int | None = Field(
         default=None,
@@ -292,6 +297,11 @@ class Settings(BaseModel):
             raise ValueError("must be an address such as https://huggingface.co")
         return address.rstrip("/")
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _separated(cls, hosts: object) -> object:
+        return hosts.split(",") if isinstance(hosts, str) else hosts
+
     @field_validator("api_key", "hf_token", mode="after")
     @classmethod
     def _sendable(cls, key: SecretStr | None) -> SecretStr | None:
@@ -313,6 +323,12 @@ class Settings(BaseModel):
                 f"step_tokens ({self.step_tokens}) must be at least max_running ({self.max_running}), "
                 "so that every running sequence gets a token in every engine call"
             )
+        for name, model in self.models.items():
+            if model.max_running is not None and model.max_running > self.step_tokens:
+                raise ValueError(
+                    f"models.{name}.max_running ({model.max_running}) must be at most step_tokens "
+                    f"({self.step_tokens})"
+                )
         return self
 
     @property
@@ -323,47 +339,7 @@ class Settings(BaseModel):
     @property
     def catalogue_file(self) -> Path:
         """The user's own catalogue, which adds to the built-in one; need not exist."""
-        return (self.home or _default_config()) / "catalogue.toml"
-
-
-def load_settings(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], config_file: str | None = None
-) -> Settings:
-    """Merge every source of settings: flag > environment > file > default.
-
-    Args:
-        flags: Settings given on the command line, by field name.
-        environ: The process's environment.
-        config_file: The file given on the command line, or None to look where `find_config_file` says.
-
-    Raises:
-        SettingsError: A value is wrong, a name is unknown, or the file cannot be read.
-    """
-    file, must_exist = find_config_file(flags=flags, environ=environ, config_file=config_file)
-    from_file = _read_file(file, must_exist=must_exist)
-    from_environ = _read_environ(environ)
-    merged: dict[str, Any] = {**from_file, **from_environ, **flags}
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(_explain(error, flags, environ, from_environ.keys(), file)) from None
-
-
-def find_config_file(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], config_file: str | None = None
-) -> tuple[Path, bool]:
-    """Return the settings file's path and whether it was named explicitly, so that it must exist.
-
-    The order is ``--config``, ``STOKER_CONFIG``, ``config.toml`` in ``home``, and
-    ``~/.config/stoker/config.toml``.
-    """
-    named = config_file or environ.get(CONFIG_VARIABLE)
-    if named:
-        return Path(named).expanduser(), True
-    home = flags.get("home") or environ.get(ENV_PREFIX + "HOME")
-    if home:
-        return Path(home).expanduser() / "config.toml", False
-    return _default_config() / "config.toml", False
+        return (self.home or default_folder()) / "catalogue.toml"
 
 
 def is_loopback(host: str) -> bool:
@@ -376,82 +352,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _default_config() -> Path:
+def default_folder() -> Path:
+    """Where the settings file and the user's catalogue are unless `home` is set."""
     return Path("~/.config/stoker").expanduser()
-
-
-def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {field: environ[name] for name, field in HUB_VARIABLES.items() if environ.get(name)}
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
-            continue
-        if _KUBERNETES_VARIABLE.fullmatch(variable):
-            continue
-        if variable.endswith("_PORT") and _KUBERNETES_PORT.fullmatch(value):
-            continue
-        field = variable.removeprefix(ENV_PREFIX).lower()
-        if field not in Settings.model_fields or variable != variable.upper():
-            known = [*map(_variable, Settings.model_fields), CONFIG_VARIABLE]
-            raise SettingsError(
-                f"the environment variable {variable} is not a setting{_did_you_mean(variable, known)}"
-            )
-        values[field] = value
-    return values
-
-
-def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if must_exist:
-            raise SettingsError(f"the settings file {path} does not exist") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"the settings file {path} cannot be read: {error}") from error
-    for key in values:
-        if key not in Settings.model_fields:
-            raise SettingsError(
-                f"{key} in {path} is not a setting{_did_you_mean(key, list(Settings.model_fields))}"
-            )
-    return values
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(matches)}?" if matches else "; docs/settings.md lists every one"
-
-
-def _variable(field: str) -> str:
-    return ENV_PREFIX + field.upper()
-
-
-def _variable_of(field: str, environ: Mapping[str, str]) -> str:
-    """Return the variable that a setting was taken from."""
-    if _variable(field) in environ:
-        return _variable(field)
-    return next(name for name, other in HUB_VARIABLES.items() if other == field)
-
-
-def _explain(
-    error: ValidationError,
-    flags: Mapping[str, str],
-    environ: Mapping[str, str],
-    from_environ: Collection[str],
-    file: Path,
-) -> str:
-    """Say for each wrong value where it came from and what was expected, on one line."""
-    problems = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        message = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
-            problems.append(message)
-            continue
-        field = str(problem["loc"][0])
-        if field in flags:
-            origin = "--" + field.replace("_", "-")
-        elif field in from_environ:
-            origin = _variable_of(field, environ)
-        else:
-            origin = f"{field} in {file}"
-        problems.append(f"{origin}: {message[0].lower()}{message[1:]}")
-    return "; ".join(problems)

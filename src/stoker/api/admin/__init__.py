@@ -1,0 +1,1 @@
+"""Administration: which models the server has, and loading and unloading them."""

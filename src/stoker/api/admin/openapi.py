@@ -1,0 +1,62 @@
+"""The administration's share of the OpenAPI document."""
+
+from stoker.api.admin.control import ModelStatus
+from stoker.api.openai.openapi import error_responses
+from stoker.api.openapi import Part, Schema, content, record, ref, response
+from stoker.config import ModelSettings
+
+_TEXT: Schema = {"type": "string"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+
+
+def admin_part() -> Part:
+    """Return the routes under ``/admin`` and their schemas."""
+    once_known = {"reason": _TEXT} | dict.fromkeys(
+        ("pulled_bytes", "total_bytes", "context_length", "pid", "memory_bytes"), _COUNT
+    )
+    counts = ("restarts", "in_flight", "running", "waiting", "kv_blocks", "kv_blocks_used")
+    state = {
+        "name": _TEXT,
+        "model": _TEXT,
+        "status": {"enum": [each.value for each in ModelStatus]},
+        "since": {"type": "number"},
+        **dict.fromkeys(counts, _COUNT),
+        **once_known,
+    }
+    load = ModelSettings.model_json_schema()
+    schemas: dict[str, Schema] = {
+        "ModelState": record(state, optional=once_known),
+        "ModelStates": record({"models": {"type": "array", "items": ref("ModelState")}}),
+        "LoadRequest": {
+            "type": "object",
+            "properties": {
+                "model": {"type": "string", "minLength": 1, "maxLength": 256},
+                **load["properties"],
+            },
+            "required": ["model"],
+            "additionalProperties": False,
+        },
+    }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    begun = response("It has begun.", ref("ModelState"))
+    paths: dict[str, Schema] = {
+        "/admin/models": {
+            "get": {
+                "operationId": "listModelStates",
+                "responses": {"200": response("Every model.", ref("ModelStates")), **error_responses(403)},
+            },
+            "post": {
+                "operationId": "loadModel",
+                "requestBody": {"required": True, **content(ref("LoadRequest"))},
+                "responses": {"202": begun, **error_responses(400, 403, 404, 408, 409, 503)},
+            },
+        },
+        "/admin/models/{name}": {
+            "delete": {
+                "operationId": "unloadModel",
+                "parameters": [name],
+                "responses": {"202": begun, **error_responses(403, 404, 409, 503)},
+            },
+        },
+    }
+    return Part(paths, schemas)

@@ -1,0 +1,215 @@
+"""One model of a server, from being asked for to being gone."""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from stoker.api.admin.control import ModelState, ModelStatus
+from stoker.api.served import ServedModel
+from stoker.config import Settings
+from stoker.core.protocols import Generator, TextCodec
+from stoker.observe.engine_metrics import EngineReport
+from stoker.policy.admission import Admission, AdmissionLimits
+
+COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
+"""A model of one of these takes no requests yet."""
+
+
+class TextSide(Generator, Protocol):
+    """Answers requests, and turns text to token ids and back."""
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokens of texts."""
+
+
+class ModelHost(Protocol):
+    """A model with an engine that can be started; `LocalModel` is one."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one sequence."""
+
+    @property
+    def max_running(self) -> int:
+        """Most sequences that its engine computes at once."""
+
+    @property
+    def max_waiting(self) -> int:
+        """Most sequences that its engine queues behind them."""
+
+    @property
+    def created(self) -> int:
+        """When the model was made or fetched, in seconds since 1970."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its engine, or None while none is ready."""
+
+    @property
+    def max_prompt_bytes(self) -> int:
+        """Most bytes that the prompts of its requests may take."""
+
+    @property
+    def unread(self) -> int:
+        """Tokens that its clients have not read yet."""
+
+    async def start(self) -> TextSide:
+        """Start the engine and return what answers requests; on failure nothing is left running."""
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the engine."""
+
+    def readiness(self) -> str | None:
+        """Return None if a request would get its first token now, otherwise why not."""
+
+    def fingerprint(self) -> str | None:
+        """Return what names weights and kernels, or None while no engine is ready."""
+
+    def report(self) -> EngineReport:
+        """Return what the metrics tell of its engine."""
+
+    def apply(self, settings: Settings) -> None:
+        """Take over what of the settings can change while the engine runs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class HostedModel:
+    """What is known of one model; owned by `Fleet`, on the event loop.
+
+    Attributes:
+        name: The model id that clients send.
+        model: The name or path that it was asked for by.
+        overrides: Settings that it was asked for with.
+        expected: Whether the server is ready only if this model is.
+        status: What it is doing; UNREADY is never stored, but READY of an engine that is not.
+        since_s: When that began, in seconds since 1970.
+        reason: Why it failed.
+        pulled: Bytes fetched and, if known, bytes to fetch.
+        given_up: Set when whoever pulls it shall stop.
+        host: It and its engine, once prepared.
+        admission: Its permits, once it is served.
+        served: What requests see, once it is served.
+    """
+
+    name: str
+    model: str
+    overrides: Mapping[str, object]
+    expected: bool = False
+    status: ModelStatus = ModelStatus.QUEUED
+    since_s: float = field(default_factory=time.time)
+    reason: str | None = None
+    pulled: tuple[int, int | None] | None = None
+    given_up: Event = field(default_factory=Event)
+    host: ModelHost | None = None
+    admission: Admission | None = None
+    served: ServedModel | None = None
+
+    def becomes(self, status: ModelStatus, reason: str | None = None) -> None:
+        """Change the status."""
+        self.status, self.reason, self.since_s = status, reason, time.time()
+
+    def pulls(self, done_bytes: int, total_bytes: int | None) -> None:
+        """Note how much of its file has been fetched."""
+        if self.status is ModelStatus.QUEUED:
+            self.becomes(ModelStatus.PULLING)
+        self.pulled = (done_bytes, total_bytes)
+
+    @property
+    def in_flight(self) -> int:
+        """Choices that hold a place."""
+        return 0 if self.admission is None else self.admission.in_flight
+
+    def unreadiness(self) -> str | None:
+        """Return why requests for it would not be answered now, or None."""
+        if self.status is ModelStatus.READY and self.host is not None:
+            return self.host.readiness()
+        return f"the model {self.name} is {self.status.value}"
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Bytes that the prompts of its requests are taken to need."""
+        return 0 if self.admission is None else self.admission.prompt_bytes
+
+    def open(self, generator: TextSide, host: ModelHost) -> None:
+        """Take requests from now on."""
+        self.admission = Admission(
+            generator,
+            AdmissionLimits(
+                max_choices=host.max_running + host.max_waiting,
+                max_prompt_bytes=host.max_prompt_bytes,
+                context_length=host.context_length,
+            ),
+        )
+        self.served = ServedModel(
+            name=self.name,
+            generator=self.admission,
+            reserve=self.admission.reserve,
+            codec=generator.codec,
+            created=host.created,
+            fingerprint=host.fingerprint,
+            context_length=host.context_length,
+        )
+        self.becomes(ModelStatus.READY)
+
+    def apply(self, settings: Settings) -> None:
+        """Take over what of its settings can change now; its engine's queue stays as long as it is."""
+        if self.host is not None:
+            self.host.apply(settings)
+            if self.admission is not None:
+                n_waiting = min(settings.max_waiting, self.host.max_waiting)
+                self.admission.resize(
+                    AdmissionLimits(
+                        max_choices=self.host.max_running + n_waiting,
+                        max_prompt_bytes=settings.max_prompt_bytes,
+                        context_length=self.host.context_length,
+                    )
+                )
+
+    def state(self) -> ModelState:
+        """Return what the administration shows of it."""
+        status, reason = self.status, self.reason
+        if status is ModelStatus.READY and (reason := self.unreadiness()) is not None:
+            status = ModelStatus.UNREADY
+        pulled_bytes, total_bytes = self.pulled or (None, None)
+        state = ModelState(
+            name=self.name,
+            model=self.model,
+            status=status,
+            since=round(self.since_s, 3),
+            reason=reason,
+            pulled_bytes=pulled_bytes,
+            total_bytes=total_bytes,
+        )
+        return state if self.host is None else _with_engine(state, self.host, self.in_flight)
+
+
+def _with_engine(state: ModelState, host: ModelHost, in_flight: int) -> ModelState:
+    report, pid = host.report(), host.pid
+    return ModelState(
+        name=state.name,
+        model=state.model,
+        status=state.status,
+        since=state.since,
+        reason=state.reason,
+        context_length=host.context_length,
+        pid=pid,
+        restarts=report.restarts,
+        in_flight=in_flight,
+        running=report.stats.running,
+        waiting=report.stats.waiting,
+        kv_blocks=report.stats.kv_blocks_total,
+        kv_blocks_used=report.stats.kv_blocks_used,
+        memory_bytes=None if pid is None else _resident_bytes(pid),
+    )
+
+
+def _resident_bytes(pid: int) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return None

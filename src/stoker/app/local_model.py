@@ -1,0 +1,207 @@
+"""A model whose engine is a process of ours: file, text side and supervised engine together."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from stoker.config import Settings
+from stoker.core.errors import NotReadyError, SettingsError
+from stoker.core.protocols import Generator
+from stoker.models import OpenedModel, open_model
+from stoker.models.config import TokenizerSpec
+from stoker.models.library import LocatedModel, ModelLibrary, open_library
+from stoker.observe.engine_metrics import EngineReport
+from stoker.observe.logs import LogFormat
+from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
+from stoker.worker.config import EngineConfig
+from stoker.worker.resume import ResumingEngine
+from stoker.worker.supervisor import EngineSupervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalModel:
+    """A model whose engine is, or soon will be, a process of ours.
+
+    Attributes:
+        located: The name that it is served under, and its file.
+        context_length: Most tokens of one sequence, the settings applied.
+        max_running: Most sequences that its engine computes at once.
+        max_waiting: Most sequences that its engine queues behind them.
+        max_prompt_bytes: Most bytes that the prompts of its requests may take.
+        tokenizer_spec: Its tokenizer as the file describes it.
+        special_tokens: Spelling of the tokens that its chat template may name.
+        supervisor: Its engine processes.
+        engine: What requests run on: the processes as one engine that does not die.
+    """
+
+    located: LocatedModel
+    context_length: int
+    max_running: int
+    max_waiting: int
+    max_prompt_bytes: int
+    tokenizer_spec: TokenizerSpec
+    special_tokens: dict[str, str]
+    supervisor: EngineSupervisor
+    engine: ResumingEngine
+
+    @property
+    def created(self) -> int:
+        """When its file was made or fetched, in seconds since 1970."""
+        return int(self.located.path.stat().st_mtime)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its engine, or None while none is ready."""
+        try:
+            return self.supervisor.pid
+        except NotReadyError:
+            return None
+
+    @property
+    def unread(self) -> int:
+        """Tokens that its clients have not read yet."""
+        return self.supervisor.unread
+
+    def readiness(self) -> str | None:
+        """Return None if a request would get its first token now, otherwise why not."""
+        return None if self.supervisor.ready else f"the engine {self.supervisor.status.value}"
+
+    def fingerprint(self) -> str | None:
+        """Return what names weights and kernels, or None while no engine is ready."""
+        return self.supervisor.info.fingerprint if self.supervisor.ready else None
+
+    def report(self) -> EngineReport:
+        """Return what the metrics tell of its engine."""
+        return EngineReport(
+            ready=self.supervisor.ready,
+            restarts=self.supervisor.restarts,
+            resumed=self.engine.n_resumed,
+            quarantined=self.engine.n_quarantined,
+            stats=self.supervisor.stats,
+        )
+
+    def generator(self) -> LocalGenerator:
+        """Build the text side; takes a good part of a second."""
+        spec = self.tokenizer_spec
+        template = spec.chat_template
+        return LocalGenerator(
+            self.located.model_id,
+            self.engine,
+            Tokenizer(spec),
+            None if template is None else ChatTemplate(template, self.special_tokens),
+            self.context_length,
+        )
+
+    async def start(self) -> LocalGenerator:
+        """Start the engine while the text side is built, and return that when both are ready.
+
+        Raises:
+            StokerError: The engine cannot start, or the tokenizer is damaged; nothing is left running.
+        """
+        starting = asyncio.create_task(self.supervisor.start())
+        try:
+            generator = await asyncio.to_thread(self.generator)
+            await starting
+        except BaseException:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await self.supervisor.stop()
+            raise
+        return generator
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End the engine."""
+        await self.supervisor.stop(at_once=at_once)
+
+    def apply(self, settings: Settings) -> None:
+        """Take over what of the settings can change while the engine runs."""
+        self.supervisor.timeout_s = settings.engine_timeout_s
+        self.engine.timeout_s = settings.resume_timeout_s
+
+
+def model_library(settings: Settings) -> ModelLibrary:
+    """Return the library over the model store, the catalogues and the network of these settings."""
+    return open_library(settings)
+
+
+def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 1) -> LocalModel:
+    """Read a model file's header and prepare its engine; nothing is started.
+
+    Args:
+        settings: The settings, those of this model among them.
+        located: The name that it is served under, and its file.
+        kv_sharers: Models that share the memory for KV caches if no size is set.
+
+    Raises:
+        ModelError: The file is missing, damaged or of a model that cannot be run.
+        SettingsError: The context is longer than the model's.
+    """
+    with open_model(located.path) as opened:
+        spec = opened.tokenizer
+        special_tokens = _special_tokens(opened)
+        longest = opened.config.context_length
+    if settings.context_length is not None and settings.context_length > longest:
+        raise SettingsError(
+            f"context_length is {settings.context_length}, but {located.model_id} was made for at most "
+            f"{longest} tokens"
+        )
+    engine = EngineConfig(
+        model_path=located.path.absolute(),
+        model=located.model_id,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        step_tokens=settings.step_tokens,
+        context_length=settings.context_length,
+        n_threads=settings.threads,
+        isa=settings.isa,
+        kv_memory_bytes=settings.kv_memory,
+        kv_sharers=kv_sharers,
+        log_format=log_format(settings),
+    )
+    supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)
+    return LocalModel(
+        located=located,
+        context_length=settings.context_length or longest,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        max_prompt_bytes=settings.max_prompt_bytes,
+        tokenizer_spec=spec,
+        special_tokens=special_tokens,
+        supervisor=supervisor,
+        engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
+    )
+
+
+@asynccontextmanager
+async def running_generator(settings: Settings, located: LocatedModel) -> AsyncGenerator[Generator]:
+    """Start a model's engine without a server, and end it afterwards.
+
+    Raises:
+        StokerError: The model cannot be read, or its engine cannot start.
+    """
+    model = local_model(settings, located)
+    generator = await model.start()
+    try:
+        yield generator
+    finally:
+        await model.stop()
+
+
+def log_format(settings: Settings) -> LogFormat:
+    """Return the format of log lines: ``auto`` is for people only on a terminal."""
+    if settings.log_format == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return settings.log_format
+
+
+def _special_tokens(opened: OpenedModel) -> dict[str, str]:
+    """Return the spellings that chat templates call ``bos_token`` and so on."""
+    tokens = opened.tokenizer.tokens
+    ids = {
+        name: opened.metadata.get(f"tokenizer.ggml.{role}_token_id")
+        for name, role in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))
+    }
+    return {name: tokens[id_] for name, id_ in ids.items() if isinstance(id_, int) and id_ < len(tokens)}

@@ -1,0 +1,30 @@
+"""Settings of one model among several: a table of the settings file, or part of a request to load one."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints
+
+ModelAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
+"""A name that clients can send; it is part of a URL and a metric's label."""
+
+
+class ModelSettings(BaseModel):
+    """What may differ from model to model; what is unset is as in the settings for all.
+
+    A number has the bounds of the setting of its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alias: ModelAlias | None = Field(
+        default=None, description="Name that clients use for the model; unset, it is the model's own."
+    )
+    context_length: int | None = Field(default=None, ge=1, le=2**24)
+    kv_memory: ByteSize | None = Field(default=None, ge=1)
+    max_running: int | None = Field(default=None, ge=1, le=1024)
+    max_waiting: int | None = Field(default=None, ge=0, le=65536)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+    def given(self) -> dict[str, object]:
+        """Return what is set."""
+        return {name: value for name, value in self if value is not None}

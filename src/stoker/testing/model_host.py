@@ -1,0 +1,68 @@
+"""A model host without an engine, for tests of what owns models."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from stoker.config import Settings
+from stoker.core.errors import StokerError
+from stoker.core.stats import EngineStats
+from stoker.observe.engine_metrics import EngineReport
+from stoker.testing.generator import ScriptedGenerator, reply
+
+
+@dataclass(slots=True)
+class ScriptedHost:
+    """Starts when told to, and answers with a scripted generator.
+
+    Attributes:
+        generator: What it answers with.
+        may_start: Starting waits for it.
+        failure: Raised instead of starting, if set.
+        not_ready: Why it is not ready once started, or None.
+        started: Whether it was started.
+        stopped: Whether it was stopped.
+        applied: Settings that it was given later.
+    """
+
+    generator: ScriptedGenerator = field(default_factory=lambda: ScriptedGenerator(reply("Hi")))
+    may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: StokerError | None = None
+    not_ready: str | None = None
+    started: bool = False
+    stopped: bool = False
+    applied: list[Settings] = field(default_factory=list)
+    context_length: int = 512
+    max_running: int = 2
+    max_waiting: int = 3
+    max_prompt_bytes: int = 10_000_000
+    unread: int = 0
+    created: int = 1_700_000_000
+    pid: int | None = None
+
+    async def start(self) -> ScriptedGenerator:
+        """Wait for `may_start`."""
+        await self.may_start.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.started = True
+        return self.generator
+
+    async def stop(self, *, at_once: bool = False) -> None:  # noqa: ARG002 - the protocol's signature
+        """Stop."""
+        self.stopped = True
+
+    def readiness(self) -> str | None:
+        """Return `not_ready`."""
+        return self.not_ready
+
+    def fingerprint(self) -> str | None:
+        """Return a fixed one."""
+        return "fp_1"
+
+    def report(self) -> EngineReport:
+        """Report an idle engine."""
+        return EngineReport(ready=self.started, restarts=0, resumed=0, quarantined=0, stats=EngineStats())
+
+    def apply(self, settings: Settings) -> None:
+        """Remember the settings."""
+        self.applied.append(settings)
