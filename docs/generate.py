@@ -9,13 +9,15 @@ from pydantic import BaseModel
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
+    DETOKENIZE_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    TOKENIZE_FIELDS,
     Field,
 )
 from stoker.cli import app
-from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, Settings
+from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, GROUPS, HUB_VARIABLES, Settings
 
 DOCS = Path(__file__).parent
 
@@ -29,6 +31,9 @@ of them that is given wins, in this order. The settings file is TOML; it is look
 unknown `{ENV_PREFIX}…` variables are errors, except those that Kubernetes makes of a Service named `stoker`
 (`STOKER_SERVICE_HOST`, `STOKER_PORT=tcp://…`), which are left alone. Sizes take units (`512MB`, `2GiB`).
 
+Three settings are also taken from the variables of Hugging Face's own tools, below Stoker's own variable
+and above the file: {", ".join(f"`{name}` ({field})" for name, field in HUB_VARIABLES.items())}.
+
 A `catalogue.toml` beside the settings file (in `home`, or in `~/.config/stoker`) adds models to the built-in
 catalogue; `src/stoker/models/catalogue.py` describes its fields.
 """
@@ -40,8 +45,8 @@ API_HEAD = """# OpenAI API
 <!-- Written by docs/generate.py from src/stoker/api/openai/fields.py; do not edit. -->
 
 `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}` take and
-give what OpenAI's do, streams included. A request's field that could change the answer is honoured or
-refused by name, never ignored:
+give what OpenAI's do, streams included; `POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
+field that could change the answer is honoured or refused by name, never ignored:
 
 - **honoured**: it does what OpenAI says;
 - **no-op**: it cannot change the answer; every value is accepted;
@@ -57,6 +62,8 @@ API_TABLES = (
     ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
     ("Fields of one of `messages`", MESSAGE_FIELDS),
     ("Fields of one part of a message's `content`", PART_FIELDS),
+    ("Fields of `POST /tokenize`", TOKENIZE_FIELDS),
+    ("Fields of `POST /detokenize`", DETOKENIZE_FIELDS),
 )
 
 

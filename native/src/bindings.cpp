@@ -46,7 +46,8 @@ struct BatchArrays {
             .block_tables = block_tables.data(),
             .table_starts = table_starts.data(),
             .samples = nullptr,
-            .params = nullptr};
+            .params = nullptr,
+            .scores = nullptr};
   }
 };
 
@@ -77,6 +78,24 @@ struct SamplingArrays {
   }
 };
 
+// The tokens that a forward scores, one entry each.
+class PyPromptScores {
+ public:
+  PyPromptScores(Array<int32_t> rows, Array<int32_t> tokens, Array<int32_t> n_tops)
+      : rows_(rows), tokens_(tokens), n_tops_(n_tops) {
+    if (tokens.size() != rows.size() || n_tops.size() != rows.size()) {
+      throw std::invalid_argument("every scoring array must have one entry per token to score");
+    }
+  }
+  PromptScores view(std::vector<Sample>& out) const {
+    out.resize(rows_.size());
+    return {static_cast<int>(rows_.size()), rows_.data(), tokens_.data(), n_tops_.data(), out.data()};
+  }
+
+ private:
+  Array<int32_t> rows_, tokens_, n_tops_;
+};
+
 template <class T, size_t kDims>
 Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
   size_t size = 1;
@@ -84,6 +103,26 @@ Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
   data = new T[std::max<size_t>(size, 1)]();
   return Result<T, kDims>(data, kDims, shape.data(),
                           nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+}
+
+// (tokens, logprobs, top_tokens, top_logprobs)
+nb::tuple make_result(const std::vector<Sample>& samples) {
+  const size_t n = samples.size();
+  int32_t* tokens = nullptr;
+  float* logprobs = nullptr;
+  int32_t* top_tokens = nullptr;
+  float* top_logprobs = nullptr;
+  auto tokens_array = make_array<int32_t, 1>({n}, tokens);
+  auto logprobs_array = make_array<float, 1>({n}, logprobs);
+  auto top_tokens_array = make_array<int32_t, 2>({n, kMaxLogprobs}, top_tokens);
+  auto top_logprobs_array = make_array<float, 2>({n, kMaxLogprobs}, top_logprobs);
+  for (size_t s = 0; s < n; ++s) {
+    tokens[s] = samples[s].token;
+    logprobs[s] = samples[s].logprob;
+    std::copy_n(samples[s].top_tokens, kMaxLogprobs, top_tokens + s * kMaxLogprobs);
+    std::copy_n(samples[s].top_logprobs, kMaxLogprobs, top_logprobs + s * kMaxLogprobs);
+  }
+  return nb::make_tuple(tokens_array, logprobs_array, top_tokens_array, top_logprobs_array);
 }
 
 // Model with a lock: Python may call from any thread while a step runs without the interpreter lock.
@@ -109,36 +148,28 @@ class PyModel {
     finished_ = true;
   }
 
-  nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits) {
+  nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
+                    const PyPromptScores* wanted_scores) {
     Batch batch = arrays.view();
     std::vector<SampleParams> params = sampling.params(batch);
     if (edits != nullptr) edits->attach(params);
     batch.samples = sampling.samples.data();
     batch.params = params.data();
-    const auto n = static_cast<size_t>(batch.n_seqs);
-    std::vector<Sample> samples(n);
+    std::vector<Sample> samples(static_cast<size_t>(batch.n_seqs));
     for (Sample& s : samples) s.token = -1;
+    std::vector<Sample> scored;
+    PromptScores scores{};
+    if (wanted_scores != nullptr) {
+      scores = wanted_scores->view(scored);
+      batch.scores = &scores;
+    }
     {
       const nb::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
       require_finished();
       model_.forward(batch, samples.data());
     }
-    int32_t* tokens = nullptr;
-    float* logprobs = nullptr;
-    int32_t* top_tokens = nullptr;
-    float* top_logprobs = nullptr;
-    auto tokens_array = make_array<int32_t, 1>({n}, tokens);
-    auto logprobs_array = make_array<float, 1>({n}, logprobs);
-    auto top_tokens_array = make_array<int32_t, 2>({n, kMaxLogprobs}, top_tokens);
-    auto top_logprobs_array = make_array<float, 2>({n, kMaxLogprobs}, top_logprobs);
-    for (size_t s = 0; s < n; ++s) {
-      tokens[s] = samples[s].token;
-      logprobs[s] = samples[s].logprob;
-      std::copy_n(samples[s].top_tokens, kMaxLogprobs, top_tokens + s * kMaxLogprobs);
-      std::copy_n(samples[s].top_logprobs, kMaxLogprobs, top_logprobs + s * kMaxLogprobs);
-    }
-    return nb::make_tuple(tokens_array, logprobs_array, top_tokens_array, top_logprobs_array);
+    return nb::tuple(make_result(samples) + make_result(scored));
   }
 
   Result<float, 2> logits(const BatchArrays& arrays) {
@@ -185,6 +216,9 @@ NB_MODULE(_native, m) {
   });
 
   bind_edits(m);
+  nb::class_<PyPromptScores>(m, "PromptScores")
+      .def(nb::init<Array<int32_t>, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("rows"),
+           nb::arg("tokens"), nb::arg("n_tops"));
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
@@ -208,14 +242,14 @@ NB_MODULE(_native, m) {
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
-             Array<int32_t> n_logprobs, const PyLogitEdits* edits) {
+             Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
-                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits);
+                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
           nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
-          nb::arg("edits").none() = nb::none())
+          nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,

@@ -320,9 +320,11 @@ void Model::output_logits(const std::vector<int>& rows) {
 
 void Model::forward(const Batch& batch, Sample* samples_out) {
   check(batch);
+  check_scores(batch);
   const FloatMode float_mode;
   Scratch& scratch = *scratch_;
   run_layers(batch);
+  score_prompts(batch);
   scratch.sampled_seqs.clear();
   scratch.logit_rows.clear();
   for (int s = 0; s < batch.n_seqs; ++s) {

@@ -34,6 +34,15 @@ struct ModelOptions {
   bool float_path = false;  // fp32 weights, activations and KV, for checking
 };
 
+// Tokens whose log-probability after a row of the batch is wanted.
+struct PromptScores {
+  int n;
+  const int32_t* rows;    // [n] ascending, into the batch's tokens
+  const int32_t* tokens;  // [n] each one's own
+  const int32_t* n_tops;  // [n] how many of the most likely tokens to report beside it
+  Sample* out;            // [n]
+};
+
 // One forward's work, as flat arrays that the caller keeps alive. See stoker.core.step.StepPlan.
 struct Batch {
   int n_seqs;
@@ -44,6 +53,7 @@ struct Batch {
   const int32_t* table_starts;     // [n_seqs + 1] into block_tables
   const uint8_t* samples;          // [n_seqs] 1 where the token after the run is sampled
   const SampleParams* params;      // [n_seqs]
+  const PromptScores* scores = nullptr;
 };
 
 struct Layer {
@@ -99,6 +109,8 @@ class Model {
   void add_product(const PackedMatrix& matrix, const Activations& input);
   void feed_forward(const Layer& layer);
   void output_logits(const std::vector<int>& rows);
+  void check_scores(const Batch& batch) const;
+  void score_prompts(const Batch& batch);
 
   ModelShape shape_;
   ModelOptions options_;

@@ -150,6 +150,14 @@ void add_logprobs(const Kernels& kernels, const float* logits, int vocab, int n_
 
 }  // namespace
 
+Sample score(const Kernels& kernels, const float* logits, int vocab, int token, int n_logprobs,
+             SampleScratch& scratch) {
+  Sample result{};
+  result.token = token;
+  add_logprobs(kernels, logits, vocab, n_logprobs, scratch, result);
+  return result;
+}
+
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
               SampleScratch& scratch) {
   const float* edited = logits;

@@ -43,6 +43,9 @@ struct SampleScratch {
   std::vector<int32_t> counts;  // of each token in its history; 0 between calls
 };
 
+// The log-probability of a given token and of the most likely ones, out of raw logits; at most kMaxLogprobs.
+Sample score(const Kernels& kernels, const float* logits, int vocab, int token, int n_logprobs, SampleScratch& scratch);
+
 // Deterministic in (logits, params). A row of only NaN gives token 0.
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
               SampleScratch& scratch);

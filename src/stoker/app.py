@@ -27,14 +27,13 @@ from stoker.config import Settings
 from stoker.core.errors import SettingsError
 from stoker.core.protocols import Generator
 from stoker.models import OpenedModel, open_model
-from stoker.models.catalogue import load_catalogue
 from stoker.models.config import TokenizerSpec
-from stoker.models.library import LocatedModel, ModelLibrary
+from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.sources import Progress
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat, configure_logs
 from stoker.observe.metrics import Metrics
-from stoker.policy.admission import Admission
+from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
@@ -89,8 +88,8 @@ class LocalModel:
 
 
 def model_library(settings: Settings) -> ModelLibrary:
-    """Return the library over the model store and the catalogues of these settings."""
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]))
+    """Return the library over the model store, the catalogues and the network of these settings."""
+    return open_library(settings)
 
 
 def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
@@ -114,6 +113,7 @@ def local_model(settings: Settings, located: LocatedModel) -> LocalModel:
         model=located.model_id,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
         context_length=settings.context_length,
         n_threads=settings.threads,
@@ -273,12 +273,26 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         ),
     )
     n_places = settings.max_running + settings.max_waiting
-    admission = Admission(await asyncio.to_thread(model.generator), n_places)
+    generator = await asyncio.to_thread(model.generator)
+    admission = Admission(
+        generator,
+        AdmissionLimits(
+            max_choices=n_places,
+            max_prompt_bytes=settings.max_prompt_bytes,
+            context_length=model.context_length,
+        ),
+    )
+    metrics.watch_memory(
+        located.model_id,
+        prompt_bytes=lambda: admission.prompt_bytes,
+        unread_tokens=lambda: supervisor.unread,
+    )
     metrics.watch_choices(located.model_id, lambda: admission.in_flight)
     served = ServedModel(
         name=located.model_id,
         generator=admission,
-        check_capacity=admission.check,
+        reserve=admission.reserve,
+        codec=generator.codec,
         created=int(located.path.stat().st_mtime),
         fingerprint=model.fingerprint,
         context_length=model.context_length,
@@ -289,9 +303,12 @@ async def _server_config(settings: Settings, model: LocalModel) -> uvicorn.Confi
         metrics=metrics,
         limits=ApiLimits(
             max_body_bytes=settings.max_body_bytes,
+            max_bodies_bytes=settings.max_bodies_bytes,
             body_timeout_s=settings.body_timeout_s,
             max_prompt_tokens=model.context_length,
             max_choices=min(settings.max_choices, n_places),
+            queue_timeout_s=settings.queue_timeout_s,
+            request_timeout_s=settings.request_timeout_s,
         ),
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
     )

@@ -8,9 +8,10 @@ import difflib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -32,6 +33,13 @@ ENV_PREFIX = "STOKER_"
 CONFIG_VARIABLE = "STOKER_CONFIG"
 """Names the settings file; not itself a setting."""
 
+HUB_VARIABLES: Mapping[str, str] = {
+    "HF_TOKEN": "hf_token",
+    "HF_ENDPOINT": "hf_endpoint",
+    "HF_HUB_OFFLINE": "offline",
+}
+"""Variables of Hugging Face's own tools that stand for a setting, unless Stoker's own is set."""
+
 _KUBERNETES_VARIABLE = re.compile(
     r"STOKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
 )
@@ -43,6 +51,7 @@ _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_wh
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model and folders": ("home", "model"),
+    "Model sources": ("offline", "hf_endpoint", "hf_token", "allow_http"),
     "Server": (
         "host",
         "port",
@@ -55,6 +64,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "body_timeout_s",
         "write_timeout_s",
         "keep_alive_timeout_s",
+        "max_bodies_bytes",
+        "max_prompt_bytes",
+        "queue_timeout_s",
+        "request_timeout_s",
         "shutdown_timeout_s",
     ),
     "Engine": (
@@ -62,6 +75,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "isa",
         "max_running",
         "max_waiting",
+        "max_waiting_tokens",
         "step_tokens",
         "kv_memory",
         "context_length",
@@ -85,7 +99,28 @@ class Settings(BaseModel):
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve or run: a name from the catalogue or the path of a GGUF file.",
+        description="Model to serve or run: a name from the catalogue, the path of a GGUF file or of a "
+        "folder with a `config.json`, `hf:owner/repository`, or the `https://` address of a GGUF file.",
+    )
+    offline: bool = Field(
+        default=False,
+        description="Reach no other machine: only models that are on this one can be used. `HF_HUB_OFFLINE` "
+        "says the same.",
+    )
+    hf_endpoint: _Name = Field(
+        default="https://huggingface.co",
+        description="Address of the Hugging Face hub or of a mirror. `HF_ENDPOINT` says the same.",
+    )
+    hf_token: SecretStr | None = Field(
+        default=None,
+        description="Token for gated and private repositories, sent to `hf_endpoint` and nowhere else. "
+        "`HF_TOKEN` says the same. Prefer the environment to the flag, which other users of the machine can "
+        "see.",
+    )
+    allow_http: bool = Field(
+        default=False,
+        description="Also fetch over unencrypted http from other machines. The hub's token is not sent "
+        "there.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -202,6 +237,39 @@ class Settings(BaseModel):
         le=3600,
         description="Seconds that running requests have for ending after SIGTERM or SIGINT.",
     )
+    queue_timeout_s: float = Field(
+        default=60.0,
+        ge=0.001,
+        le=86_400,
+        description="Seconds in which a request must begin to be computed; after them it gets status 429 "
+        "with `Retry-After`. A request may ask for less (`queue_timeout`).",
+    )
+    request_timeout_s: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=86_400,
+        description="Seconds in which a request must be finished; after them it gets status 504, or an error "
+        "event if its stream has begun. Unset, there is no limit. A request may ask for less (`timeout`).",
+    )
+    max_waiting_tokens: int = Field(
+        default=2_000_000,
+        ge=0,
+        le=2**31,
+        description="Most tokens of the sequences that wait for a place, together; what would exceed it gets "
+        "status 429, unless nothing waits. A token takes about 45 bytes of the engine process.",
+    )
+    max_prompt_bytes: ByteSize = Field(
+        default=ByteSize(512 * 2**20),
+        ge=2**20,
+        description="Most memory of the server process for the prompts of requests being answered, such as "
+        "`512MiB`; what would exceed it gets status 429, unless it is alone.",
+    )
+    max_bodies_bytes: ByteSize = Field(
+        default=ByteSize(512 * 2**20),
+        ge=2**20,
+        description="Most bytes in the bodies of all requests being answered; what would exceed it gets "
+        "status 429, unless it is alone.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to write: `debug`, `info`, `warning` or `error`."
     )
@@ -216,7 +284,15 @@ class Settings(BaseModel):
     def _absolute(cls, home: Path | None) -> Path | None:
         return None if home is None else home.expanduser().absolute()
 
-    @field_validator("api_key", mode="after")
+    @field_validator("hf_endpoint", mode="after")
+    @classmethod
+    def _address(cls, address: str) -> str:
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://huggingface.co")
+        return address.rstrip("/")
+
+    @field_validator("api_key", "hf_token", mode="after")
     @classmethod
     def _sendable(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None:
@@ -270,7 +346,7 @@ def load_settings(
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_explain(error, flags, from_environ, file)) from None
+        raise SettingsError(_explain(error, flags, environ, from_environ.keys(), file)) from None
 
 
 def find_config_file(
@@ -305,7 +381,7 @@ def _default_config() -> Path:
 
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {}
+    values = {field: environ[name] for name, field in HUB_VARIABLES.items() if environ.get(name)}
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
             continue
@@ -349,8 +425,19 @@ def _variable(field: str) -> str:
     return ENV_PREFIX + field.upper()
 
 
+def _variable_of(field: str, environ: Mapping[str, str]) -> str:
+    """Return the variable that a setting was taken from."""
+    if _variable(field) in environ:
+        return _variable(field)
+    return next(name for name, other in HUB_VARIABLES.items() if other == field)
+
+
 def _explain(
-    error: ValidationError, flags: Mapping[str, str], from_environ: Mapping[str, str], file: Path
+    error: ValidationError,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    from_environ: Collection[str],
+    file: Path,
 ) -> str:
     """Say for each wrong value where it came from and what was expected, on one line."""
     problems = []
@@ -363,7 +450,7 @@ def _explain(
         if field in flags:
             origin = "--" + field.replace("_", "-")
         elif field in from_environ:
-            origin = _variable(field)
+            origin = _variable_of(field, environ)
         else:
             origin = f"{field} in {file}"
         problems.append(f"{origin}: {message[0].lower()}{message[1:]}")

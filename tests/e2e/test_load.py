@@ -5,11 +5,13 @@ import json
 import random
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from openai import AsyncOpenAI, BadRequestError, OpenAI, RateLimitError
+from openai import APIError, AsyncOpenAI, BadRequestError, OpenAI, RateLimitError, Stream
+from openai.types import Completion
 from openai.types.chat import ChatCompletionMessageParam
 
 from stoker.testing.server_process import ServerProcess
@@ -134,20 +136,44 @@ def test_a_client_that_reads_nothing_is_cut_off_and_its_places_are_free(home: Pa
 def test_overload_is_refused_at_once_with_a_time_to_retry(home: Path) -> None:
     with ServerProcess(home, "--max-running", "1", "--max-waiting", "1") as small:
         small.wait_ready()
-        with OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client:
-            streams = [
-                client.completions.create(
+        with (
+            OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client,
+            ThreadPoolExecutor(2) as threads,
+        ):
+
+            def long() -> Stream[Completion]:
+                return client.completions.create(
                     model=MODEL, prompt="A", max_tokens=4000, stream=True, extra_body={"ignore_eos": True}
                 )
-                for _ in range(2)
-            ]
+
+            running = long()
+            waits = threads.submit(long)  # an answer begins with its first text, so this one waits for it
+            small.wait_metric("stoker_engine_waiting", 1)
             with pytest.raises(RateLimitError) as refusal:
                 client.completions.create(model=MODEL, prompt="B", max_tokens=1)
             assert int(refusal.value.response.headers["retry-after"]) >= 1
             assert small.metrics()["stoker_choices_in_flight"] == 2
             with pytest.raises(BadRequestError, match="3 choices; at most 2"):
                 client.completions.create(model=MODEL, prompt=["A", "B", "C"], max_tokens=1)
-            for stream in streams:
-                stream.close()
+            running.close()
+            waits.result(30).close()
+            small.wait_metric("stoker_engine_kv_blocks_used", 0)
+            assert client.completions.create(model=MODEL, prompt="B", max_tokens=1).usage
+
+
+def test_time_limits_end_who_waits_and_who_runs(home: Path) -> None:
+    with ServerProcess(home, "--max-running", "1", "--queue-timeout-s", "0.3") as small:
+        small.wait_ready()
+        with OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client:
+            endless = {"ignore_eos": True, "timeout": 3.0}
+            running = client.completions.create(
+                model=MODEL, prompt="A", max_tokens=8000, stream=True, extra_body=endless
+            )
+            with pytest.raises(RateLimitError, match="turn did not come") as refusal:
+                client.completions.create(model=MODEL, prompt="B", max_tokens=1)
+            assert refusal.value.code == "queue_timeout"
+            assert int(refusal.value.response.headers["retry-after"]) >= 1
+            with pytest.raises(APIError, match="not finished within its time limit"):
+                list(running)
             small.wait_metric("stoker_engine_kv_blocks_used", 0)
             assert client.completions.create(model=MODEL, prompt="B", max_tokens=1).usage

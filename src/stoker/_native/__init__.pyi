@@ -35,6 +35,17 @@ class LogitEdits:
         banned_starts: NDArray[np.int32],
     ) -> None: ...
 
+class PromptScores:
+    """Tokens that a step scores: each `tokens` entry as what follows the step's token at `rows`, ascending.
+
+    `n_tops` says how many of the most likely tokens to report beside it. Raises ValueError for arrays
+    of different lengths.
+    """
+
+    def __init__(
+        self, *, rows: NDArray[np.int32], tokens: NDArray[np.int32], n_tops: NDArray[np.int32]
+    ) -> None: ...
+
 class Model:
     """A decoder-only transformer with its packed weights, paged KV cache and threads.
 
@@ -89,11 +100,22 @@ class Model:
         choice: NDArray[np.uint32],
         n_logprobs: NDArray[np.int32],
         edits: LogitEdits | None = None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        scores: PromptScores | None = None,
+    ) -> tuple[
+        NDArray[np.int32],
+        NDArray[np.float32],
+        NDArray[np.int32],
+        NDArray[np.float32],
+        NDArray[np.int32],
+        NDArray[np.float32],
+        NDArray[np.int32],
+        NDArray[np.float32],
+    ]:
         """Compute one step of ``n`` sequences.
 
         Returns the sampled tokens ``[n]`` (-1 where none was asked for), their log-probabilities
-        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``.
+        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``; then the
+        same four of the tokens in `scores`.
         """
 
     def logits(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from stoker.core.errors import EngineError
 from stoker.core.text import Event, Finished, Started, TextDelta, Usage
@@ -39,10 +40,8 @@ async def fan_in(streams: Sequence[AsyncGenerator[Event]], *, n: int) -> AsyncGe
                 if event is None:
                     continue
                 steps[asyncio.create_task(_next(streams[index]))] = index
-                if isinstance(event, TextDelta):
-                    yield TextDelta(index * n + event.choice, event.text, event.logprobs)
-                elif isinstance(event, Finished):
-                    yield Finished(index * n + event.choice, event.reason, event.stop_string)
+                if isinstance(event, TextDelta | Finished):
+                    yield replace(event, choice=index * n + event.choice)
                 elif isinstance(event, Usage):
                     usages.append(event)
         yield Usage(

@@ -1,9 +1,11 @@
 """What the HTTP edge knows of a model that it serves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from stoker.core.protocols import Generator
+from stoker.core.protocols import Generator, TextCodec
+from stoker.core.text import TextRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +15,9 @@ class ServedModel:
     Attributes:
         name: The model id that clients send.
         generator: Answers requests for it, every policy included.
-        check_capacity: Raises if so many choices together have no place now. A job of several
-            requests asks it before the first begins.
+        reserve: Holds the places of all of a job's requests while its context lasts, or raises
+            `QueueFullError` if there are too few; `generator` then takes them from there.
+        codec: Turns text to token ids and back, as `generator` does.
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
@@ -22,7 +25,8 @@ class ServedModel:
 
     name: str
     generator: Generator
-    check_capacity: Callable[[int], None]
+    reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]]
+    codec: TextCodec
     created: int
     fingerprint: Callable[[], str | None]
     context_length: int

@@ -43,7 +43,9 @@ def build_api(
         ],
         redirect_slashes=False,
     )
-    app = BodyLimit(app, limits=limits)
+    bodies = BodyLimit(app, limits=limits)
+    metrics.watch_bodies(lambda: bodies.held_bytes)
+    app = bodies
     if api_key is not None:
         app = ApiKey(app, key=api_key, open_paths=OPEN_PATHS)
     return Edge(app, metrics=metrics, describe=describe)

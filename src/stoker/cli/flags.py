@@ -47,7 +47,7 @@ def with_settings(*fields: str) -> Callable[[_Command], _Command]:
             config_file = given.pop("config", None)
             flags = {field: given.pop(field) for field in fields if field in given}
             settings = load_settings(
-                flags={field: value for field, value in flags.items() if value is not None},
+                flags={field: _as_text(value) for field, value in flags.items() if value is not None},
                 environ=os.environ,
                 config_file=config_file,
             )
@@ -80,15 +80,20 @@ def _signature(command: Callable[..., None], fields: tuple[str, ...]) -> inspect
     return inspect.Signature([*model, *positional, *keywords, _CONFIG, *flags])
 
 
+def _as_text(value: str | bool) -> str:  # noqa: FBT001 - a flag's value as it was parsed
+    return value if isinstance(value, str) else str(value).lower()
+
+
 def _flag(field: str, kind: Any) -> inspect.Parameter:
     info = Settings.model_fields[field]
     parameter = Parameter(
         group=next(_HEADINGS[title] for title, names in GROUPS.items() if field in names),
-        metavar=_metavar(field, info.annotation),
+        metavar=None if info.annotation is bool else _metavar(field, info.annotation),
         help=info.description,
         show_default=False if info.default is None else lambda _: str(info.default),
     )
-    return inspect.Parameter(field, kind, default=None, annotation=Annotated[str | None, parameter])
+    kind_of_value = bool if info.annotation is bool else str
+    return inspect.Parameter(field, kind, default=None, annotation=Annotated[kind_of_value | None, parameter])
 
 
 def _metavar(field: str, annotation: Any) -> str:

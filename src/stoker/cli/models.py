@@ -5,12 +5,11 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from stoker.cli.flags import with_settings
+from stoker.cli.flags import fields_of, with_settings
 from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
-from stoker.models.catalogue import load_catalogue
 from stoker.models.gguf import TENSOR_TYPES
-from stoker.models.library import FileDetails, ModelLibrary
+from stoker.models.library import FileDetails, open_library
 
 _NOTES = {
     kind.name: "" if kind.fidelity == "exact" else f" ({kind.fidelity})" for kind in TENSOR_TYPES.values()
@@ -18,26 +17,30 @@ _NOTES = {
 """How tensors of a type are held, if not exactly."""
 
 
-@with_settings("home", "model")
+@with_settings(*fields_of("Model and folders", "Model sources"))
 def pull(settings: Settings) -> None:
     """Fetch a model into the model store.
 
-    A model that is already there is left as it is.
+    A model that is already there is left as it is. A pull that was interrupted goes on where it stopped.
     """
     with pull_progress(settings.model) as report:
-        stored = _library(settings).pull(settings.model, report)
+        stored = open_library(settings).pull(settings.model, report)
     sys.stdout.write(f"{stored.name}: {stored.path}\n")
 
 
 @with_settings("home")
 def list_models(settings: Settings) -> None:
-    """List the models that are stored or known."""
+    """List the models that are stored or known.
+
+    "Unverified" is a model whose sources nobody has pulled from yet when the catalogue was written.
+    """
     table = Table(box=None, pad_edge=False, header_style="")
     for title in ("NAME", "STORED", "SIZE", "LICENCE", "DESCRIPTION"):
         table.add_column(title, overflow="fold", no_wrap=title != "DESCRIPTION")
-    for model in _library(settings).list_models():
+    for model in open_library(settings).list_models():
         size = "" if model.size_bytes is None else megabytes(model.size_bytes)
-        table.add_row(model.name, "yes" if model.stored else "no", size, model.licence, model.description)
+        state = "yes" if model.stored else "no" if model.verified else "no, unverified"
+        table.add_row(model.name, state, size, model.licence, model.description)
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = sum(max(len(str(cell)) for cell in column.cells) + 20 for column in table.columns)
@@ -53,14 +56,18 @@ def show(settings: Settings, name: str, /) -> None:
 
     Args:
         settings: The merged settings.
-        name: A name that `stoker list` shows, or the path of a GGUF file.
+        name: A name that `stoker list` shows, or whatever else `stoker serve` takes.
     """
-    details = _library(settings).show(name)
+    details = open_library(settings).show(name)
     rows = {
         "name": details.name,
         "description": details.description,
         "licence": details.licence,
         "source": ", ".join(details.sources) or None,
+        "verified": None
+        if details.verified
+        else "no: whoever wrote the catalogue has not pulled it; a pull tells",
+        "sampling": str(details.sampling) or None,
         "sha256": details.sha256,
         "pulled": None if details.pulled_at is None else f"{details.pulled_at:%Y-%m-%d %H:%M} UTC",
         **({"file": "not pulled yet"} if details.file is None else _file_rows(details.file)),
@@ -78,12 +85,8 @@ def remove(settings: Settings, name: str, /) -> None:
         settings: The merged settings.
         name: A name that `stoker list` shows as stored.
     """
-    _library(settings).remove(name)
+    open_library(settings).remove(name)
     sys.stdout.write(f"removed {name}\n")
-
-
-def _library(settings: Settings) -> ModelLibrary:
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]))
 
 
 def _file_rows(file: FileDetails) -> dict[str, str | None]:

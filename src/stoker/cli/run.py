@@ -5,7 +5,7 @@ import logging
 import sys
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import uvloop
 from cyclopts import Parameter
@@ -17,14 +17,19 @@ from stoker.cli.progress import pull_progress
 from stoker.config import Settings
 from stoker.core.errors import ContextLengthError, SettingsError, StokerError
 from stoker.core.protocols import Generator
-from stoker.core.sampling import MAX_SEED
+from stoker.core.sampling import MAX_SEED, MAX_TOP_K
 from stoker.core.text import ChatPrompt, Message, TextDelta, TextRequest
 from stoker.observe.logs import configure_logs
 
 CLEAR = "/clear"
 """Typed in a chat, forgets what was said."""
 
+DEFAULT_TEMPERATURE = 0.2
+"""Where neither the user nor the catalogue says one."""
+
 _SAMPLING = "Sampling"
+
+_Number = TypeVar("_Number", int, float)
 
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Characters by which an answer could do to a terminal what it likes."""
@@ -37,18 +42,22 @@ class Sampling:
     max_tokens: int | None
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
     seed: int | None
 
 
-@with_settings(*fields_of("Model and folders", "Engine", "Logs"))
+@with_settings(*fields_of("Model and folders", "Model sources", "Engine", "Logs"))
 def run(
     settings: Settings,
     prompt: Annotated[str | None, Parameter(negative=())] = None,
     *,
     system: Annotated[str | None, Parameter(group=_SAMPLING)] = None,
     max_tokens: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=1))] = None,
-    temperature: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=2))] = 0.2,
-    top_p: Annotated[float, Parameter(group=_SAMPLING, validator=Number(gt=0, lte=1))] = 1.0,
+    temperature: Annotated[float | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=2))] = None,
+    top_p: Annotated[float | None, Parameter(group=_SAMPLING, validator=Number(gt=0, lte=1))] = None,
+    top_k: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=MAX_TOP_K))] = None,
+    min_p: Annotated[float | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=1))] = None,
     seed: Annotated[int | None, Parameter(group=_SAMPLING, validator=Number(gte=0, lte=MAX_SEED))] = None,
 ) -> None:
     """Answer one prompt, or chat, without a server.
@@ -61,9 +70,12 @@ def run(
         prompt: What to answer.
         system: A system message to go before everything else.
         max_tokens: Most tokens of an answer. Unset, the rest of the context.
-        temperature: 0 always takes the most likely token; higher is more varied. Small models wander off at
-            the API's default of 1.
+        temperature: 0 always takes the most likely token; higher is more varied. Unset, this and the next
+            three are what the catalogue says that the model's makers recommend, else 0.2 and no limits (small
+            models wander off at the API's default of 1).
         top_p: Sample from the most likely tokens whose probabilities sum to this.
+        top_k: Sample from this many of the most likely tokens; 0 from all.
+        min_p: Leave out tokens less likely than this share of the most likely one's probability.
         seed: The same seed and prompt give the same answer. Unset, a random one.
     """
     interactive = prompt is None and sys.stdin.isatty()
@@ -71,8 +83,17 @@ def run(
         prompt = _read_prompt(settings.max_body_bytes)
     configure_logs("console", level=logging.getLevelNamesMapping()[settings.log_level.upper()])
     with pull_progress(settings.model) as report:
-        located = app.model_library(settings).ensure(settings.model, report)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        library = app.model_library(settings)
+        located = library.ensure(settings.model, report)
+    recommended = library.sampling(settings.model)
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=_first(temperature, recommended.temperature, DEFAULT_TEMPERATURE),
+        top_p=_first(top_p, recommended.top_p, 1.0),
+        top_k=_first(top_k, recommended.top_k, 0),
+        min_p=_first(min_p, recommended.min_p, 0.0),
+        seed=seed,
+    )
     messages = [] if system is None else [Message("system", system)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         opened = AsyncExitStack()
@@ -85,6 +106,11 @@ def run(
                 runner.run(_answer(generator, located.model_id, messages, sampling))
         finally:
             runner.run(opened.aclose())
+
+
+def _first(*values: _Number | None) -> _Number:
+    """Return the first value that is set; the last one is."""
+    return next(value for value in values if value is not None)
 
 
 def _read_prompt(max_bytes: int) -> str:
@@ -139,6 +165,8 @@ async def _answer(generator: Generator, model: str, messages: list[Message], sam
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
         seed=sampling.seed,
     )
     pieces = []

@@ -8,7 +8,7 @@ from stoker.cli.progress import pull_progress
 from stoker.config import Settings
 
 
-@with_settings(*fields_of("Model and folders", "Server", "Engine", "Logs"))
+@with_settings(*fields_of("Model and folders", "Model sources", "Server", "Engine", "Logs"))
 def serve(settings: Settings) -> None:
     """Serve a model over an OpenAI-compatible API.
 

@@ -11,9 +11,12 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   ├── ModelNotFoundError        no such model is served                      404
     │   ├── PayloadTooLargeError      the body is over the limit                   413
     │   ├── RequestTimeoutError       the body did not arrive in time              408
+    │   ├── SlowReaderError           the client reads its stream too slowly       408
     │   └── ClientGoneError           the client left before the answer was done   (499, in logs only)
     ├── CapacityError             the caller can try again later
     │   ├── QueueFullError            every place is taken; carries retry_after_s  429
+    │   ├── QueueTimeoutError         its turn did not come in time; likewise      429
+    │   ├── DeadlineError             it was not finished in its time limit        504
     │   └── NotReadyError             no engine is ready                           503
     ├── EngineError               a fault of ours
     │   ├── EngineDiedError           the engine process ended under a request     500
@@ -84,6 +87,10 @@ class RequestTimeoutError(RequestError):
     """The request body did not arrive in the time allowed."""
 
 
+class SlowReaderError(RequestError):
+    """The client leaves too much of its stream unread."""
+
+
 class ClientGoneError(RequestError):
     """The client closed the connection; nobody reads this error, logs and metrics count it as 499."""
 
@@ -98,6 +105,18 @@ class QueueFullError(CapacityError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QueueTimeoutError(CapacityError):
+    """The request's turn did not come within its queue time limit; `retry_after_s` is when to try again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(CapacityError):
+    """The request was not finished within its time limit."""
 
 
 class NotReadyError(CapacityError):

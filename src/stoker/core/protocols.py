@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stoker.core.step import StepPlan, StepResult
-from stoker.core.text import Event, TextRequest
+from stoker.core.text import Event, Prompt, TextRequest
 from stoker.core.tokens import TokenEvent, TokenRequest
 
 
@@ -105,4 +105,26 @@ class Generator(Protocol):
 
         Raises:
             StokerError: See `stoker.core.errors` for the tree.
+        """
+
+
+class TextCodec(Protocol):
+    """Text to token ids and back, as a model's generator does it; no engine takes part."""
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the prompt's token ids; none for an empty text that nothing goes before.
+
+        Raises:
+            InvalidRequestError: The model cannot take the prompt.
+            ContextLengthError: The prompt is certain to exceed the context.
+        """
+
+    def spellings(self, token_ids: list[int]) -> list[str]:
+        """Return tokens that `tokenize` gave as the vocabulary spells them."""
+
+    async def detokenize(self, token_ids: list[int]) -> str:
+        """Return the text of tokens, control tokens spelt out.
+
+        Raises:
+            InvalidRequestError: A token id is outside the vocabulary.
         """

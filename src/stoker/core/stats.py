@@ -10,6 +10,7 @@ class EngineStats:
     Attributes:
         running: Sequences that hold KV blocks and take part in steps.
         waiting: Sequences queued behind them, preempted ones included.
+        waiting_tokens: Tokens of those.
         kv_blocks_total: KV blocks in all.
         kv_blocks_used: Blocks held by running sequences.
         kv_blocks_cached: Blocks held by nobody that keep a prefix for later.
@@ -17,12 +18,14 @@ class EngineStats:
         cached_tokens_total: Those of them that came from the prefix cache.
         generated_tokens_total: Tokens sampled.
         preemptions_total: Sequences that gave up their blocks to be recomputed later.
+        expired_total: Sequences that were given up because a time limit of theirs was over.
         steps_total: Engine calls.
         step_seconds_total: Time spent in them.
     """
 
     running: int = 0
     waiting: int = 0
+    waiting_tokens: int = 0
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
     kv_blocks_cached: int = 0
@@ -30,6 +33,7 @@ class EngineStats:
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
     preemptions_total: int = 0
+    expired_total: int = 0
     steps_total: int = 0
     step_seconds_total: float = 0.0
 
@@ -39,6 +43,7 @@ COUNTERS = (
     "cached_tokens_total",
     "generated_tokens_total",
     "preemptions_total",
+    "expired_total",
     "steps_total",
     "step_seconds_total",
 )

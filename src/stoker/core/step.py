@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from stoker.core.sampling import SamplingParams
-from stoker.core.tokens import TokenLogprob, TokenRequest
+from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
 
 BLOCK_TOKENS = 16
 """Tokens in one KV block."""
@@ -68,6 +68,21 @@ class LogitEdits:
 _NONE = array("i")
 
 
+@dataclass(frozen=True, slots=True)
+class PromptScoring:
+    """Which tokens of one run are to be scored: those that follow consecutive tokens of it.
+
+    Attributes:
+        first: Index in the run of the token before the first of `targets`.
+        targets: The prompt's tokens to be scored, at least one.
+        n_top: Alternatives to report beside each.
+    """
+
+    first: int
+    targets: list[int]
+    n_top: int
+
+
 @dataclass(slots=True)
 class StepPlan:
     """What one `forward` computes for ``n`` sequences.
@@ -83,6 +98,7 @@ class StepPlan:
             that ends inside the prompt.
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
+        scoring: Which prompt tokens are scored, by row.
     """
 
     request_ids: list[str] = field(default_factory=list)
@@ -92,6 +108,7 @@ class StepPlan:
     samples: list[bool] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
     edits: dict[int, LogitEdits] = field(default_factory=dict)
+    scoring: dict[int, PromptScoring] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
@@ -106,7 +123,9 @@ class StepResult:
     Attributes:
         token_ids: The sampled token of each sequence, ``[n]``; -1 where nothing was sampled.
         logprobs: The sampled token's log-probabilities, ``[n]``; None where none were asked for.
+        scores: Those of the prompt tokens that the plan wants scored, by row.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
+    scores: dict[int, PromptScores] = field(default_factory=dict)

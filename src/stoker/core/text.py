@@ -15,16 +15,28 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, to be rendered by the model's own chat template."""
+    """A conversation, to be rendered by the model's own chat template.
+
+    Attributes:
+        messages: Its turns.
+        add_generation_prompt: Whether it ends with what begins the assistant's answer.
+    """
 
     messages: tuple[Message, ...]
+    add_generation_prompt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Raw text to be continued; special tokens spelt in it stay text."""
+    """Raw text to be continued; special tokens spelt in it stay text.
+
+    Attributes:
+        text: The text.
+        add_special_tokens: Whether the token goes before it that the model's texts begin with, if any.
+    """
 
     text: str
+    add_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,12 @@ class TextRequest:
             by itself need not be unique.
         model: Name of the served model.
         prompt: What to continue.
-        max_tokens: Most tokens to generate per choice; None for the rest of the context.
+        max_tokens: Most tokens to generate per choice; None for the rest of the context; 0 with `echo`.
         n: How many choices.
+        best_of: Generate so many, at least `n`, and return those `n` whose tokens have the highest mean
+            log-probability, best first; None returns all. Nothing comes before all have ended.
+        echo: Begin each choice with the prompt and, with `logprobs`, its tokens' log-probabilities.
+        max_prompt_scores: Refuse to score a prompt whose tokens times (1 + `logprobs`) exceed this.
         temperature, top_k, top_p, min_p: As in `SamplingParams`.
         seed: Key of the random numbers; None draws one.
         presence_penalty, frequency_penalty, repetition_penalty, logit_bias: As in `SamplingParams`.
@@ -58,6 +74,8 @@ class TextRequest:
         logprobs: As in `SamplingParams`.
         cache_salt: Share KV blocks only with requests of the same salt.
         priority: Higher is served first.
+        queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
+        timeout_s: Seconds in which the request must be finished; None for no limit.
     """
 
     request_id: str
@@ -65,6 +83,9 @@ class TextRequest:
     prompt: Prompt
     max_tokens: int | None
     n: int = 1
+    best_of: int | None = None
+    echo: bool = False
+    max_prompt_scores: int = 2**18
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -81,6 +102,13 @@ class TextRequest:
     logprobs: int | None = None
     cache_salt: str = ""
     priority: int = 0
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences that are generated for it."""
+        return self.n if self.best_of is None else self.best_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +122,21 @@ class TopToken:
 
 @dataclass(frozen=True, slots=True)
 class TextLogprob:
-    """Log-probability of one generated token, with its most likely alternatives, best first."""
+    """Log-probability of one token, with its most likely alternatives, best first.
+
+    Attributes:
+        text: The decoding of `raw`.
+        raw: The token's bytes.
+        logprob: None for the first token of a prompt, before which there is nothing.
+        top: The alternatives.
+        added: What it adds to the choice's text if that is not `raw`, as with a control token.
+    """
 
     text: str
     raw: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[TopToken, ...] = ()
+    added: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +153,14 @@ class TextDelta:
     Attributes:
         choice: Index of the choice, from 0.
         text: The new text; may be empty when only log-probabilities are news.
-        logprobs: One entry per generated token that became visible, when they were asked for.
+        logprobs: One entry per token that became visible, when they were asked for.
+        of_prompt: It is the prompt's, echoed.
     """
 
     choice: int
     text: str
     logprobs: tuple[TextLogprob, ...] = ()
+    of_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

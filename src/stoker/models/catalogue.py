@@ -7,12 +7,21 @@ A catalogue file is TOML, one table per model::
     licence = "Apache-2.0"
     context_length = 8192
 
+    [models.my-model.sampling]      # what its makers recommend; all optional
+    temperature = 0.7
+
     [[models.my-model.sources]]     # tried in order
     path = "/shared/my-model.gguf"
 
-A source with `package` is a `PackageIndexSource`, one with `path` a `LocalFileSource` (relative to
-the catalogue file's folder); their attributes are the fields. A name with a dot is quoted:
-``[models."my-model-1.5"]``.
+    [[models.my-model.sources]]
+    repo = "someone/my-model-GGUF"
+    file = "my-model-Q4_K_M.gguf"
+
+A source with `package` is a `PackageIndexSource`, one with `repo` a `HuggingFaceSource`, one with
+`url` a `UrlSource` (which needs `sha256` here), one with `path` a `LocalFileSource` (relative to the
+catalogue file's folder); their attributes are the fields. A name with a dot is quoted:
+``[models."my-model-1.5"]``. An entry with ``verified = false`` was written without having been
+pulled: its sources may be wrong, and a pull tells.
 """
 
 import tomllib
@@ -25,7 +34,8 @@ import msgspec
 from msgspec import Meta
 
 from stoker.core.errors import SettingsError
-from stoker.models.sources import LocalFileSource, PackageIndexSource
+from stoker.core.sampling import MAX_TOP_K
+from stoker.models.sources import HuggingFaceSource, LocalFileSource, PackageIndexSource, UrlSource
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,99}\Z"
 """What a model may be called: a name is also a folder of the store."""
@@ -33,7 +43,32 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,99}\Z"
 MAX_CATALOGUE_BYTES = 2**20
 
 ModelName = Annotated[str, Meta(pattern=NAME_PATTERN)]
-ModelSource = PackageIndexSource | LocalFileSource
+ModelSource = PackageIndexSource | HuggingFaceSource | UrlSource | LocalFileSource
+
+_KINDS: Mapping[str, type[ModelSource]] = {
+    "package": PackageIndexSource,
+    "repo": HuggingFaceSource,
+    "url": UrlSource,
+    "path": LocalFileSource,
+}
+"""The field that tells a source's kind."""
+
+
+class RecommendedSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a model's makers recommend to sample from it; None where they do not say.
+
+    Attributes:
+        temperature, top_p, top_k, min_p: As in `SamplingParams`.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOP_K)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+    def __str__(self) -> str:
+        stated = msgspec.structs.asdict(self).items()
+        return ", ".join(f"{name} {value:g}" for name, value in stated if value is not None)
 
 
 class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +80,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
         licence: The weights' licence, as SPDX spells it where it can.
         context_length: Most tokens of a prompt with its answer, or None when not stated.
         sources: Where to fetch it from, tried in order; at least one.
+        sampling: How its makers recommend to sample.
+        verified: Whether the entry was ever pulled by who wrote it.
     """
 
     name: str
@@ -52,6 +89,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True):
     licence: str
     context_length: int | None
     sources: tuple[ModelSource, ...]
+    sampling: RecommendedSampling = RecommendedSampling()
+    verified: bool = True
 
 
 Catalogue = Mapping[str, CatalogueEntry]
@@ -62,6 +101,8 @@ class _ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     licence: str
     context_length: Annotated[int, Meta(ge=1)] | None = None
     sources: Annotated[list[dict[str, object]], Meta(min_length=1)]
+    sampling: RecommendedSampling = RecommendedSampling()
+    verified: bool = True
 
 
 class _CatalogueFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,16 +160,23 @@ def _entry(name: str, table: _ModelTable, folder: Path) -> CatalogueEntry:
         licence=table.licence,
         context_length=table.context_length,
         sources=sources,
+        sampling=table.sampling,
+        verified=table.verified,
     )
 
 
 def _source(where: str, fields: dict[str, object], folder: Path) -> ModelSource:
-    if ("package" in fields) == ("path" in fields):
-        raise msgspec.ValidationError(f"a source has either `package` or `path` - at `{where}`")
+    kinds = [kind for field, kind in _KINDS.items() if field in fields]
+    if len(kinds) != 1:
+        raise msgspec.ValidationError(
+            f"a source has one of {', '.join(map('`{}`'.format, _KINDS))} - at `{where}`"
+        )
     try:
-        if "package" in fields:
-            return msgspec.convert(fields, PackageIndexSource)
-        source = msgspec.convert(fields, LocalFileSource)
+        source = msgspec.convert(fields, kinds[0])
     except msgspec.ValidationError as error:
         raise msgspec.ValidationError(f"{error} (of `{where}`)") from error
-    return msgspec.structs.replace(source, path=str(folder / Path(source.path).expanduser()))
+    if isinstance(source, UrlSource) and source.sha256 is None:
+        raise msgspec.ValidationError(f"a source with `url` needs `sha256` - at `{where}`")
+    if isinstance(source, LocalFileSource):
+        return msgspec.structs.replace(source, path=str(folder / Path(source.path).expanduser()))
+    return source

@@ -1,4 +1,4 @@
-"""The models that a name can mean: files, the store, the catalogue. What the command line talks to."""
+"""The models that a name can mean: paths, references, stored and known ones. What the command line calls."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,21 +8,38 @@ from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 
+from stoker.config import Settings
 from stoker.core.errors import SourceError, UnknownModelError
-from stoker.models.catalogue import Catalogue, CatalogueEntry, ModelSource
+from stoker.models.catalogue import (
+    Catalogue,
+    CatalogueEntry,
+    ModelSource,
+    RecommendedSampling,
+    load_catalogue,
+)
 from stoker.models.config import ModelConfig
 from stoker.models.gguf import Metadata
 from stoker.models.opened import open_model
-from stoker.models.sources import Progress
+from stoker.models.reference import is_reference, parse_reference
+from stoker.models.sources import Network, Progress, ResumableSource
 from stoker.models.sources.space import require_space
 from stoker.models.store import ModelStore, StoredModel
 
 SUFFIX = ".gguf"
+CONFIG_NAME = "config.json"
+"""What a folder with a model holds."""
+
+UNSTATED_LICENCE = "not stated"
 
 
 @dataclass(frozen=True, slots=True)
 class LocatedModel:
-    """A model file on this machine, and the name it is served under."""
+    """A model on this machine, and the name it is served under.
+
+    Attributes:
+        model_id: The name.
+        path: A GGUF file, or a folder with a ``config.json``.
+    """
 
     model_id: str
     path: Path
@@ -34,7 +51,9 @@ class ListedModel:
 
     Attributes:
         name: Its name.
-        stored: Whether its file is on this machine.
+        stored: Whether it is on this machine.
+        verified: Whether a pull has shown that its sources are right: one on this machine, or one by whoever
+            wrote the catalogue's entry.
         size_bytes: Size of the file, or None when not known before it is pulled.
         licence: The weights' licence.
         description: One line for people; empty for a stored model that the catalogue does not know.
@@ -42,6 +61,7 @@ class ListedModel:
 
     name: str
     stored: bool
+    verified: bool
     size_bytes: int | None
     licence: str
     description: str
@@ -81,6 +101,8 @@ class ModelDetails:
         description: One line for people, or None.
         licence: The weights' licence, or None when nothing states it.
         sources: Where it came from, or could be fetched from, for people.
+        verified: As in `ListedModel`.
+        sampling: How its makers recommend to sample.
         sha256: SHA-256 of the file as checked when it was pulled, or None.
         pulled_at: When it was pulled, or None.
         file: What the file says, or None while it is not on this machine.
@@ -90,6 +112,8 @@ class ModelDetails:
     description: str | None
     licence: str | None
     sources: tuple[str, ...]
+    verified: bool
+    sampling: RecommendedSampling
     sha256: str | None
     pulled_at: datetime | None
     file: FileDetails | None
@@ -98,28 +122,34 @@ class ModelDetails:
 class ModelLibrary:
     """Finds, fetches, lists and removes models.
 
-    A name is a path (if it ends in ``.gguf`` or holds a ``/``), else a model in the store, else a
-    model in the catalogue; letter case does not matter in the last two.
+    A name is a reference (see `stoker.models.reference`), else a path (if it ends in ``.gguf`` or
+    holds a ``/``), else a model in the store, else a model in the catalogue; letter case does not
+    matter in the last two.
 
     Args:
         models_dir: The model store's folder; made when the first model is pulled.
         catalogue: What can be pulled; see `load_catalogue`.
+        network: How sources reach other machines.
     """
 
-    def __init__(self, models_dir: Path, catalogue: Catalogue) -> None:
+    def __init__(self, models_dir: Path, catalogue: Catalogue, network: Network | None = None) -> None:
         self.store = ModelStore(models_dir)
         self.catalogue = catalogue
+        self.network = network or Network()
 
     def locate(self, name: str) -> LocatedModel | None:
-        """The model's file, if it is on this machine; nothing is fetched and no file is read."""
+        """The model, if it is on this machine; nothing is fetched and no file is read.
+
+        Raises:
+            UnknownModelError: The name is a malformed reference.
+        """
         if _is_path(name):
-            path = Path(name).expanduser()
-            return LocatedModel(path.stem.lower(), path) if path.is_file() else None
-        stored = self.store.find(name.lower())
+            return _located(Path(name).expanduser())
+        stored = self.store.find(_key(name))
         return None if stored is None else LocatedModel(stored.name, stored.path)
 
     def ensure(self, name: str, progress: Progress | None = None) -> LocatedModel:
-        """The model's file, pulled first when it is missing. Raises as `pull` does."""
+        """The model, pulled first when it is missing. Raises as `pull` does."""
         located = self.locate(name)
         if located is not None:
             return located
@@ -133,7 +163,7 @@ class ModelLibrary:
         finds the model complete.
 
         Args:
-            name: A name in the catalogue (or already in the store).
+            name: A name in the catalogue (or already in the store), or a reference.
             progress: Told of bytes done and bytes in all.
 
         Raises:
@@ -142,11 +172,11 @@ class ModelLibrary:
             CorruptFileError: What the source delivers is not a valid model file.
             UnsupportedModelError: What the source delivers is a model that Stoker cannot run.
         """
-        key = name.lower()
+        key = _key(name)
         stored = self.store.find(key)
         if stored is not None:
             return stored
-        entry = self.catalogue.get(key)
+        entry = self._entry(name)
         if entry is None:
             raise self._unknown(name)
         with self.store.lock(key):
@@ -170,22 +200,25 @@ class ModelLibrary:
             UnsupportedModelError: Its file is of a model that Stoker cannot run.
         """
         located = self.locate(name)
-        key = located.model_id if located is not None else name.lower()
+        key = located.model_id if located is not None else _key(name)
         by_name = not _is_path(name)
         stored = self.store.find(key) if by_name else None
-        entry = self.catalogue.get(key) if by_name else None
-        if located is None and entry is None:
+        entry = self._entry(name) if by_name else None
+        if located is None and (entry is None or is_reference(name)):
             raise self._unknown(name)
         file = None if located is None else _read_details(located.path)
         licences = [each.licence for each in (stored, entry, file) if each is not None]
+        licences = [licence for licence in licences if licence != UNSTATED_LICENCE] or licences
         sources = (
             (stored.source,) if stored else tuple(source.label for source in entry.sources) if entry else ()
         )
         return ModelDetails(
             name=key,
-            description=entry.description if entry else None,
+            description=(entry.description if entry else None) or None,
             licence=next(filter(None, licences), None),
             sources=sources,
+            verified=stored is not None or entry is None or entry.verified,
+            sampling=self.sampling(name),
             sha256=stored.sha256 if stored else None,
             pulled_at=stored.pulled_at if stored else None,
             file=file,
@@ -198,7 +231,15 @@ class ModelLibrary:
             UnknownModelError: The store has no such model.
             SourceError: It cannot be removed.
         """
-        self.store.remove(name if _is_path(name) else name.lower())
+        self.store.remove(name if _is_path(name) else _key(name))
+
+    def sampling(self, name: str) -> RecommendedSampling:
+        """How the makers of a model in the catalogue recommend to sample; nothing for any other."""
+        entry = None if _is_path(name) else self.catalogue.get(_key(name))
+        return RecommendedSampling() if entry is None else entry.sampling
+
+    def _entry(self, name: str) -> CatalogueEntry | None:
+        return _referenced(name) if is_reference(name) else self.catalogue.get(_key(name))
 
     def _fetch(self, entry: CatalogueEntry, progress: Progress) -> StoredModel:
         failures = []
@@ -214,11 +255,13 @@ class ModelLibrary:
 
     def _fetch_from(self, entry: CatalogueEntry, source: ModelSource, progress: Progress) -> StoredModel:
         needed_bytes = source.peak_bytes
-        with self.store.workspace(entry.name, needed_bytes) as workspace:
+        resume_key = source.resume_key if isinstance(source, ResumableSource) else None
+        with self.store.workspace(entry.name, needed_bytes, resume_key) as workspace:
             require_space(workspace, needed_bytes)
-            fetched = source.fetch(workspace, progress)
+            fetched = source.fetch(workspace, progress, self.network)
             open_model(fetched.path).close()
-            return self.store.publish(entry.name, fetched, source=source.label, licence=entry.licence)
+            licence = entry.licence or fetched.licence or UNSTATED_LICENCE
+            return self.store.publish(entry.name, fetched, source=fetched.source, licence=licence)
 
     def _listed(self, name: str, stored: StoredModel | None, entry: CatalogueEntry | None) -> ListedModel:
         expected = [source.size_bytes for source in entry.sources] if entry else []
@@ -227,6 +270,7 @@ class ModelLibrary:
         return ListedModel(
             name=name,
             stored=stored is not None,
+            verified=stored is not None or entry is None or entry.verified,
             size_bytes=size_bytes,
             licence=licence,
             description=entry.description if entry else "",
@@ -234,21 +278,67 @@ class ModelLibrary:
 
     def _unknown(self, name: str) -> UnknownModelError:
         shown = repr(name[:100])
+        if is_reference(name):
+            return UnknownModelError(
+                f"The model {shown} is not in the model store; `stoker pull` fetches it."
+            )
         if _is_path(name):
-            if Path(name).expanduser().is_file():
-                return UnknownModelError(f"{shown} is a file, not a name: it can be served as it is.")
-            return UnknownModelError(f"There is no model file {shown}.")
+            path = Path(name).expanduser()
+            if _located(path) is not None:
+                kind = "folder" if path.is_dir() else "file"
+                return UnknownModelError(f"{shown} is a {kind}, not a name: it can be served as it is.")
+            return UnknownModelError(
+                f"There is no model file {shown}, nor a folder with a {CONFIG_NAME}. A repository of the hub "
+                "is spelled hf:owner/repository."
+            )
         known = sorted({model.name for model in self.store.list_models()} | self.catalogue.keys())
         close = get_close_matches(name.lower()[:100], known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         return UnknownModelError(
             f"There is no model {shown}.{hint} `stoker list` shows the names that are known; "
-            f"the path of a {SUFFIX} file works too."
+            f"the path of a {SUFFIX} file, hf:owner/repository and https:// addresses work too."
         )
 
 
+def open_library(settings: Settings) -> ModelLibrary:
+    """Return the library over the model store, the catalogues and the network of these settings.
+
+    Raises:
+        SettingsError: A catalogue is malformed.
+    """
+    network = Network(
+        offline=settings.offline,
+        allow_http=settings.allow_http,
+        hub=settings.hf_endpoint,
+        hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
+    )
+    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network)
+
+
 def _is_path(name: str) -> bool:
-    return name.endswith(SUFFIX) or "/" in name
+    return not is_reference(name) and (name.endswith(SUFFIX) or "/" in name)
+
+
+def _key(name: str) -> str:
+    """Return what the model of this name is called in the store."""
+    return parse_reference(name).name if is_reference(name) else name.lower()
+
+
+def _located(path: Path) -> LocatedModel | None:
+    """Return the model at a path: a file, or a folder with a config.json."""
+    if path.is_file():
+        return LocatedModel(path.stem.lower(), path)
+    if (path / CONFIG_NAME).is_file():
+        return LocatedModel(path.resolve().name.lower(), path)
+    return None
+
+
+def _referenced(name: str) -> CatalogueEntry:
+    """Return an entry as the catalogue would have it for a reference; its source tells the licence."""
+    reference = parse_reference(name)
+    return CatalogueEntry(
+        name=reference.name, description="", licence="", context_length=None, sources=(reference.source,)
+    )
 
 
 def _silent(_done_bytes: int, _total_bytes: int | None) -> None:

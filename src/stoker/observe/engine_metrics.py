@@ -34,6 +34,7 @@ EngineReporter = Callable[[], EngineReport]
 GAUGES: Mapping[str, tuple[str, str]] = {
     "running": ("stoker_engine_running", "Sequences that take part in steps."),
     "waiting": ("stoker_engine_waiting", "Sequences queued behind them."),
+    "waiting_tokens": ("stoker_engine_waiting_tokens", "Tokens of the sequences that wait."),
     "kv_blocks_total": ("stoker_engine_kv_blocks", "KV blocks in all."),
     "kv_blocks_used": ("stoker_engine_kv_blocks_used", "KV blocks held by running sequences."),
     "kv_blocks_cached": ("stoker_engine_kv_blocks_cached", "Free KV blocks that keep a prefix for later."),
@@ -48,6 +49,10 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     ),
     "generated_tokens_total": ("stoker_engine_generated_tokens_total", "Tokens sampled."),
     "preemptions_total": ("stoker_engine_preemptions_total", "Sequences preempted."),
+    "expired_total": (
+        "stoker_engine_expired_total",
+        "Sequences given up because a time limit of theirs was over.",
+    ),
     "steps_total": ("stoker_engine_steps_total", "Engine calls."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),
 }

@@ -88,6 +88,23 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self._bodies = Gauge(
+            "stoker_http_body_bytes",
+            "Bytes of the bodies of requests being answered.",
+            registry=self.registry,
+        )
+        self._prompts = Gauge(
+            "stoker_prompt_bytes",
+            "Memory that the prompts in flight are taken to need in the gateway.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._unread = Gauge(
+            "stoker_unread_tokens",
+            "Tokens, and alternatives told with them, that streams have not taken yet.",
+            ["model"],
+            registry=self.registry,
+        )
         self._first_token = Histogram(
             "stoker_time_to_first_token_seconds",
             "Time from a request's head to its first text.",
@@ -119,6 +136,17 @@ class Metrics:
     def watch_choices(self, model: str, count: Callable[[], int]) -> None:
         """Report how many choices this model has in flight; `count` is called at every scrape."""
         self._choices.labels(model).set_function(lambda: float(count()))
+
+    def watch_bodies(self, size_bytes: Callable[[], int]) -> None:
+        """Report the bytes of bodies being held; `size_bytes` is called at every scrape."""
+        self._bodies.set_function(lambda: float(size_bytes()))
+
+    def watch_memory(
+        self, model: str, *, prompt_bytes: Callable[[], int], unread_tokens: Callable[[], int]
+    ) -> None:
+        """Report what this model's requests hold in the gateway; both are called at every scrape."""
+        self._prompts.labels(model).set_function(lambda: float(prompt_bytes()))
+        self._unread.labels(model).set_function(lambda: float(unread_tokens()))
 
     def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
         """Return the timer of one request's tokens."""

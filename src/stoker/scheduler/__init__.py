@@ -1,6 +1,6 @@
 """Decides what each engine call computes. Pure, synchronous Python: time comes in as an argument."""
 
 from stoker.scheduler.limits import SchedulerLimits
-from stoker.scheduler.scheduler import Scheduler
+from stoker.scheduler.scheduler import Expiry, Scheduler
 
-__all__ = ["Scheduler", "SchedulerLimits"]
+__all__ = ["Expiry", "Scheduler", "SchedulerLimits"]

@@ -11,6 +11,7 @@ from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
 def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: int) -> None:
@@ -22,9 +23,10 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
     """
     if not request.prompt:
         raise InvalidRequestError("the prompt has no tokens; send at least one", param="prompt")
-    if request.max_tokens < 1:
+    least = 1 if request.prompt_logprobs is None else 0
+    if request.max_tokens < least:
         raise InvalidRequestError(
-            f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens"
+            f"max_tokens is {request.max_tokens}; it must be at least {least}", param="max_tokens"
         )
     if not 0 <= request.min_tokens <= request.n_generated + request.max_tokens:
         raise InvalidRequestError(
@@ -40,7 +42,7 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
             param="max_tokens" if n_prompt < limits.context_length else "prompt",
         )
     # The last token sampled is never computed, so it needs no room.
-    n_needed = blocks_for(n_total - 1)
+    n_needed = blocks_for(max(n_prompt, n_total - 1))
     if n_needed > n_blocks:
         raise InvalidRequestError(
             f"the prompt's {n_prompt} tokens and max_tokens={request.max_tokens} need {n_needed} KV blocks "
@@ -67,13 +69,13 @@ class Admission:
     limits: SchedulerLimits
     cache: KVCache
     running: SequenceQueue
-    waiting: SequenceQueue
+    waiting: WaitingQueue
+    time_limits: TimeLimits
     counters: Counters
 
     def admit_waiting(self) -> None:
         """Admit as many as can start now."""
-        while self.waiting.items:
-            sequence = self.waiting.items[0]
+        while (sequence := self.waiting.first()) is not None:
             if not (self._has_place(sequence) and self._has_token(sequence)):
                 return
             if not self._take_blocks(sequence):
@@ -101,7 +103,7 @@ class Admission:
     def _take_blocks(self, sequence: SequenceState) -> bool:
         cache = self.cache
         running = self.running.items
-        hits = cache.match(sequence.namespace, sequence.tokens)
+        hits = cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
         n_new = blocks_for(len(sequence.tokens)) - len(hits)
         table = cache.reserve(hits, n_new, spare=len(running))
         while table is None:
@@ -113,6 +115,7 @@ class Admission:
         sequence.n_published = len(hits)
         sequence.n_computed = len(hits) * BLOCK_TOKENS
         if sequence.n_cached is None:
+            self.time_limits.begun(sequence)
             sequence.n_cached = sequence.n_computed
             self.counters.prompt_tokens += sequence.n_prompt
             self.counters.cached_tokens += sequence.n_cached

@@ -11,8 +11,13 @@ def validate_result(plan: StepPlan, result: StepResult) -> None:
     """Refuse a result that does not answer the plan.
 
     Raises:
-        EngineError: A row is missing, or a token was sampled where none was asked for or the reverse.
+        EngineError: A row is missing, or a token was sampled or scored where none was asked for or the
+            reverse.
     """
+    wanted = {row: len(scoring.targets) for row, scoring in plan.scoring.items()}
+    scored = {row: len(scores) for row, scores in result.scores.items()}
+    if scored != wanted:
+        raise EngineError(f"a step that scores {wanted} tokens by row returned {scored}; report this bug")
     if len(result.logprobs) != len(plan.samples) or plan.samples != [
         token >= 0 for token in result.token_ids
     ]:
@@ -34,40 +39,51 @@ def apply_result(
         cache: Where full blocks are published.
 
     Returns:
-        One event per sampled token, and the sequences that ended with theirs.
+        One event per sequence with a sampled token or scores, and the sequences that ended.
     """
     events: list[TokensEvent] = []
     ended: list[SequenceState] = []
-    for sequence, run, token, logprob in zip(
-        rows, plan.tokens, result.token_ids, result.logprobs, strict=True
+    for row, (sequence, run, token, logprob) in enumerate(
+        zip(rows, plan.tokens, result.token_ids, result.logprobs, strict=True)
     ):
         if sequence.aborted:
             continue
+        scores = result.scores.get(row)
+        if scores is not None:
+            sequence.n_scored += len(scores)
         n_computed = sequence.n_computed = sequence.n_computed + len(run)
         if n_computed >= (sequence.n_published + 1) * BLOCK_TOKENS:
             _publish_full(sequence, cache)
-        if token < 0:
-            continue
-        sequence.tokens.append(token)
-        if sequence.edits is not None:
-            sequence.edits.history.append(token)
         reason = None
-        if token in sequence.stop_token_ids:
-            reason = FinishReason.STOP
-        elif len(sequence.tokens) == sequence.max_total:
+        if token >= 0:
+            reason = _append(sequence, token)
+        elif sequence.n_computed == sequence.max_total:  # scored, and nothing is to be sampled
             reason = FinishReason.LENGTH
+        elif scores is None:
+            continue
         if reason is not None:
             ended.append(sequence)
         events.append(
             TokensEvent(
                 sequence.request_id,
-                (token,),
+                (token,) if token >= 0 else (),
                 () if logprob is None else (logprob,),
                 sequence.n_cached or 0,
                 reason,
+                scores,
             )
         )
     return events, ended
+
+
+def _append(sequence: SequenceState, token: int) -> FinishReason | None:
+    """Append a sampled token and return why the sequence ends with it, if it does."""
+    sequence.tokens.append(token)
+    if sequence.edits is not None:
+        sequence.edits.history.append(token)
+    if token in sequence.stop_token_ids:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if len(sequence.tokens) == sequence.max_total else None
 
 
 def _publish_full(sequence: SequenceState, cache: KVCache) -> None:

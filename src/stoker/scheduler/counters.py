@@ -16,6 +16,7 @@ class Counters:
     cached_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
+    expired: int = 0
     steps: int = 0
     step_seconds: float = 0.0
 

@@ -7,6 +7,7 @@ from stoker.core.step import BLOCK_TOKENS
 from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import TimeLimits
 
 
 def check_sequences(
@@ -40,11 +41,46 @@ def check_sequences(
             raise _broken("a queue is out of order")
     if running and any(not w.order > running[-1].order and not running[-1].yields_to(w) for w in waiting):
         raise _broken("a sequence was overtaken by a newer one of its priority")
+    _check_namespaces(running)
     for sequence in running:
         _check_running(sequence, cache)
     for sequence in waiting:
         if sequence.table or sequence.n_computed or sequence.n_published or sequence.aborted:
             raise _broken(f"the waiting sequence {sequence.request_id!r} holds blocks or is aborted")
+
+
+def check_books(
+    waiting: list[SequenceState],
+    n_waiting_tokens: int,
+    time_limits: TimeLimits,
+    live: Mapping[str, SequenceState],
+) -> None:
+    """Verify what is counted and remembered beside the sequences.
+
+    Args:
+        waiting: The waiting sequences.
+        n_waiting_tokens: What their tokens were counted to be.
+        time_limits: Who is watched.
+        live: As in `check_sequences`.
+
+    Raises:
+        EngineError: An invariant is broken.
+    """
+    if n_waiting_tokens != sum(len(sequence.tokens) for sequence in waiting):
+        raise _broken(f"{n_waiting_tokens} tokens are counted as waiting, which is wrong")
+    starts, ends = time_limits.watched()
+    must_start = {s for s in live.values() if s.start_by is not None and s.n_cached is None}
+    must_end = {s for s in live.values() if s.end_by is not None}
+    if set(starts) != must_start or set(ends) != must_end:
+        raise _broken("the time limits watched are not those of the live sequences")
+
+
+def _check_namespaces(running: list[SequenceState]) -> None:
+    namespaces: dict[int, Parent] = {}
+    for sequence in running:
+        for block in sequence.table:
+            if namespaces.setdefault(block, sequence.namespace) != sequence.namespace:
+                raise _broken(f"sequences of two namespaces hold block {block}")
 
 
 def _broken(what: str) -> EngineError:
@@ -60,8 +96,11 @@ def _check_histories(live: Mapping[str, SequenceState]) -> None:
 def _check_running(sequence: SequenceState, cache: KVCache) -> None:
     name = f"the running sequence {sequence.request_id!r}"
     n_tokens = len(sequence.tokens)
-    if not 0 <= sequence.n_computed < n_tokens < sequence.max_total:
+    most = sequence.max_total - (sequence.max_total > sequence.n_prompt)  # all of it if it is only scored
+    if not 0 <= sequence.n_computed < n_tokens <= most:
         raise _broken(f"{name} has computed {sequence.n_computed} of {n_tokens} tokens")
+    if not min(sequence.n_computed + 1, sequence.n_prompt) <= sequence.n_scored <= sequence.n_prompt:
+        raise _broken(f"{name} has computed {sequence.n_computed} tokens and scored {sequence.n_scored}")
     if sequence.n_computed > len(sequence.table) * BLOCK_TOKENS:
         raise _broken(f"{name} has computed more tokens than its blocks hold")
     if sequence.n_published != sequence.n_computed // BLOCK_TOKENS:

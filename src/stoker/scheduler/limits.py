@@ -13,6 +13,7 @@ class SchedulerLimits:
         context_length: Most tokens (prompt and output) of one sequence.
         max_running: Most sequences computed in one step.
         max_waiting: Most sequences queued while every running place is taken.
+        max_waiting_tokens: Most tokens of the sequences queued; one that is alone may have more.
         max_step_tokens: Most tokens computed in one step; at least `max_running`, so that every
             running sequence can have one.
 
@@ -23,10 +24,16 @@ class SchedulerLimits:
     context_length: int
     max_running: int = 64
     max_waiting: int = 256
+    max_waiting_tokens: int = 2_000_000
     max_step_tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name, least in (("context_length", 1), ("max_running", 1), ("max_waiting", 0)):
+        for name, least in (
+            ("context_length", 1),
+            ("max_running", 1),
+            ("max_waiting", 0),
+            ("max_waiting_tokens", 0),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(
                     f"{name} is {getattr(self, name)}; set it to {least} or more",

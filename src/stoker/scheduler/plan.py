@@ -1,13 +1,14 @@
 """From the running sequences to the plan of one step."""
 
-from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.kvcache import KVCache
+from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
+from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import WaitingQueue
 
 
-def grow_tables(running: SequenceQueue, waiting: SequenceQueue, cache: KVCache) -> int:
+def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -> int:
     """Give each running sequence blocks for all its tokens, those before in order first.
 
     Returns:
@@ -34,6 +35,9 @@ def build_plan(
 ) -> tuple[StepPlan, list[SequenceState]]:
     """Plan one token for each decode, then chunks of prompts while the step has tokens left.
 
+    A prompt whose next full block is being computed in this very step, for another sequence, waits for
+    it. So of several equal prompts that arrive together only one is computed, but for a last block.
+
     Args:
         running: The running sequences in order; their tables have room for all their tokens.
         cache: Where another sequence may have published what this one still has to compute.
@@ -50,7 +54,7 @@ def build_plan(
         tokens=[sequence.tokens[-1:] for sequence in rows],
         first_positions=[sequence.n_computed for sequence in rows],
         block_tables=[sequence.table for sequence in rows],
-        samples=[True] * n_decodes,
+        samples=[sequence.wants_token for sequence in rows],
         sampling=[sequence.sampling for sequence in rows],
     )
     if n_decodes < len(running):
@@ -66,6 +70,7 @@ def build_plan(
 def _add_chunks(
     plan: StepPlan, rows: list[SequenceState], running: list[SequenceState], cache: KVCache, n_left: int
 ) -> None:
+    in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:
         tokens = sequence.tokens
         if len(tokens) - sequence.n_computed == 1:
@@ -73,26 +78,41 @@ def _add_chunks(
         if n_left == 0:
             return
         _skip_published(sequence, cache)
+        block_end = (sequence.n_published + 1) * BLOCK_TOKENS
+        block = (sequence.parent, tuple(tokens[block_end - BLOCK_TOKENS : block_end]))
+        if block_end <= sequence.n_shareable and block in in_work:
+            continue
+        if block_end <= len(tokens):
+            in_work.add(block)
         start = sequence.n_computed
         end = min(len(tokens), start + n_left)
         n_left -= end - start
+        if (scoring := _scoring(sequence, start, end)) is not None:
+            plan.scoring[len(rows)] = scoring
         rows.append(sequence)
         plan.request_ids.append(sequence.request_id)
         plan.tokens.append(tokens[start:end])
         plan.first_positions.append(start)
         plan.block_tables.append(sequence.table)
-        plan.samples.append(end == len(tokens))
+        plan.samples.append(end == len(tokens) and sequence.wants_token)
         plan.sampling.append(sequence.sampling)
 
 
-def _skip_published(sequence: SequenceState, cache: KVCache) -> None:
-    """Jump over blocks that another sequence has computed since this one was admitted.
+def _scoring(sequence: SequenceState, start: int, end: int) -> PromptScoring | None:
+    """Return which tokens to score when those from `start` to `end` are computed."""
+    n_top = sequence.prompt_logprobs
+    if n_top is None:
+        return None
+    first = sequence.n_scored
+    targets = sequence.tokens[first : min(end + 1, sequence.n_prompt)]
+    return PromptScoring(first - 1 - start, targets, n_top) if targets else None
 
-    So of several equal prompts that arrive together only one is computed.
-    """
+
+def _skip_published(sequence: SequenceState, cache: KVCache) -> None:
+    """Jump over blocks that another sequence has computed since this one was admitted."""
     tokens = sequence.tokens
     start = sequence.n_published * BLOCK_TOKENS
-    while (end := start + BLOCK_TOKENS) < len(tokens):
+    while (end := start + BLOCK_TOKENS) <= sequence.n_shareable:
         own = sequence.table[sequence.n_published]
         published = cache.exchange(sequence.parent, tokens[start:end], own)
         if published is None:

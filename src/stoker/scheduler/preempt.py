@@ -7,9 +7,10 @@ then so does the next one. Two sequences cannot preempt each other in turn.
 
 from stoker.kvcache import KVCache
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.waiting import WaitingQueue
 
 
-def preempt_last(running: SequenceQueue, waiting: SequenceQueue, cache: KVCache) -> None:
+def preempt_last(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -> None:
     """Send the last running sequence back to its place in the queue, with its sampled tokens.
 
     Its computed blocks stay cached until they are evicted, so it may find them again.

@@ -1,4 +1,4 @@
-"""Sequences in the order in which they are served."""
+"""Running sequences in the order in which they are served."""
 
 from bisect import bisect_left, insort
 from operator import attrgetter
@@ -11,8 +11,8 @@ _order = attrgetter("order")
 class SequenceQueue:
     """A list of sequences sorted by (-priority, arrival).
 
-    Finding a place costs O(log n), and no operation looks at every sequence. A preempted sequence
-    keeps its order and so comes back to the place it had.
+    Short, and walked in every step; the long queue of those that wait is a
+    `stoker.scheduler.waiting.WaitingQueue`.
     """
 
     __slots__ = ("items",)

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
+from stoker.core.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidRequestError,
+    QueueFullError,
+    QueueTimeoutError,
+)
 from stoker.core.stats import EngineStats
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
@@ -10,11 +16,12 @@ from stoker.kvcache import KVCache
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.commit import apply_result, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
-from stoker.scheduler.invariants import check_sequences
+from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
 @dataclass(slots=True)
@@ -24,14 +31,28 @@ class _StepInFlight:
     started: float  # as the caller's clock says
 
 
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """A sequence that was given up because a time limit of its own was over.
+
+    Attributes:
+        request_id: The sequence; it is in flight no more.
+        error: Which limit it was.
+    """
+
+    request_id: str
+    error: QueueTimeoutError | DeadlineError
+
+
 class Scheduler:
     """Continuous batching over a paged, shared KV cache.
 
-    The owner loops: `submit` and `abort` what arrived, ``plan = schedule(now)``, compute the plan,
-    ``events = commit(plan, result, now)``. One step is in flight at a time. `submit` and `abort` may
-    also be called between `schedule` and `commit`. Not thread-safe: one thread owns it.
+    The owner loops: `submit` and `abort` what arrived, `expire`, ``plan = schedule(now)``, compute the
+    plan, ``events = commit(plan, result, now)``. One step is in flight at a time. `submit`, `abort` and
+    `expire` may also be called between `schedule` and `commit`. Not thread-safe: one thread owns it.
 
     Sequences are served in the order of priority, then arrival, and every admitted sequence ends.
+    What a step costs does not depend on how many wait.
     (Counting computed tokens instead of keeping prefill and decode phases is vLLM v1's idea.)
 
     Args:
@@ -51,6 +72,7 @@ class Scheduler:
         "_n_arrived",
         "_root",
         "_running",
+        "_time_limits",
         "_waiting",
     )
 
@@ -61,11 +83,14 @@ class Scheduler:
         self._counters = Counters()
         self._drain = DrainRate()
         self._running = SequenceQueue()
-        self._waiting = SequenceQueue()
+        self._waiting = WaitingQueue()
+        self._time_limits = TimeLimits()
         self._live: dict[str, SequenceState] = {}
         self._n_arrived = 0
         self._in_flight: _StepInFlight | None = None
-        self._admission = Admission(limits, self._cache, self._running, self._waiting, self._counters)
+        self._admission = Admission(
+            limits, self._cache, self._running, self._waiting, self._time_limits, self._counters
+        )
 
     def submit(self, request: TokenRequest, now: float) -> None:
         """Take a request into the queue.
@@ -77,7 +102,8 @@ class Scheduler:
         Raises:
             InvalidRequestError: It is malformed, its id is in flight already, it exceeds the context
                 (`ContextLengthError`) or it needs more KV blocks than exist.
-            QueueFullError: Every running and waiting place is taken.
+            QueueFullError: Every running and waiting place is taken, or the waiting ones have too many
+                tokens.
         """
         if request.request_id in self._live:
             raise InvalidRequestError(
@@ -87,16 +113,19 @@ class Scheduler:
         validate_request(request, self._limits, self._cache.n_blocks)
         n_places = self._limits.max_running + self._limits.max_waiting
         if len(self._live) >= n_places:
-            retry_after_s = self._drain.retry_after_s(len(self._waiting), self._step_seconds(now))
-            raise QueueFullError(
-                f"all {n_places} places, running and waiting, are taken; "
-                f"try again in about {retry_after_s:.0f} s",
-                retry_after_s=retry_after_s,
+            raise self._full(f"all {n_places} places, running and waiting, are taken", now)
+        n_waiting = self._waiting.n_tokens
+        if n_waiting and n_waiting + len(request.prompt) > self._limits.max_waiting_tokens:
+            raise self._full(
+                f"the prompts of waiting requests have {n_waiting} tokens and this one "
+                f"{len(request.prompt)}, over the limit of {self._limits.max_waiting_tokens} together",
+                now,
             )
-        sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root)
+        sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
         self._n_arrived += 1
         self._live[request.request_id] = sequence
         self._waiting.add(sequence)
+        self._time_limits.watch(sequence)
 
     def abort(self, request_id: str) -> bool:
         """End a sequence without an event; harmless at any time.
@@ -109,6 +138,7 @@ class Scheduler:
         sequence = self._live.pop(request_id, None)
         if sequence is None:
             return False
+        self._time_limits.forget(sequence)
         if not sequence.table:  # a running sequence has a block at least
             self._waiting.remove(sequence)
         elif self._in_flight is None:
@@ -117,6 +147,40 @@ class Scheduler:
         else:
             sequence.aborted = True
         return True
+
+    def expire(self, now: float) -> list[Expiry]:
+        """Give up the sequences whose time limits are over, as `abort` does; costs O(log n) for each.
+
+        Args:
+            now: The time, in seconds.
+        """
+        expired: list[Expiry] = []
+        while (sequence := self._time_limits.unfinished(now)) is not None:
+            expired.append(
+                Expiry(
+                    sequence.request_id,
+                    DeadlineError(
+                        "the request was not finished within its time limit: ask for less at a time, or "
+                        "raise the limit ('timeout', at most the server's request_timeout_s)"
+                    ),
+                )
+            )
+            self.abort(sequence.request_id)
+        while (sequence := self._time_limits.unbegun(now)) is not None:
+            retry_after_s = self._retry_after_s(now)
+            expired.append(
+                Expiry(
+                    sequence.request_id,
+                    QueueTimeoutError(
+                        "the request's turn did not come within its queue time limit; "
+                        f"try again in about {retry_after_s:.0f} s",
+                        retry_after_s=retry_after_s,
+                    ),
+                )
+            )
+            self.abort(sequence.request_id)
+        self._counters.expired += len(expired)
+        return expired
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next step.
@@ -137,7 +201,7 @@ class Scheduler:
         if running.items:
             n_preempted = grow_tables(running, self._waiting, self._cache)
             self._counters.preemptions += n_preempted
-        if self._waiting.items:
+        if self._waiting:
             self._admission.admit_waiting()
         if not running.items:
             return None
@@ -154,7 +218,8 @@ class Scheduler:
             now: The time, in seconds.
 
         Returns:
-            One event per sampled token, in the plan's order; none for aborted sequences.
+            One event per sequence with a sampled token or prompt scores, in the plan's order; none for
+            aborted sequences.
 
         Raises:
             EngineError: This is not the plan in flight, or the result does not answer it.
@@ -168,9 +233,10 @@ class Scheduler:
         counters.steps += 1
         counters.step_seconds += now - step.started
         events, ended = apply_result(plan, step.rows, result, self._cache)
-        counters.generated_tokens += len(events)
+        counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
             del self._live[sequence.request_id]
+            self._time_limits.forget(sequence)
         gone = ended + [sequence for sequence in self._running.items if sequence.aborted]
         for sequence in gone:
             self._running.remove(sequence)
@@ -185,6 +251,7 @@ class Scheduler:
         return EngineStats(
             running=len(self._running),
             waiting=len(self._waiting),
+            waiting_tokens=self._waiting.n_tokens,
             kv_blocks_total=cache.n_blocks,
             kv_blocks_used=cache.n_blocks - cache.n_available,
             kv_blocks_cached=cache.n_cached,
@@ -192,6 +259,7 @@ class Scheduler:
             cached_tokens_total=counters.cached_tokens,
             generated_tokens_total=counters.generated_tokens,
             preemptions_total=counters.preemptions,
+            expired_total=counters.expired,
             steps_total=counters.steps,
             step_seconds_total=counters.step_seconds,
         )
@@ -202,8 +270,17 @@ class Scheduler:
         Raises:
             EngineError: An invariant is broken; the message says which.
         """
-        check_sequences(self._running.items, self._waiting.items, self._live, self._limits, self._cache)
+        waiting = self._waiting.in_order()
+        check_sequences(self._running.items, waiting, self._live, self._limits, self._cache)
+        check_books(waiting, self._waiting.n_tokens, self._time_limits, self._live)
         self._cache.check([sequence.table for sequence in self._running.items])
+
+    def _full(self, why: str, now: float) -> QueueFullError:
+        retry_after_s = self._retry_after_s(now)
+        return QueueFullError(f"{why}; try again in about {retry_after_s:.0f} s", retry_after_s=retry_after_s)
+
+    def _retry_after_s(self, now: float) -> float:
+        return self._drain.retry_after_s(len(self._waiting), self._step_seconds(now))
 
     def _step_seconds(self, now: float) -> float:
         in_flight = self._in_flight

@@ -30,6 +30,10 @@ class SequenceState:
             that `commit` may swap a block for an equal one when the forward is over.
         n_published: Leading blocks of `table` that are in the prefix index: all the full ones.
         n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
+        start_by: When it must have been admitted for the first time, on the caller's clock, or None.
+        end_by: When it must have ended, likewise.
+        prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
+        n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -46,11 +50,15 @@ class SequenceState:
     table: list[int] = field(default_factory=list)
     n_published: int = 0
     n_cached: int | None = None
+    start_by: float | None = None
+    end_by: float | None = None
+    prompt_logprobs: int | None = None
+    n_scored: int
     aborted: bool = False
 
     @classmethod
-    def of(cls, request: TokenRequest, *, arrival: int, root: str) -> "SequenceState":
-        """Return the state of a request that has just been submitted as number `arrival`."""
+    def of(cls, request: TokenRequest, *, arrival: int, root: str, now: float) -> "SequenceState":
+        """Return the state of a request that is submitted now as number `arrival`."""
         n_prompt = len(request.prompt)
         return cls(
             request_id=request.request_id,
@@ -62,12 +70,26 @@ class SequenceState:
             n_prompt=n_prompt,
             max_total=n_prompt + request.max_tokens,
             tokens=list(request.prompt),
+            start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
+            end_by=None if request.timeout_s is None else now + request.timeout_s,
+            prompt_logprobs=request.prompt_logprobs,
+            n_scored=n_prompt if request.prompt_logprobs is None else 1,
         )
 
     @property
     def parent(self) -> Parent:
         """What precedes its first unpublished block in the prefix index."""
         return self.table[self.n_published - 1] if self.n_published else self.namespace
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether a token is sampled when all that it has are computed; not if it is only scored."""
+        return len(self.tokens) < self.max_total
+
+    @property
+    def n_shareable(self) -> int:
+        """How many leading tokens may come from others' blocks: none whose logits are still wanted."""
+        return len(self.tokens) - 1 if self.n_scored == self.n_prompt else self.n_scored - 1
 
     def yields_to(self, other: "SequenceState") -> bool:
         """Whether `other` has a higher priority (having arrived earlier is not enough)."""

@@ -25,6 +25,8 @@ POISON = 13
 
 TOIL_S = 2.5
 
+FORK_S = 20.0
+
 
 class Behaviour(StrEnum):
     """What the engine process does beside serving."""
@@ -50,6 +52,9 @@ class Behaviour(StrEnum):
     STALL = "stall"
     """The step that computes `POISON` takes for ever."""
 
+    FORK = "fork"
+    """The step that computes `POISON` kills the process, whose fork keeps its sockets for `FORK_S`."""
+
     TOIL = "toil"
     """The step that computes `POISON` takes `TOIL_S` and goes on all the time."""
 
@@ -70,15 +75,7 @@ def _load(behaviour: Behaviour) -> LoadedEngine:
 
     def strike(plan: StepPlan) -> None:
         if any(POISON in run for run in plan.tokens):
-            match behaviour:
-                case Behaviour.RAISE:
-                    raise RuntimeError("the arithmetic went wrong")
-                case Behaviour.DIE:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                case Behaviour.STALL:
-                    time.sleep(3600)
-                case Behaviour.TOIL:
-                    _toil(engine)
+            _strike(behaviour, engine)
 
     engine = FakeStepEngine(KV_BLOCKS, before_forward=strike)
     return LoadedEngine(
@@ -87,6 +84,23 @@ def _load(behaviour: Behaviour) -> LoadedEngine:
         vocab_size=engine.vocab_size,
         kv_root=engine.fingerprint,
     )
+
+
+def _strike(behaviour: Behaviour, engine: FakeStepEngine) -> None:
+    match behaviour:
+        case Behaviour.RAISE:
+            raise RuntimeError("the arithmetic went wrong")
+        case Behaviour.DIE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case Behaviour.FORK:
+            if os.fork() == 0:
+                time.sleep(FORK_S)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case Behaviour.STALL:
+            time.sleep(3600)
+        case Behaviour.TOIL:
+            _toil(engine)
 
 
 def _toil(engine: FakeStepEngine) -> None:

@@ -4,10 +4,18 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from stoker.core.errors import EngineDiedError, NotReadyError, QueueFullError
+from stoker.core.errors import DeadlineError, EngineDiedError, NotReadyError, QueueFullError
 from stoker.core.protocols import EngineInfo
-from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenLogprob, TokenRequest, TokensEvent
-from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
+from stoker.core.tokens import (
+    Admitted,
+    FinishReason,
+    PromptScores,
+    TokenEvent,
+    TokenLogprob,
+    TokenRequest,
+    TokensEvent,
+)
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_scores, reference_tokens
 
 _INFO = EngineInfo(
     model="fake",
@@ -30,6 +38,7 @@ class MortalEngine:
     Attributes:
         fingerprint: That of the engines from the next one on.
         n_places: Sequences that are admitted at a time.
+        hangs: Whether it stands still, and so notices no time limit either, until it dies.
         running: Ids of the sequences that the engine has.
         deaths: What the engine had at each death.
     """
@@ -42,6 +51,7 @@ class MortalEngine:
         self._news = asyncio.Event()
         self.fingerprint = _INFO.fingerprint
         self.n_places = 64
+        self.hangs = False
         self.restarts = 0
         self.running: set[str] = set()
         self.deaths: list[set[str]] = []
@@ -82,6 +92,7 @@ class MortalEngine:
     def revive(self) -> None:
         """Be the next engine."""
         self._alive = True
+        self.hangs = False
         self.restarts += 1
         self._tell()
 
@@ -96,6 +107,7 @@ class MortalEngine:
         Raises:
             NotReadyError: There is no engine.
             QueueFullError: Every place is taken.
+            DeadlineError: The request's `timeout_s` was over.
             EngineDiedError: It died.
         """
         if not self._alive:
@@ -103,13 +115,18 @@ class MortalEngine:
         if len(self.running) >= self.n_places:
             raise QueueFullError("every place is taken", retry_after_s=1.0)
         running = self.running
+        end_by = None if request.timeout_s is None else _now() + request.timeout_s
         running.add(request.request_id)
         try:
             await self._live(running)
             yield Admitted(request.request_id)
+            async for event in self._scores(request, running):
+                yield event
             tokens = reference_tokens(request)
             for index, token in enumerate(tokens):
                 await self._live(running)
+                if end_by is not None and end_by <= _now():
+                    raise DeadlineError("the request was not finished within its time limit")
                 if self._poison in (*request.prompt, *tokens[:index]):
                     self.die()
                 await self._live(running)
@@ -117,16 +134,42 @@ class MortalEngine:
         finally:
             running.discard(request.request_id)
 
+    async def _scores(self, request: TokenRequest, running: set[str]) -> AsyncGenerator[TokensEvent]:
+        """Score the prompt step by step, and end what is only scored."""
+        n_top = request.prompt_logprobs
+        if n_top is None:
+            return
+        scores = PromptScores.of(reference_scores(request), n_top)
+        while scores:
+            await self._live(running)
+            if self._poison in request.prompt[: len(request.prompt) - len(scores)]:
+                self.die()
+            await self._live(running)
+            step, scores = PromptScores.of(list(scores)[:3], n_top), scores.without_first(3)
+            ends = not scores and not request.max_tokens
+            yield TokensEvent(
+                request.request_id,
+                (),
+                finish_reason=FinishReason.LENGTH if ends else None,
+                prompt_scores=step,
+            )
+
     async def _live(self, running: set[str]) -> None:
         """Take part in one turn of the event loop and outlive it."""
         if running is self.running:
             await asyncio.sleep(0)
+        while self.hangs and running is self.running:
+            await self._news.wait()
         if running is not self.running:
             raise EngineDiedError("the engine died")
 
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _event(request: TokenRequest, token: int, *, last: bool) -> TokensEvent:

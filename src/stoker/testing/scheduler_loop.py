@@ -1,7 +1,8 @@
 """A scheduler driven by a fake engine and a fake clock, as the worker process drives the real ones."""
 
+from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
-from stoker.core.tokens import FinishReason, TokenRequest, TokensEvent
+from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
 from stoker.testing.step_engine import FakeStepEngine
@@ -15,14 +16,17 @@ class SchedulerLoop:
 
     Args:
         kv_blocks: KV blocks of the fake engine.
-        context_length, max_running, max_waiting, max_step_tokens: As in `SchedulerLimits`.
+        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
+            `SchedulerLimits`.
 
     Attributes:
         clock: The time that the scheduler is told.
         engine: What computes its plans.
         scheduler: The scheduler under test.
         tokens: Output of each request so far, by id.
+        scores: Scores of each request's prompt so far, by id.
         finished: Why each request that ended did so, by id.
+        expired: Requests that were given up at a time limit, by id.
         events: Every event, in order.
         plans: Every plan, in order.
     """
@@ -34,6 +38,7 @@ class SchedulerLoop:
         context_length: int = 1024,
         max_running: int = 8,
         max_waiting: int = 16,
+        max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
     ) -> None:
         self.clock = FakeClock()
@@ -42,11 +47,14 @@ class SchedulerLoop:
             context_length=context_length,
             max_running=max_running,
             max_waiting=max_waiting,
+            max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
         )
         self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
         self.tokens: dict[str, list[int]] = {}
+        self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
+        self.expired: dict[str, QueueTimeoutError | DeadlineError] = {}
         self.events: list[TokensEvent] = []
         self.plans: list[StepPlan] = []
 
@@ -62,8 +70,14 @@ class SchedulerLoop:
         self.scheduler.check()
         return known
 
+    def expire(self) -> None:
+        """Give up what has no time left; may be called at any time, as `abort`."""
+        self.expired.update((each.request_id, each.error) for each in self.scheduler.expire(self.clock()))
+        self.scheduler.check()
+
     def schedule(self) -> StepPlan | None:
         """Schedule a step, to be given to `commit`; None when there is nothing to do."""
+        self.expire()
         plan = self.scheduler.schedule(self.clock())
         self.scheduler.check()
         if plan is not None:
@@ -77,6 +91,7 @@ class SchedulerLoop:
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)
+            self.scores.setdefault(event.request_id, []).extend(event.prompt_scores or ())
             if event.finish_reason is not None:
                 self.finished[event.request_id] = event.finish_reason
         self.events.extend(events)

@@ -14,6 +14,8 @@ from typing import Self
 
 import httpx2
 
+from stoker.config import HUB_VARIABLES
+
 _ADDRESS = re.compile(r"http://\S+:\d+")
 _SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _POLL_S = 0.02
@@ -21,7 +23,11 @@ _POLL_S = 0.02
 
 def clean_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment with no setting but the home folder and `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STOKER_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("STOKER_") and name not in HUB_VARIABLES
+    }
     return {**kept, "STOKER_HOME": str(home), **(extra or {})}
 
 

@@ -10,11 +10,12 @@ reused too early or shared wrongly, or a token missed or computed twice gives ot
 from array import array
 from collections.abc import Callable
 from hashlib import blake2b
+from itertools import pairwise
 
 from stoker.core.errors import EngineError
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import BLOCK_TOKENS, LogitEdits, StepPlan, StepResult
-from stoker.core.tokens import TokenLogprob, TokenRequest
+from stoker.core.step import BLOCK_TOKENS, LogitEdits, PromptScoring, StepPlan, StepResult
+from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
 
 DEFAULT_VOCAB_SIZE = 256
 
@@ -30,6 +31,7 @@ class FakeStepEngine:
 
     Attributes:
         n_forwards: Steps computed.
+        n_tokens: Tokens computed.
         progress: Grows with every step; a test may let it grow within one (`Progressing`).
         closed: Whether `close` was called.
     """
@@ -45,6 +47,7 @@ class FakeStepEngine:
         self._before_forward = before_forward
         self._memory = array("Q", bytes(8 * kv_blocks * BLOCK_TOKENS))
         self.n_forwards = 0
+        self.n_tokens = 0
         self.progress = 0
         self.closed = False
 
@@ -75,24 +78,31 @@ class FakeStepEngine:
             self._before_forward(plan)
         _check_plan(plan, self._kv_blocks, self._vocab_size)
         self.n_forwards += 1
+        self.n_tokens += plan.n_tokens
         self.progress += 1
         token_ids = []
         logprobs = []
+        scores = {}
         for row in range(len(plan.request_ids)):
-            state = self._compute(plan.tokens[row], plan.first_positions[row], plan.block_tables[row])
+            states = self._compute(plan.tokens[row], plan.first_positions[row], plan.block_tables[row])
+            state = states[-1]
+            if (scoring := plan.scoring.get(row)) is not None:
+                scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
             token_id = -1
             logprob = None
             if plan.samples[row]:
                 token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size, plan.edits.get(row))
             token_ids.append(token_id)
             logprobs.append(logprob)
-        return StepResult(token_ids, logprobs)
+        return StepResult(token_ids, logprobs, scores)
 
     def close(self) -> None:
         """Refuse further steps."""
         self.closed = True
 
-    def _compute(self, tokens: list[int], first_position: int, table: list[int]) -> bytes:
+    def _compute(self, tokens: list[int], first_position: int, table: list[int]) -> list[bytes]:
+        """Return the state after each token."""
+        states = []
         context = blake2b(digest_size=8)
         n_full, n_rest = divmod(first_position, BLOCK_TOKENS)
         for block in table[:n_full]:
@@ -105,7 +115,18 @@ class FakeStepEngine:
             slot = table[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS
             self._memory[slot] = entry
             context.update(self._memory[slot : slot + 1].tobytes())
-        return context.digest()
+            states.append(context.digest())
+        return states
+
+
+def reference_scores(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE) -> list[TokenLogprob]:
+    """Return the scores that a request's prompt must get from a `FakeStepEngine`, whatever else runs."""
+    context = blake2b(digest_size=8)
+    scores = []
+    for token, target in pairwise(request.prompt):
+        context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
+        scores.append(_score(context.digest(), target, request.prompt_logprobs or 0, vocab_size))
+    return scores
 
 
 def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE) -> tuple[int, ...]:
@@ -142,6 +163,24 @@ def _sample(
     return token, TokenLogprob(-0.5, top)
 
 
+def _score_all(states: list[bytes], scoring: PromptScoring, vocab_size: int) -> PromptScores:
+    targets = scoring.targets
+    return PromptScores.of(
+        [
+            _score(state, target, scoring.n_top, vocab_size)
+            for state, target in zip(states[: len(targets)], targets, strict=True)
+        ],
+        scoring.n_top,
+    )
+
+
+def _score(state: bytes, target: int, n_top: int, vocab_size: int) -> TokenLogprob:
+    """Make values up that fit a C float exactly."""
+    drawn = int.from_bytes(blake2b(state, key=b"score", digest_size=8).digest(), "little")
+    top = tuple(((drawn + rank) % vocab_size, -rank / 64) for rank in range(n_top))
+    return TokenLogprob(-((drawn + target) % 4096) / 64, top)
+
+
 def _edited(drawn: int, vocab_size: int, edits: LogitEdits) -> int:
     """Choose another token for any other edits, and none that is banned."""
     everything = f"{drawn} {edits}".encode()
@@ -160,6 +199,8 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
         _check_row(plan, row, kv_blocks, vocab_size)
     for row, edits in plan.edits.items():
         _check_edits(plan, row, edits, n_rows)
+    for row, scoring in plan.scoring.items():
+        _check_scoring(plan, row, scoring, n_rows)
     _check_writers(plan)
 
 
@@ -170,6 +211,16 @@ def _check_edits(plan: StepPlan, row: int, edits: LogitEdits, n_rows: int) -> No
     tail = edits.history[plan.first_positions[row] :].tolist()
     if len(edits.history) != end or tail != plan.tokens[row] or edits.n_prompt > end:
         raise EngineError(f"row {row}: the history of its logit edits is not that of its tokens")
+
+
+def _check_scoring(plan: StepPlan, row: int, scoring: PromptScoring, n_rows: int) -> None:
+    run = plan.tokens[row] if 0 <= row < n_rows else []
+    first, targets = scoring.first, scoring.targets
+    if not targets or first < 0 or first + len(targets) > len(run):
+        raise EngineError(f"row {row}: {len(targets)} tokens to score from {first} of {len(run)}")
+    known = run[first + 1 :]
+    if targets[: len(known)] != known[: len(targets)]:
+        raise EngineError(f"row {row}: the tokens to score are not those that follow")
 
 
 def _check_row(plan: StepPlan, row: int, kv_blocks: int, vocab_size: int) -> None:

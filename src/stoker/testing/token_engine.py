@@ -10,6 +10,7 @@ from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import (
     Admitted,
     FinishReason,
+    PromptScores,
     TokenEvent,
     TokenLogprob,
     TokenRequest,
@@ -61,6 +62,8 @@ class FakeTokenEngine:
         cached_tokens: Prompt tokens that the prefix cache is said to have had.
         refuse: Raised instead of admitting, by choice; the key None is every choice.
         admit_when: Admission waits for this.
+        scores_per_event: How many of a prompt's scores come at a time.
+        scores_when: Those after the first event wait for this.
 
     Attributes:
         requests: Every sequence that was asked for, in order.
@@ -76,12 +79,16 @@ class FakeTokenEngine:
         cached_tokens: int = 0,
         refuse: Mapping[int | None, StokerError] | None = None,
         admit_when: asyncio.Event | None = None,
+        scores_per_event: int = 64,
+        scores_when: asyncio.Event | None = None,
     ) -> None:
         self._script = script
         self._info = info
         self._cached_tokens = cached_tokens
         self._refuse = dict(refuse or {})
         self._admit_when = admit_when
+        self._scores_per_event = scores_per_event
+        self._scores_when = scores_when
         self.requests: list[TokenRequest] = []
         self.aborted: list[str] = []
         self.running: set[str] = set()
@@ -123,7 +130,31 @@ class FakeTokenEngine:
             if not ended:
                 self.aborted.append(request.request_id)
 
+    async def _scores(self, request: TokenRequest) -> AsyncGenerator[TokensEvent]:
+        n_top = request.prompt_logprobs
+        if n_top is None:
+            return
+        scores = fake_scores(request)
+        while scores:
+            await asyncio.sleep(0)
+            part, scores = scores[: self._scores_per_event], scores[self._scores_per_event :]
+            ends = not scores and not request.max_tokens
+            yield TokensEvent(
+                request.request_id,
+                (),
+                cached_tokens=self._cached_tokens,
+                finish_reason=FinishReason.LENGTH if ends else None,
+                prompt_scores=PromptScores.of(part, n_top),
+            )
+            if self._scores_when is not None:
+                await self._scores_when.wait()
+
     async def _play(self, request: TokenRequest) -> AsyncGenerator[TokensEvent]:
+        async with aclosing(self._scores(request)) as scores:
+            async for event in scores:
+                yield event
+        if not request.max_tokens:
+            return
         steps = list(self._script(request) if callable(self._script) else self._script)
         left = request.max_tokens
         while steps:
@@ -161,6 +192,13 @@ def fake_logprob(request: TokenRequest, token_id: int) -> TokenLogprob:
     return TokenLogprob(
         -token_id / 100, tuple((token_id + rank, -(token_id + rank) / 100) for rank in range(n_top))
     )
+
+
+def fake_scores(request: TokenRequest) -> list[TokenLogprob]:
+    """Return the scores that the fake engine reports for a prompt, in values that fit a C float exactly."""
+    n_top = request.prompt_logprobs or 0
+    alternatives = tuple((rank, -rank / 64) for rank in range(n_top))
+    return [TokenLogprob(-token / 64, alternatives) for token in request.prompt[1:]]
 
 
 def _wants(request: TokenRequest) -> bool:

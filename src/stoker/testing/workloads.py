@@ -28,8 +28,11 @@ def make_request(
     min_tokens: int = 0,
     stop_token_ids: frozenset[int] = frozenset(),
     sampling: SamplingParams | None = None,
+    prompt_logprobs: int | None = None,
     cache_salt: str = "",
     priority: int = 0,
+    queue_timeout_s: float | None = None,
+    timeout_s: float | None = None,
 ) -> TokenRequest:
     """Return a request; its prompt is made from its id unless given, and it is greedy unless told."""
     return TokenRequest(
@@ -39,8 +42,11 @@ def make_request(
         min_tokens=min_tokens,
         stop_token_ids=stop_token_ids,
         sampling=sampling or SamplingParams(temperature=0.0),
+        prompt_logprobs=prompt_logprobs,
         cache_salt=cache_salt,
         priority=priority,
+        queue_timeout_s=queue_timeout_s,
+        timeout_s=timeout_s,
     )
 
 

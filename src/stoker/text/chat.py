@@ -13,6 +13,7 @@ cuts pieces out of a message can join the rest into a spelling that was not ther
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from stoker.core.errors import InvalidRequestError
@@ -36,21 +37,32 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._edges = "".join(sorted({text[end] for text in tokenizer.control_texts for end in (0, -1)}))
 
-    def encode(self, messages: Sequence[Message], check: Callable[[str], None] = lambda _: None) -> list[int]:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        check: Callable[[str], None] = lambda _: None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
         """Return the token ids of a conversation, ready for the assistant's answer.
 
         Args:
             messages: The conversation.
             check: Given the rendered text before any other work on it; raises if that is too long.
+            add_generation_prompt: Whether the beginning of the assistant's answer follows.
 
         Raises:
             InvalidRequestError: The template or the vocabulary cannot take the messages.
         """
-        rendered, restore = self._render(messages, check)
+        render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
+        rendered, restore = self._render(messages, render, check)
         return self._tokenizer.encode_split(rendered, restore)
 
     def _render(
-        self, messages: Sequence[Message], check: Callable[[str], None]
+        self,
+        messages: Sequence[Message],
+        render: Callable[[Sequence[Message]], str],
+        check: Callable[[str], None],
     ) -> tuple[str, Callable[[str], str]]:
         """Render with the control tokens in messages disguised, and say how to undo it."""
         pattern = self._tokenizer.control_pattern
@@ -60,7 +72,7 @@ class ChatEncoder:
                     "A role must not spell a control token; expected system, user or assistant.",
                     param=f"messages.{index}.role",
                 )
-        plain = self._template.render(messages)
+        plain = render(messages)
         check(plain)
         edges = [char for char in self._edges if any(char in message.content for message in messages)]
         if not edges:
@@ -72,12 +84,10 @@ class ChatEncoder:
         def restore(run: str) -> str:
             return run.translate(show)
 
-        hidden = self._template.render(
-            [_map(message, lambda text: text.translate(hide)) for message in messages]
-        )
+        hidden = render([_map(message, lambda text: text.translate(hide)) for message in messages])
         if restore(hidden) == plain:
             return hidden, restore
-        spelt = self._template.render(
+        spelt = render(
             [
                 _map(message, lambda text: pattern.sub(lambda found: found[0].translate(hide), text))
                 for message in messages

@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stoker.core.text import TextDelta, TextLogprob, TopToken
-from stoker.core.tokens import FinishReason, TokenLogprob, TokensEvent
+from stoker.core.text import TextDelta, TextLogprob
+from stoker.core.tokens import FinishReason, TokensEvent
 from stoker.text.detokenize import Detokenizer
+from stoker.text.logprobs import text_logprob
 from stoker.text.stops import StopMatcher
 from stoker.text.tokenizer import Tokenizer
 
@@ -34,20 +35,38 @@ class ChoiceText:
         tokenizer: The model's tokenizer.
         stops: The request's stop strings.
         stop_token_ids: Tokens that end the choice, as the engine was told.
+        report: Whether log-probabilities that come are reported.
+        report_end: Whether that of the token that ends the choice is too.
+        held: The beginning of a character that comes before the choice.
+        answers: It is an answer and does not go on with a text: a space in front that the tokenizer
+            puts before any text is no part of it.
 
     Attributes:
         n_tokens: Tokens generated so far, up to the one that completed a stop string.
         finish_reason: Why the choice ended; None while it goes on.
         stop_string: The stop string that ended it, or None.
+        logprob: Sum of the log-probabilities of those tokens; 0 if none came.
     """
 
     def __init__(
-        self, choice: int, tokenizer: Tokenizer, stops: Sequence[str], stop_token_ids: frozenset[int]
+        self,
+        choice: int,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        stop_token_ids: frozenset[int],
+        *,
+        report: bool = True,
+        report_end: bool = False,
+        held: bytes = b"",
+        answers: bool = False,
     ) -> None:
         self._choice = choice
         self._tokenizer = tokenizer
         self._stop_token_ids = stop_token_ids
-        self._detokenizer = Detokenizer()
+        self._report = report
+        self._report_end = report_end
+        self._detokenizer = Detokenizer(held)
+        self._drops_space = answers and tokenizer.adds_space
         self._matcher = StopMatcher(stops) if stops else None
         self._logprobs: deque[_PendingLogprob] = deque()
         self._n_decoded = 0
@@ -55,6 +74,7 @@ class ChoiceText:
         self.n_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
+        self.logprob = 0.0
 
     def feed(self, event: TokensEvent) -> TextDelta | None:
         """Take an event; return what becomes visible by it, or None when that is nothing."""
@@ -71,7 +91,14 @@ class ChoiceText:
     def _take_all(self, event: TokensEvent) -> str:
         self.n_tokens += len(event.token_ids)
         shown = event.token_ids[:-1] if self._ends(event) else event.token_ids
-        return self._detokenizer.feed(b"".join(map(self._tokenizer.text_bytes, shown)))
+        return self._detokenizer.feed(self._begin(b"".join(map(self._tokenizer.text_bytes, shown))))
+
+    def _begin(self, data: bytes) -> bytes:
+        """Return what is part of the choice of its next bytes."""
+        if not self._drops_space or not data:
+            return data
+        self._drops_space = False
+        return data.removeprefix(b" ")
 
     def _ends(self, event: TokensEvent) -> bool:
         """Whether the event's last token ended the choice, of whose text it is no part."""
@@ -81,14 +108,17 @@ class ChoiceText:
         visible = ""
         for index, token_id in enumerate(event.token_ids):
             self.n_tokens += 1
-            if index + 1 == len(event.token_ids) and self._ends(event):
-                break
+            logprob = event.logprobs[index] if event.logprobs else None
+            if logprob is not None:
+                self.logprob += logprob.logprob
+            ends = index + 1 == len(event.token_ids) and self._ends(event)
             start = self._n_decoded
-            text = self._detokenizer.feed(self._tokenizer.text_bytes(token_id))
+            added = b"" if ends else self._begin(self._tokenizer.text_bytes(token_id))
+            text = self._detokenizer.feed(added)
             self._n_decoded += len(text)
-            if event.logprobs:
-                end = self._n_decoded + self._detokenizer.holds_bytes
-                entry = self._entry(token_id, event.logprobs[index])
+            if logprob is not None and self._report and (self._report_end or not ends):
+                end = self._n_decoded + bool(self._detokenizer.held)
+                entry = text_logprob(self._tokenizer, token_id, logprob, added=added)
                 self._logprobs.append(_PendingLogprob(entry, start, end))
             visible += self._match(text)
             if self.finish_reason is not None:
@@ -130,16 +160,3 @@ class ChoiceText:
                 break
             due.append(self._logprobs.popleft().entry)
         return tuple(due)
-
-    def _entry(self, token_id: int, logprob: TokenLogprob) -> TextLogprob:
-        raw = self._tokenizer.token_bytes(token_id)
-        return TextLogprob(
-            text=raw.decode(errors="replace"),
-            raw=raw,
-            logprob=logprob.logprob,
-            top=tuple(self._top(top_id, top_logprob) for top_id, top_logprob in logprob.top),
-        )
-
-    def _top(self, token_id: int, logprob: float) -> TopToken:
-        raw = self._tokenizer.token_bytes(token_id)
-        return TopToken(text=raw.decode(errors="replace"), raw=raw, logprob=logprob)

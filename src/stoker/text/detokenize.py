@@ -10,15 +10,19 @@ class Detokenizer:
 
     What it returns over its life, `flush` included, is what ``bytes.decode(errors="replace")`` makes
     of all the bytes at once, however they were cut.
+
+    Args:
+        held: The beginning of a character that came before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: bytes = b"") -> None:
         self._decoder = _Decoder(errors="replace")
+        self._decoder.decode(held)
 
     @property
-    def holds_bytes(self) -> bool:
-        """Whether the beginning of a character is held."""
-        return bool(self._decoder.getstate()[0])
+    def held(self) -> bytes:
+        """The beginning of a character that is not complete yet."""
+        return self._decoder.getstate()[0]
 
     def feed(self, data: bytes) -> str:
         """Return the characters that are complete by now."""

@@ -1,25 +1,24 @@
 """`LocalGenerator`: text requests served by an engine that knows token ids alone."""
 
-import itertools
-import secrets
-from collections import deque
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from stoker.core.errors import EngineError, InvalidRequestError, ModelNotFoundError
+from stoker.core.errors import InvalidRequestError, ModelNotFoundError
 from stoker.core.protocols import TokenEngine
-from stoker.core.sampling import MAX_SEED, SamplingParams
-from stoker.core.text import Event, Finished, Started, TextRequest, Usage
-from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.core.text import ChatPrompt, Event, Finished, Started, TextDelta, TextRequest, Usage
+from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.text.best import best_of
 from stoker.text.choice import ChoiceText
+from stoker.text.choices import admit, say_choices, say_prompt
+from stoker.text.codec import LocalCodec
+from stoker.text.echo import PromptEcho
 from stoker.text.fanout import FanOut
 from stoker.text.prompt import PromptEncoder, output_room
+from stoker.text.sequences import token_requests
 from stoker.text.stops import check_stops
 from stoker.text.template import ChatTemplate
 from stoker.text.tokenizer import Tokenizer
-
-_serials = itertools.count()
-"""Makes sequence ids unique in this process: clients choose, and repeat, their request ids."""
 
 
 class LocalGenerator:
@@ -31,6 +30,9 @@ class LocalGenerator:
         tokenizer: The model's tokenizer.
         template: The model's chat template, or None when it has no chat format.
         context_length: Most tokens of one prompt and its output together.
+
+    Attributes:
+        codec: Text to token ids and back, as this generator does it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class LocalGenerator:
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(tokenizer, template, context_length)
         self._context_length = context_length
+        self.codec = LocalCodec(self._prompts, tokenizer)
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.
@@ -55,45 +58,92 @@ class LocalGenerator:
 
         Raises:
             ModelNotFoundError: The request names another model.
-            InvalidRequestError: The prompt, the stop strings or `n` cannot be taken.
+            InvalidRequestError: The prompt, the stop strings, `n` or `best_of` cannot be taken.
             ContextLengthError: Prompt and output do not fit the context.
-            CapacityError: The engine has no place for the sequences.
+            CapacityError: The engine has no place for the sequences, or a time limit was over.
             EngineError: The engine failed.
         """
         self._check(request)
+        now = asyncio.get_running_loop().time
+        began_s = now()
         prompt = await self._prompts.encode(request.prompt)
-        token_requests = self._token_requests(request, prompt)
+        sequences = token_requests(
+            request,
+            prompt,
+            max_tokens=output_room(request, len(prompt), self._context_length),
+            end_token_ids=self._tokenizer.end_token_ids,
+            spent_s=now() - began_s,
+        )
+        echo = self._echo(request, prompt) if request.echo else None
+        if echo is not None and request.max_tokens == 0:
+            async with aclosing(self._prompt_alone(request, prompt, echo, sequences)) as events:
+                async for event in events:
+                    yield event
+            return
         choices = [
-            ChoiceText(index, self._tokenizer, request.stop, each.stop_token_ids)
-            for index, each in enumerate(token_requests)
+            ChoiceText(
+                index,
+                self._tokenizer,
+                request.stop,
+                each.stop_token_ids,
+                report=request.logprobs is not None,
+                report_end=request.echo,
+                held=b"" if echo is None else echo.held,
+                answers=isinstance(request.prompt, ChatPrompt),
+            )
+            for index, each in enumerate(sequences)
         ]
         cached: dict[int, int] = {}
-        ended: set[int] = set()
-        async with aclosing(FanOut([self._engine.stream(each) for each in token_requests])) as fan_out:
-            early = await _admit(fan_out, len(choices))
+        candidates: list[TextDelta | Finished] = []
+        async with aclosing(FanOut([self._engine.stream(each) for each in sequences])) as fan_out:
+            early = await admit(fan_out, len(choices))
             yield Started(prompt_tokens=len(prompt))
-            while (taken := early.popleft() if early else await fan_out.next()) is not None:
-                index, event = taken
-                choice = choices[index]
-                if index in ended:
-                    continue  # what the engine computed before it heard of the stop string
-                if not isinstance(event, TokensEvent):
-                    raise EngineError("The engine ended a sequence without saying why.")
-                cached[index] = event.cached_tokens
-                delta = choice.feed(event)
-                if delta is not None:
-                    yield delta
-                if choice.finish_reason is not None:
-                    if event.finish_reason is None:
-                        await fan_out.close(index)
-                    ended.add(index)
-                    yield Finished(index, choice.finish_reason, choice.stop_string)
+            if echo is not None:
+                async with aclosing(say_prompt(echo, fan_out, early, cached)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            async with aclosing(say_choices(choices, fan_out, early, cached)) as news:
+                async for each in news:
+                    if request.best_of is None:
+                        yield each
+                    else:
+                        candidates.append(each)
+        weights = [choice.logprob / max(1, choice.n_tokens) for choice in choices]
+        for each in best_of(candidates, weights, request.n):
+            yield each
         yield Usage(
             prompt_tokens=len(prompt),
             completion_tokens=sum(choice.n_tokens for choice in choices),
             # The prompt counts once, so do the tokens of it that no choice had to compute.
             cached_tokens=min(cached.values()),
         )
+
+    def _echo(self, request: TextRequest, prompt: list[int]) -> PromptEcho:
+        return PromptEcho(
+            request.prompt,
+            prompt,
+            len(self._prompts.beginning(request.prompt)),
+            self._tokenizer,
+            n_choices=request.n,
+            scored=request.logprobs is not None,
+        )
+
+    async def _prompt_alone(
+        self, request: TextRequest, prompt: list[int], echo: PromptEcho, sequences: list[TokenRequest]
+    ) -> AsyncGenerator[Event]:
+        """Answer a request for the prompt alone; `sequences` is the one that scores it, or none."""
+        cached: dict[int, int] = {}
+        async with aclosing(FanOut([self._engine.stream(each) for each in sequences])) as fan_out:
+            early = await admit(fan_out, len(sequences))
+            yield Started(prompt_tokens=len(prompt))
+            async with aclosing(say_prompt(echo, fan_out, early, cached)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        for delta in echo.closing():
+            yield delta
+        for choice in range(request.n):
+            yield Finished(choice, FinishReason.LENGTH)
+        yield Usage(prompt_tokens=len(prompt), completion_tokens=0, cached_tokens=cached.get(0, 0))
 
     def _check(self, request: TextRequest) -> None:
         if request.model != self._model_name:
@@ -102,64 +152,9 @@ class LocalGenerator:
             )
         if request.n < 1:
             raise InvalidRequestError(f"n is {request.n}, expected at least 1.", param="n")
+        if request.n_sequences < request.n:
+            raise InvalidRequestError(
+                f"best_of is {request.best_of}, expected at least n, which is {request.n}.", param="best_of"
+            )
         if request.stop:
             check_stops(request.stop)
-
-    def _token_requests(self, request: TextRequest, prompt: list[int]) -> list[TokenRequest]:
-        max_tokens = output_room(request, len(prompt), self._context_length)
-        if request.min_tokens > max_tokens:
-            raise InvalidRequestError(
-                f"min_tokens is {request.min_tokens}, but at most {max_tokens} tokens are generated.",
-                param="min_tokens",
-            )
-        end_token_ids = frozenset() if request.ignore_eos else self._tokenizer.end_token_ids
-        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-        serial = next(_serials)
-        return [
-            TokenRequest(
-                request_id=f"{request.request_id}.{choice}-{serial}",
-                prompt=tuple(prompt),
-                max_tokens=max_tokens,
-                min_tokens=request.min_tokens,
-                stop_token_ids=end_token_ids | request.stop_token_ids,
-                sampling=SamplingParams(
-                    temperature=request.temperature,
-                    top_k=request.top_k,
-                    top_p=request.top_p,
-                    min_p=request.min_p,
-                    seed=seed,
-                    choice=choice,
-                    logprobs=request.logprobs,
-                    presence_penalty=request.presence_penalty,
-                    frequency_penalty=request.frequency_penalty,
-                    repetition_penalty=request.repetition_penalty,
-                    logit_bias=request.logit_bias,
-                ),
-                cache_salt=request.cache_salt,
-                priority=request.priority,
-            )
-            for choice in range(request.n)
-        ]
-
-
-async def _admit(fan_out: FanOut, n_choices: int) -> deque[tuple[int, TokenEvent | None]]:
-    """Wait until the engine has admitted every choice; return what came from those it had.
-
-    Raises:
-        StokerError: One was refused.
-        EngineError: A stream began with something else.
-    """
-    early: deque[tuple[int, TokenEvent | None]] = deque()
-    admitted: set[int] = set()
-    while len(admitted) < n_choices:
-        taken = await fan_out.next()
-        if taken is None:
-            break
-        choice, event = taken
-        if choice in admitted:
-            early.append(taken)
-        elif isinstance(event, Admitted):
-            admitted.add(choice)
-        else:
-            raise EngineError("The engine began a sequence without admitting it.")
-    return early

@@ -1,8 +1,9 @@
 """A prompt to token ids, checked against the context."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from stoker.core.errors import ContextLengthError, InvalidRequestError
 from stoker.core.text import ChatPrompt, Prompt, TextPrompt, TextRequest, TokensPrompt
@@ -16,6 +17,9 @@ loop stall every stream."""
 
 ENCODING_THREADS = 2
 """Long prompts encoded at the same time: tokenizing takes hundreds of bytes for each of text."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 _MESSAGE_CHARS = 64
 """What a message counts beside its content: a template's work on it."""
@@ -46,27 +50,7 @@ class PromptEncoder:
             InvalidRequestError: The prompt is empty or the model cannot take it.
             ContextLengthError: The prompt is certain to exceed the context.
         """
-        if _size(prompt) > THREAD_CHARS:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode, prompt)
-        return self._encode(prompt)
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        match prompt:
-            case ChatPrompt(messages):
-                if self._chat is None:
-                    raise InvalidRequestError(
-                        "This model has no chat template, so it cannot take messages. "
-                        "Send a text prompt (completions) instead.",
-                        param="messages",
-                    )
-                ids = self._chat.encode(messages, lambda text: self._check_length(text, "messages"))
-            case TextPrompt(text):
-                self._check_length(text, "prompt")
-                ids = self._begin() + self._tokenizer.encode(text)
-            case TokensPrompt(token_ids):
-                ids = self._check_ids(token_ids)
-            case _:
-                assert_never(prompt)
+        ids = await self.tokenize(prompt)
         if not ids:
             raise InvalidRequestError(
                 "The prompt is empty, and this model has no token to begin with. Send some text.",
@@ -74,9 +58,49 @@ class PromptEncoder:
             )
         return ids
 
-    def _begin(self) -> list[int]:
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the prompt's token ids; none for an empty text that nothing goes before.
+
+        Raises:
+            InvalidRequestError: The model cannot take the prompt.
+            ContextLengthError: The prompt is certain to exceed the context.
+        """
+        return await self.run(_size(prompt), self._encode, prompt)
+
+    async def run(self, size: int, work: Callable[[Given], Made], given: Given) -> Made:
+        """Do some work at once, or in the encoder's threads if it is on more than `THREAD_CHARS`."""
+        if size > THREAD_CHARS:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, given)
+        return work(given)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        match prompt:
+            case ChatPrompt(messages, add_generation_prompt):
+                if self._chat is None:
+                    raise InvalidRequestError(
+                        "This model has no chat template, so it cannot take messages. "
+                        "Send a text prompt (completions) instead.",
+                        param="messages",
+                    )
+                ids = self._chat.encode(
+                    messages,
+                    lambda text: self._check_length(text, "messages"),
+                    add_generation_prompt=add_generation_prompt,
+                )
+            case TextPrompt(text):
+                self._check_length(text, "prompt")
+                ids = self.beginning(prompt) + self._tokenizer.encode(text)
+            case TokensPrompt(token_ids):
+                ids = self._check_ids(token_ids)
+            case _:
+                assert_never(prompt)
+        return ids
+
+    def beginning(self, prompt: Prompt) -> list[int]:
+        """Return the tokens that go before a prompt's own."""
         begin = self._tokenizer.bos_token_id
-        return [begin] if self._tokenizer.add_bos and begin is not None else []
+        wanted = isinstance(prompt, TextPrompt) and prompt.add_special_tokens
+        return [begin] if wanted and self._tokenizer.add_bos and begin is not None else []
 
     def _check_length(self, text: str, field: str) -> None:
         n_tokens = self._tokenizer.min_tokens(text)
@@ -113,13 +137,14 @@ def output_room(request: TextRequest, n_prompt: int, context_length: int) -> int
 
     Raises:
         ContextLengthError: They do not fit; the message says by how much.
-        InvalidRequestError: `max_tokens` is not positive.
+        InvalidRequestError: `max_tokens` is not positive, and not 0 with `echo`.
     """
     wanted = request.max_tokens
-    if wanted is not None and wanted < 1:
-        raise InvalidRequestError(f"max_tokens is {wanted}, expected at least 1.", param="max_tokens")
+    least = 0 if request.echo else 1
+    if wanted is not None and wanted < least:
+        raise InvalidRequestError(f"max_tokens is {wanted}, expected at least {least}.", param="max_tokens")
     room = context_length - n_prompt
-    if room < 1:
+    if room < 1 and not (room == wanted == 0):
         raise ContextLengthError(
             f"The prompt has {n_prompt} tokens, the context holds {context_length} and needs room for at "
             f"least one more: shorten the prompt by {1 - room} tokens.",

@@ -60,8 +60,8 @@ class ChatTemplate:
                 f"The model's chat template is not valid Jinja2{where}: {error}"
             ) from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """Render a conversation, ready for the assistant's answer.
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """Render a conversation, ready for the assistant's answer unless told otherwise.
 
         Raises:
             InvalidRequestError: The template refuses the messages, in its own words, or cannot
@@ -82,7 +82,7 @@ class ChatTemplate:
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
         }
         pieces: list[str] = []
         try:

@@ -20,11 +20,11 @@ from stoker.core.sampling import (
     MIN_REPETITION_PENALTY,
     SamplingParams,
 )
-from stoker.core.tokens import MAX_STOP_TOKENS, TokenRequest
+from stoker.core.tokens import MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S, TokenRequest
 
 
 def check_request(request: TokenRequest, *, vocab_size: int) -> None:
-    """Refuse token ids outside the vocabulary and sampling values outside their ranges.
+    """Refuse token ids outside the vocabulary and other values outside their ranges.
 
     Raises:
         InvalidRequestError: Something is out of range.
@@ -37,7 +37,13 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
     _check_count("stop_token_ids", request.stop_token_ids, MAX_STOP_TOKENS)
     _check_count("logit_bias", biased, MAX_BIASED_TOKENS)
     _check_range("n_generated", request.n_generated, 0, max(0, len(request.prompt) - 1))
+    _check_range("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    for name, limit_s in (("queue_timeout_s", request.queue_timeout_s), ("timeout_s", request.timeout_s)):
+        if limit_s is not None:
+            _check_range(name, limit_s, 0, MAX_TIMEOUT_S)
     _check_sampling(sampling)
+    if request.prompt_logprobs is not None:
+        _check_range("prompt_logprobs", request.prompt_logprobs, 0, MAX_LOGPROBS)
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -1,7 +1,6 @@
 """One engine process and the connection to it, from start to reaping."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import msgspec
 from stoker.core.errors import EngineDiedError, EngineError
 from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
+from stoker.worker.pidfd import ProcessWatch
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "stoker.worker")
 """Starts an engine process; `-P` keeps the working directory out of its imports."""
@@ -26,8 +26,15 @@ LAST_WORDS_S = 0.5
 class EngineChild:
     """A running engine process that is ready; made by `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: EngineClient, socket_path: Path) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        watch: ProcessWatch,
+        client: EngineClient,
+        socket_path: Path,
+    ) -> None:
         self._process = process
+        self._watch = watch
         self._socket_path = socket_path
         self.client = client
 
@@ -58,23 +65,24 @@ class EngineChild:
             )
         except OSError as error:
             raise EngineError(f"the engine process cannot be started: {error}") from error
+        watch = ProcessWatch(process)
         try:
             if process.stdin is not None:
                 process.stdin.write(settings.to_line())  # and leave it open: its end of file is our death
-            client = await _first_words(process, socket_path, timeout_s)
+            client = await _first_words(watch, socket_path, timeout_s)
         except EngineDiedError as error:
-            await _end(process, socket_path, grace_s=LAST_WORDS_S)
+            await _end(process, watch, socket_path, grace_s=LAST_WORDS_S)
             raise EngineDiedError(
                 f"the engine process ended before it was ready ({describe_exit(process.returncode)});"
                 " what it printed says why"
             ) from error
         except OSError as error:
-            await _end(process, socket_path, grace_s=0.0)
+            await _end(process, watch, socket_path, grace_s=0.0)
             raise EngineError(f"the engine process cannot be connected to: {error}") from error
         except BaseException:
-            await _end(process, socket_path, grace_s=0.0)
+            await _end(process, watch, socket_path, grace_s=0.0)
             raise
-        return cls(process, client, socket_path)
+        return cls(process, watch, client, socket_path)
 
     @property
     def pid(self) -> int:
@@ -82,16 +90,29 @@ class EngineChild:
         return self._process.pid
 
     async def wait(self) -> str:
-        """Wait until the engine is gone, reap it, and return why in words."""
-        reason = await self.client.wait_closed()
-        await _end(self._process, self._socket_path, grace_s=LAST_WORDS_S)
+        """Wait until the engine is gone, reap it, and return why in words.
+
+        It is gone when its process has ended, though a process of its own may keep the connection open.
+        """
+        closing = asyncio.ensure_future(self.client.wait_closed())
+        exiting = asyncio.ensure_future(self._watch.wait())
+        try:
+            await asyncio.wait((closing, exiting), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((closing,), timeout=LAST_WORDS_S)
+            await self.client.close("the engine process ended")
+            reason = await closing
+        finally:
+            for task in (closing, exiting):
+                task.cancel()
+            await asyncio.wait((closing, exiting))
+        await _end(self._process, self._watch, self._socket_path, grace_s=LAST_WORDS_S)
         return f"{reason} ({describe_exit(self._process.returncode)})"
 
     async def stop(self, *, grace_s: float) -> None:
         """End the process: by the end of its input, then after `grace_s` for certain; reap it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await _end(self._process, self._socket_path, grace_s=grace_s)
+        await _end(self._process, self._watch, self._socket_path, grace_s=grace_s)
         await self.client.close()
 
 
@@ -107,12 +128,10 @@ def describe_exit(returncode: int | None) -> str:
         return f"killed by signal {-returncode}"
 
 
-async def _first_words(
-    process: asyncio.subprocess.Process, socket_path: Path, timeout_s: float
-) -> EngineClient:
+async def _first_words(watch: ProcessWatch, socket_path: Path, timeout_s: float) -> EngineClient:
     """Return the connection once the engine says that it is ready."""
     connecting = asyncio.ensure_future(EngineClient.connect(socket_path))
-    exiting = asyncio.ensure_future(process.wait())
+    exiting = asyncio.ensure_future(watch.wait())
     try:
         await asyncio.wait((connecting, exiting), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if exiting.done():
@@ -128,18 +147,20 @@ async def _first_words(
         await asyncio.wait((connecting, exiting))
 
 
-async def _end(process: asyncio.subprocess.Process, socket_path: Path, *, grace_s: float) -> None:
+async def _end(
+    process: asyncio.subprocess.Process, watch: ProcessWatch, socket_path: Path, *, grace_s: float
+) -> None:
     """Wait `grace_s` for the process, then kill it; reap it and remove its socket."""
+    if process.stdin is not None:
+        process.stdin.close()  # or reaping would wait for whoever else holds its other end
     try:
         async with asyncio.timeout(grace_s):  # Python 3.11's `wait_for` can swallow a cancellation
             await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        watch.kill()
         await process.wait()
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
+        watch.close()
         _remove(socket_path)
 
 

@@ -11,16 +11,21 @@ from stoker.core.errors import (
     InvalidRequestError,
     NotReadyError,
     QueueFullError,
+    SlowReaderError,
     StokerError,
 )
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
+from stoker.core.tokens import Admitted, PromptScores, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 
 MAX_UNSENT_BYTES = 4 * frames.MAX_FRAME_BYTES
 """New sequences are refused while more than this waits for the engine to read it."""
+
+MAX_UNREAD = 65_536
+"""A stream whose reader leaves more than this unread is ended; a token counts as one, and so does each
+alternative that is told with it. At 100 bytes each in the end it is about 6 MB."""
 
 CONNECT_INTERVAL_S = 0.005
 """Pause between attempts to connect to a socket that is not there yet."""
@@ -30,7 +35,7 @@ class _Sequence:
     """What has arrived for one sequence and was not read yet.
 
     Tokens of several steps are kept as one run, so a reader that falls behind gets fewer, longer
-    events and memory stays within the request's own `max_tokens`.
+    events. One that falls behind by more than `MAX_UNREAD` gets `SlowReaderError` instead.
     """
 
     __slots__ = (
@@ -40,7 +45,9 @@ class _Sequence:
         "finish_reason",
         "logprobs",
         "request_id",
+        "scores",
         "token_ids",
+        "unread",
         "waiter",
     )
 
@@ -49,7 +56,9 @@ class _Sequence:
         self.admitted = False
         self.error: StokerError | None = None
         self.token_ids: list[int] = []
+        self.unread = 0
         self.logprobs: list[frames.Logprob] = []
+        self.scores: PromptScores | None = None
         self.cached_tokens = 0
         self.finish_reason: str | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -57,6 +66,13 @@ class _Sequence:
     def append(self, news: frames.Tokens) -> None:
         self.token_ids += news.token_ids
         self.logprobs += news.logprobs
+        self.unread += len(news.token_ids) + sum(len(each.top) for each in news.logprobs)
+        if news.prompt_scores is not None:
+            scores = conversion.prompt_scores(news.prompt_scores)
+            if self.scores is None:
+                self.scores = scores
+            else:
+                self.scores.extend(scores)
         self.cached_tokens = news.cached_tokens
         self.finish_reason = news.finish_reason
         self.wake()
@@ -64,6 +80,18 @@ class _Sequence:
     def fail(self, error: StokerError) -> None:
         self.error = error
         self.wake()
+
+    def overflow(self) -> None:
+        """End with an error in place of what was not read."""
+        self.token_ids.clear()
+        self.logprobs.clear()
+        self.unread = 0
+        self.fail(
+            SlowReaderError(
+                "the stream was cancelled: its reader fell behind by more than "
+                f"{MAX_UNREAD} tokens and alternatives; read faster, or ask for less"
+            )
+        )
 
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -86,7 +114,7 @@ class _Sequence:
 
     async def tokens(self) -> TokensEvent:
         """Wait for news; tokens that arrived before an error go before it."""
-        while not self.token_ids:
+        while not self.token_ids and self.scores is None and self.finish_reason is None:
             if self.error is not None:
                 raise self.error
             await self.wait()
@@ -96,9 +124,12 @@ class _Sequence:
             logprobs=self.logprobs,
             cached_tokens=self.cached_tokens,
             finish_reason=self.finish_reason,
+            scores=self.scores,
         )
+        self.scores = None
         self.token_ids.clear()
         self.logprobs.clear()
+        self.unread = 0
         return event
 
 
@@ -179,14 +210,18 @@ class _Connection(asyncio.Protocol):
             if (sequence := sequences.get(number)) is not None:
                 sequence.admitted = True
                 sequence.wake()
-        for refusal in step.refused:
-            if (sequence := sequences.pop(refusal.sequence, None)) is not None:
-                sequence.fail(conversion.stoker_error(refusal.failure))
         for news in step.tokens:
             if (sequence := sequences.get(news.sequence)) is not None:
                 sequence.append(news)
                 if news.finish_reason is not None:
                     del sequences[news.sequence]
+                elif sequence.unread > MAX_UNREAD:
+                    del sequences[news.sequence]
+                    self.send(frames.encode(frames.Abort(step.incarnation, news.sequence)))
+                    sequence.overflow()
+        for refusal in step.refused:
+            if (sequence := sequences.pop(refusal.sequence, None)) is not None:
+                sequence.fail(conversion.stoker_error(refusal.failure))
 
 
 class EngineClient:
@@ -238,6 +273,11 @@ class EngineClient:
         return EngineStats() if latest is None else conversion.engine_stats(latest)
 
     @property
+    def unread(self) -> int:
+        """Tokens, and alternatives told with them, that have arrived and were not read yet."""
+        return sum(sequence.unread for sequence in self._connection.sequences.values())
+
+    @property
     def silence_s(self) -> float:
         """Seconds since the engine was last heard while it had sequences to answer; else 0."""
         return self._connection.silence.length_s(asyncio.get_running_loop().time())
@@ -258,6 +298,9 @@ class EngineClient:
 
         Raises:
             QueueFullError: Every place is taken, or the engine does not keep up with submissions.
+            QueueTimeoutError: Its turn did not come within `queue_timeout_s`.
+            DeadlineError: It was not finished within `timeout_s`.
+            SlowReaderError: The reader fell behind too far.
             InvalidRequestError: The engine cannot take this request.
             NotReadyError: The engine was gone before the request was sent.
             EngineDiedError: The engine ended under the request.

@@ -20,6 +20,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         parent_pid: The process to die with; None to live on without it. The supervisor fills it in.
         max_running: Most sequences computed in one step.
         max_waiting: Most sequences queued behind them.
+        max_waiting_tokens: Most tokens of those together.
         step_tokens: Most tokens computed in one step.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
@@ -34,6 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     parent_pid: int | None = None
     max_running: int = 64
     max_waiting: int = 256
+    max_waiting_tokens: int = 2_000_000
     step_tokens: int = 512
     context_length: int | None = None
     n_threads: int | None = None

@@ -1,5 +1,6 @@
 """Core types to frames and back: the only place that knows both."""
 
+from array import array
 from collections.abc import Callable
 
 from stoker.core import errors
@@ -8,13 +9,14 @@ from stoker.core.errors import (
     EngineError,
     InvalidRequestError,
     QueueFullError,
+    QueueTimeoutError,
     StokerError,
     UnsupportedFieldError,
 )
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.core.tokens import FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
 from stoker.worker import frames
 from stoker.worker.frames import PROTOCOL_VERSION, Failure
 
@@ -43,8 +45,11 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
             repetition_penalty=sampling.repetition_penalty,
             logit_bias=sampling.logit_bias,
         ),
+        prompt_logprobs=request.prompt_logprobs,
         cache_salt=request.cache_salt,
         priority=request.priority,
+        queue_timeout_s=request.queue_timeout_s,
+        timeout_s=request.timeout_s,
     )
 
 
@@ -71,8 +76,11 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
             repetition_penalty=sampling.repetition_penalty,
             logit_bias=sampling.logit_bias,
         ),
+        prompt_logprobs=frame.prompt_logprobs,
         cache_salt=frame.cache_salt,
         priority=frame.priority,
+        queue_timeout_s=frame.queue_timeout_s,
+        timeout_s=frame.timeout_s,
     )
 
 
@@ -84,6 +92,26 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         cached_tokens=event.cached_tokens,
         finish_reason=event.finish_reason,
         logprobs=tuple(frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs),
+        prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
+    )
+
+
+def _scores_frame(scores: PromptScores) -> frames.Scores:
+    return frames.Scores(
+        scores.n_top,
+        scores.logprobs.tobytes(),
+        scores.top_tokens.tobytes(),
+        scores.top_logprobs.tobytes(),
+    )
+
+
+def prompt_scores(frame: frames.Scores) -> PromptScores:
+    """Return the prompt scores of a step frame."""
+    return PromptScores(
+        frame.n_top,
+        array("f", frame.logprobs),
+        array("i", frame.top_tokens),
+        array("f", frame.top_logprobs),
     )
 
 
@@ -94,14 +122,16 @@ def tokens_event(
     logprobs: list[frames.Logprob],
     cached_tokens: int,
     finish_reason: str | None,
+    scores: PromptScores | None = None,
 ) -> TokensEvent:
-    """Return one event of the tokens that have arrived for a sequence."""
+    """Return one event of the tokens and prompt scores that have arrived for a sequence."""
     return TokensEvent(
         request_id,
         tuple(token_ids),
         tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
         cached_tokens,
         None if finish_reason is None else FinishReason(finish_reason),
+        scores,
     )
 
 
@@ -147,6 +177,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
     return frames.Stats(
         running=stats.running,
         waiting=stats.waiting,
+        waiting_tokens=stats.waiting_tokens,
         kv_blocks_total=stats.kv_blocks_total,
         kv_blocks_used=stats.kv_blocks_used,
         kv_blocks_cached=stats.kv_blocks_cached,
@@ -154,6 +185,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         cached_tokens_total=stats.cached_tokens_total,
         generated_tokens_total=stats.generated_tokens_total,
         preemptions_total=stats.preemptions_total,
+        expired_total=stats.expired_total,
         steps_total=stats.steps_total,
         step_seconds_total=stats.step_seconds_total,
     )
@@ -164,6 +196,7 @@ def engine_stats(frame: frames.Stats) -> EngineStats:
     return EngineStats(
         running=frame.running,
         waiting=frame.waiting,
+        waiting_tokens=frame.waiting_tokens,
         kv_blocks_total=frame.kv_blocks_total,
         kv_blocks_used=frame.kv_blocks_used,
         kv_blocks_cached=frame.kv_blocks_cached,
@@ -171,6 +204,7 @@ def engine_stats(frame: frames.Stats) -> EngineStats:
         cached_tokens_total=frame.cached_tokens_total,
         generated_tokens_total=frame.generated_tokens_total,
         preemptions_total=frame.preemptions_total,
+        expired_total=frame.expired_total,
         steps_total=frame.steps_total,
         step_seconds_total=frame.step_seconds_total,
     )
@@ -187,8 +221,8 @@ _PLAIN_ERRORS: dict[str, Callable[[str], StokerError]] = {
 def failure(error: BaseException) -> Failure:
     """Return `error` as it travels; what is not a `StokerError` becomes an `EngineError`."""
     match error:
-        case QueueFullError():
-            return Failure("QueueFullError", str(error), retry_after_s=error.retry_after_s)
+        case QueueFullError() | QueueTimeoutError():
+            return Failure(type(error).__name__, str(error), retry_after_s=error.retry_after_s)
         case InvalidRequestError():
             return Failure(type(error).__name__, str(error), param=error.param, code=error.code)
         case StokerError():
@@ -204,6 +238,8 @@ def stoker_error(frame: Failure) -> StokerError:
     match frame.kind:
         case "QueueFullError":
             return QueueFullError(frame.message, retry_after_s=frame.retry_after_s)
+        case "QueueTimeoutError":
+            return QueueTimeoutError(frame.message, retry_after_s=frame.retry_after_s)
         case "InvalidRequestError":
             return InvalidRequestError(frame.message, param=frame.param, code=frame.code)
         case "ContextLengthError":

@@ -12,6 +12,7 @@ connection and never reused; numbers of ended sequences are ignored wherever the
        |  ------------- Submit --------->
        |  <-- Step(admitted or refused) -  before the next engine call
        |  <-- Step(tokens, stats) -------  after each engine call
+       |  <-- Step(refused) -------------  a time limit of an admitted sequence is over
        |  ------------- Abort ---------->  takes effect at the next engine call
        |  <------------- Pulse ----------  now and then during a long engine call
        |  <------------- Fatal ----------  the engine ends, and why
@@ -24,7 +25,7 @@ import msgspec
 
 from stoker.core.errors import EngineError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -63,6 +64,9 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     sampling: Sampling
     cache_salt: str
     priority: int
+    queue_timeout_s: float | None
+    timeout_s: float | None
+    prompt_logprobs: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -97,7 +101,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """A submitted sequence that the engine does not take."""
+    """A submitted sequence that the engine does not take, or does not go on with."""
 
     sequence: int
     failure: Failure
@@ -110,14 +114,27 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...]
 
 
+class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`stoker.core.tokens.PromptScores` on the wire: its arrays as they are in memory.
+
+    Both sides run on the same machine.
+    """
+
+    n_top: int
+    logprobs: bytes
+    top_tokens: bytes
+    top_logprobs: bytes
+
+
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one sequence; `finish_reason` is a value of `FinishReason` or None."""
+    """News of one sequence; `finish_reason` is a value of `FinishReason` or None."""
 
     sequence: int
     token_ids: tuple[int, ...]
     cached_tokens: int
     finish_reason: str | None
     logprobs: tuple[Logprob, ...]
+    prompt_scores: Scores | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -125,6 +142,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     running: int
     waiting: int
+    waiting_tokens: int
     kv_blocks_total: int
     kv_blocks_used: int
     kv_blocks_cached: int
@@ -132,6 +150,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_tokens_total: int
     generated_tokens_total: int
     preemptions_total: int
+    expired_total: int
     steps_total: int
     step_seconds_total: float
 

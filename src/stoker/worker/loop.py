@@ -72,6 +72,7 @@ class EngineLoop:
                 context_length=info.context_length,
                 max_running=info.max_running,
                 max_waiting=info.max_waiting,
+                max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
             )
             scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root)
@@ -91,9 +92,12 @@ class EngineLoop:
         while (letters := self._mailbox.take(wait=not busy)) is not None:
             for letter in letters:
                 desk.open(letter, clock())
+            expired = scheduler.expire(clock())
+            for expiry in expired:
+                sessions.fail(expiry.request_id, expiry.error)
             plan = scheduler.schedule(clock())
             busy = plan is not None
-            if letters or not busy:
+            if letters or expired or not busy:
                 sessions.publish(scheduler.stats(), clock(), idle=not busy)
             if plan is not None:
                 with pulse:

@@ -170,5 +170,12 @@ def digest(request: TokenRequest) -> bytes:
     A request without a seed draws another one each time, and is the same request still.
     """
     sampling = replace(request.sampling, seed=0, choice=0)
-    named = (request.prompt, request.max_tokens, request.min_tokens, sorted(request.stop_token_ids), sampling)
+    named = (
+        request.prompt,
+        request.max_tokens,
+        request.min_tokens,
+        sorted(request.stop_token_ids),
+        sampling,
+        request.prompt_logprobs,
+    )
     return blake2b(repr(named).encode(), digest_size=16).digest()

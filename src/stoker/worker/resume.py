@@ -9,8 +9,10 @@ from typing import Protocol
 
 from stoker.core.errors import (
     CapacityError,
+    DeadlineError,
     EngineDiedError,
     NotReadyError,
+    QueueTimeoutError,
     RequestError,
     RequestQuarantinedError,
 )
@@ -83,11 +85,14 @@ class ResumingEngine:
         Raises:
             QueueFullError: Every running and waiting place is taken.
             NotReadyError: No engine is ready.
+            QueueTimeoutError: Its turn did not come within its `queue_timeout_s`.
+            DeadlineError: It was not finished within its `timeout_s`.
             RequestQuarantinedError: Engines die of this request.
             EngineDiedError: The engine died, and no equal one was ready in time.
         """
         fingerprint = self._engine.info.fingerprint
-        run = _Run(request, self._quarantine.open(request, _now()), fingerprint)
+        now = _now()
+        run = _Run(request, self._quarantine.open(request, now), fingerprint, now)
         try:
             while not run.finished:
                 events, early = await self._submit(run)
@@ -114,14 +119,16 @@ class ResumingEngine:
         """
         n_refused = 0
         while True:
-            await self._turn(run)
+            await self._turn_in_time(run)
             try:
-                events = self._engine.stream(run.rest())
+                events = self._engine.stream(run.rest(_now()))
                 self._quarantine.submitted(run.case, self._engine.restarts)
                 await anext(events)
-                early = self._note(run, await anext(events)) if run.case.suspect else None
+                early = await self._first_news(run, events) if run.case.suspect else None
             except EngineDiedError as death:
                 self._bury(run, death)
+            except (QueueTimeoutError, DeadlineError):
+                raise
             except CapacityError as error:
                 self._quarantine.withdrawn(run.case)
                 n_refused += 1
@@ -139,6 +146,26 @@ class ResumingEngine:
             else:
                 self.n_resumed += run.death is not None
                 return events, early
+
+    async def _turn_in_time(self, run: "_Run") -> None:
+        """Wait as `_turn` does, within the request's own time limits.
+
+        Raises:
+            QueueTimeoutError: Nothing has come of it, and it may wait no longer.
+            DeadlineError: It should have ended by now.
+        """
+        try:
+            async with asyncio.timeout_at(run.wait_until):
+                await self._turn(run)
+        except TimeoutError as error:
+            raise run.expiry() from error
+
+    async def _first_news(self, run: "_Run", events: AsyncGenerator[TokenEvent]) -> TokenEvent:
+        """Return the first event after which the request is no suspect any more."""
+        while True:
+            event = self._note(run, await anext(events))
+            if not run.case.suspect or run.finished:
+                return event
 
     async def _turn(self, run: "_Run") -> None:
         """Wait until the request may be submitted and, if its engine died, until there is a next one.
@@ -164,7 +191,7 @@ class ResumingEngine:
             ) from error
         except NotReadyError as error:
             raise EngineDiedError(f"{run.death}; {error}") from error
-        if run.token_ids and fingerprint != run.fingerprint:
+        if (run.token_ids or run.n_scores) and fingerprint != run.fingerprint:
             raise EngineDiedError(
                 f"{run.death}; the next one would not continue with the same tokens: it is {fingerprint},"
                 f" not {run.fingerprint}"
@@ -174,9 +201,11 @@ class ResumingEngine:
     def _note(self, run: "_Run", event: TokenEvent) -> TokenEvent:
         if not isinstance(event, TokensEvent):
             return event
-        if self._quarantine.progressed(run.case):
+        event = run.add(event)
+        # Scores that were known before do not show that it got further than its last engine.
+        if (event.token_ids or event.prompt_scores) and self._quarantine.progressed(run.case):
             self._wake()
-        return run.add(event)
+        return event
 
     def _bury(self, run: "_Run", death: EngineDiedError) -> None:
         """Draw the consequences of an engine's death, once for all that it had.
@@ -204,46 +233,92 @@ class _Run:
 
     __slots__ = (
         "_request",
+        "_submitted_at",
         "admitted",
         "cached_tokens",
         "case",
         "death",
         "fingerprint",
         "finished",
+        "n_known_scores",
+        "n_scores",
         "token_ids",
     )
 
-    def __init__(self, request: TokenRequest, case: Case, fingerprint: str) -> None:
+    def __init__(self, request: TokenRequest, case: Case, fingerprint: str, now: float) -> None:
         self._request = request
+        self._submitted_at = now
         self.case = case
         self.fingerprint = fingerprint
         self.admitted = self.finished = False
         self.death: EngineDiedError | None = None
         self.token_ids: list[int] = []
+        self.n_scores = 0
+        self.n_known_scores = 0  # that the engine which has the request now will tell again
         self.cached_tokens = 0
 
     @property
     def request_id(self) -> str:
         return self._request.request_id
 
-    def rest(self) -> TokenRequest:
-        """Return the request for what is still to come."""
-        if not self.token_ids:
-            return self._request
-        return replace(
+    @property
+    def wait_until(self) -> float | None:
+        """Until when it may wait for an engine; None without limit."""
+        limits = (self._queue_timeout_s, self._request.timeout_s)
+        shortest_s = min((limit for limit in limits if limit is not None), default=None)
+        return None if shortest_s is None else self._submitted_at + shortest_s
+
+    @property
+    def _queue_timeout_s(self) -> float | None:
+        return None if self.token_ids else self._request.queue_timeout_s
+
+    def expiry(self) -> QueueTimeoutError | DeadlineError:
+        """Return what to raise when `wait_until` is over."""
+        timeout_s = self._request.timeout_s
+        why = (
+            "the request waited for an engine" if self.death is None else f"{self.death}; the request waited"
+        )
+        if self._queue_timeout_s is not None and (timeout_s is None or self._queue_timeout_s < timeout_s):
+            return QueueTimeoutError(
+                f"{why} as long as its queue time limit allows; try again", retry_after_s=1.0
+            )
+        return DeadlineError(f"{why} until its time limit was over")
+
+    def rest(self, now: float) -> TokenRequest:
+        """Return the request for what is still to come, with what is left of its time limits."""
+        spent_s = now - self._submitted_at
+        request = replace(
             self._request,
+            queue_timeout_s=_left(self._queue_timeout_s, spent_s),
+            timeout_s=_left(self._request.timeout_s, spent_s),
+        )
+        if not self.token_ids:
+            self.n_known_scores = self.n_scores
+            return request
+        return replace(
+            request,
             prompt=(*self._request.prompt, *self.token_ids),
             n_generated=len(self.token_ids),
             max_tokens=self._request.max_tokens - len(self.token_ids),
+            prompt_logprobs=None,
         )
 
     def add(self, event: TokensEvent) -> TokensEvent:
-        """Note new tokens and return them as the first engine would have sent them."""
-        if not self.token_ids:
+        """Note what is new and return it as the first engine would have sent it."""
+        if not self.token_ids and not self.n_scores:
             self.cached_tokens = event.cached_tokens
+        if event.prompt_scores is not None:
+            n_known = min(self.n_known_scores, len(event.prompt_scores))
+            self.n_known_scores -= n_known
+            self.n_scores += len(event.prompt_scores) - n_known
+            event = replace(event, prompt_scores=event.prompt_scores.without_first(n_known) or None)
         self.token_ids += event.token_ids
         self.finished = event.finish_reason is not None
         return event if self.death is None else replace(event, cached_tokens=self.cached_tokens)
+
+
+def _left(limit_s: float | None, spent_s: float) -> float | None:
+    return None if limit_s is None else max(0.0, limit_s - spent_s)
 
 
 def _now() -> float:

@@ -80,6 +80,12 @@ class Sessions:
         refusal = frames.Refusal(sequence, conversion.failure(error))
         self._sessions[peer].refused.append(refusal)
 
+    def fail(self, request_id: str, error: StokerError) -> None:
+        """Note that an admitted sequence has ended with an error; nothing more is told of it."""
+        session, sequence = self._owners[request_id]
+        session.refused.append(frames.Refusal(sequence, conversion.failure(error)))
+        self.forget(request_id)
+
     def forget(self, request_id: str) -> None:
         """Drop a sequence, if there is one of this id; nothing more is told of it."""
         owner = self._owners.pop(request_id, None)

@@ -163,6 +163,11 @@ class EngineSupervisor:
         counted = add_counters(client.stats, self._counted)
         return counted if client.connected else add_counters(EngineStats(), counted)
 
+    @property
+    def unread(self) -> int:
+        """Tokens and alternatives that have arrived from the engine and were not read yet."""
+        return 0 if self._child is None else self._child.client.unread
+
     def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
         """Stream one sequence from the engine that is ready now; see `EngineClient.stream`.
 

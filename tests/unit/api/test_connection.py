@@ -174,7 +174,7 @@ async def test_a_client_that_never_ends_its_head_is_cut_off(pieces: tuple[bytes,
 
 async def test_time_for_the_head_is_not_taken_from_what_comes_after() -> None:
     gate = asyncio.Event()
-    api = scripted_api(lambda _: (Started(1), gate, TextDelta(0, "a"), ValueError("the end")))
+    api = scripted_api(lambda _: (Started(1), TextDelta(0, "a"), gate, ValueError("the end")))
     body = b'{"model":"tiny","prompt":"a","stream":true}'
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     async with (
@@ -212,8 +212,8 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_its_generator_closed()
             await until(lambda: api.generator.requests)
             await until(lambda: not api.generator.open, timeout_s=10)
             await until(lambda: not server.state.connections)
+            await until(lambda: b'status="499"' in api.metrics.render())
     assert api.generator.stopped == 1
-    assert b'status="499"' in api.metrics.render()
 
 
 async def test_a_client_that_pauses_within_the_time_gets_everything() -> None:

@@ -214,6 +214,7 @@ async def test_every_honoured_field_reaches_the_generator(api: ScriptedApi) -> N
         seed=2**64 - 1,
         stop=("x", "y"),
         ignore_eos=True,
+        max_prompt_scores=2**18 // 3,
         logprobs=0,
     )
 

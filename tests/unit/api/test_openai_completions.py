@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -210,11 +211,11 @@ async def test_one_refused_prompt_refuses_all() -> None:
 async def test_a_job_that_has_no_room_as_a_whole_is_refused_before_any_of_it_begins() -> None:
     asked: list[int] = []
 
-    def check(n_choices: int) -> None:
-        asked.append(n_choices)
+    def reserve(requests: Sequence[TextRequest]) -> AbstractContextManager[None]:
+        asked.append(sum(request.n for request in requests))
         raise QueueFullError("5 places are needed", retry_after_s=3)
 
-    api = scripted_api(check_capacity=check)
+    api = scripted_api(reserve=reserve)
     response = await post(api.app, URL, {"model": "tiny", "prompt": ["a", "b", "c"], "n": 2}).done()
     assert (response.status, response.headers["retry-after"]) == (429, "3")
     assert asked == [6]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from cyclopts import App
 
 from stoker.cli.flags import fields_of, with_settings
 from stoker.config import GROUPS, Settings
@@ -42,3 +43,18 @@ def test_a_command_gets_settings_and_its_own_arguments() -> None:
     (first, *own), (second, *defaults) = taken
     assert (first.model, first.port, own) == ("m", 81, ["w", 6])
     assert (second.model, second.port, defaults) == (Settings().model, Settings().port, ["w", 5])
+
+
+def test_a_switch_needs_no_value_and_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bool] = []
+
+    @with_settings(*fields_of("Model sources"))
+    def command(settings: Settings) -> None:
+        taken.append(settings.offline)
+
+    app = App(name="test")
+    app.default(command)
+    monkeypatch.setenv("STOKER_OFFLINE", "true")
+    for arguments in (["--offline"], ["--no-offline"], []):
+        app(arguments, exit_on_error=False, result_action="return_value")
+    assert taken == [True, False, True]

@@ -17,6 +17,7 @@ from stoker.cli import main
 from stoker.core.errors import ContextLengthError, InvalidRequestError, NotReadyError, StokerError
 from stoker.core.protocols import Generator
 from stoker.core.text import ChatPrompt, Message, TextDelta, TextRequest
+from stoker.models.catalogue import RecommendedSampling
 from stoker.models.library import LocatedModel
 from stoker.testing.generator import ScriptedGenerator, Step, reply, steps
 
@@ -26,6 +27,11 @@ class Library:
 
     def ensure(self, name: str, _: object) -> LocatedModel:
         return LocatedModel(name, Path("/nonexistent"))
+
+    def sampling(self, name: str) -> RecommendedSampling:
+        if name == "recommended":
+            return RecommendedSampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.05)
+        return RecommendedSampling()
 
 
 @pytest.fixture
@@ -76,14 +82,25 @@ def test_the_answer_goes_to_standard_output_and_nothing_else_does(
     (request,) = generator.requests
     assert messages_of(request) == [("user", "hi")]
     assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (None, 0.2, 1.0, None)
+    assert (request.top_k, request.min_p) == (0, 0.0)
+
+
+def test_what_is_not_given_is_what_the_catalogue_recommends(generator: ScriptedGenerator) -> None:
+    assert status_of("recommended", "hi") == 0
+    assert status_of("recommended", "hi", "--temperature", "0", "--top-k", "0") == 0
+    first, second = generator.requests
+    assert (first.temperature, first.top_p, first.top_k, first.min_p) == (0.6, 0.95, 20, 0.05)
+    assert (second.temperature, second.top_p, second.top_k, second.min_p) == (0.0, 0.95, 0, 0.05)
 
 
 def test_every_flag_reaches_the_request(generator: ScriptedGenerator) -> None:
     flags = ["--system", "brief", "--max-tokens", "5", "--temperature", "0", "--top-p", "0.5", "--seed", "7"]
+    flags += ["--top-k", "8", "--min-p", "0.1"]
     assert status_of("tiny", "hi", *flags) == 0
     (request,) = generator.requests
     assert request.prompt == ChatPrompt((Message("system", "brief"), Message("user", "hi")))
     assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (5, 0.0, 0.5, 7)
+    assert (request.top_k, request.min_p) == (8, 0.1)
 
 
 @pytest.mark.parametrize(

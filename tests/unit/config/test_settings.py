@@ -199,3 +199,27 @@ def test_every_setting_has_a_default_a_description_and_one_group() -> None:
         assert not field.is_required(), name
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_the_hubs_own_variables_count_below_stokers_and_above_the_file(config_file: Path) -> None:
+    config_file.write_text('hf_endpoint = "https://file"\noffline = false\n')
+    environ = {"HF_TOKEN": "hf_a", "HF_ENDPOINT": "https://mirror/", "HF_HUB_OFFLINE": "1"}
+    settings = load(config_file, environ=environ)
+    assert settings.hf_token is not None
+    assert settings.hf_token.get_secret_value() == "hf_a"
+    assert "hf_a" not in repr(settings)
+    assert (settings.hf_endpoint, settings.offline) == ("https://mirror", True)
+    own = {"STOKER_HF_ENDPOINT": "https://own", "STOKER_OFFLINE": "false"}
+    settings = load(config_file, environ={**environ, **own})
+    assert (settings.hf_endpoint, settings.offline) == ("https://own", False)
+    settings = load(config_file, environ={"HF_TOKEN": "", "HF_ENDPOINT": "", "HF_HUB_OFFLINE": ""})
+    assert (settings.hf_token, settings.hf_endpoint, settings.offline) == (None, "https://file", False)
+
+
+@pytest.mark.parametrize("value", ["mirror", "ftp://mirror", "https://", "https://mirror?x=1"])
+def test_a_wrong_endpoint_is_told_by_the_variable_it_came_from(config_file: Path, value: str) -> None:
+    config_file.touch()
+    with pytest.raises(SettingsError, match="HF_ENDPOINT: must be an address"):
+        load(config_file, environ={"HF_ENDPOINT": value})
+    with pytest.raises(SettingsError, match="HF_HUB_OFFLINE"):
+        load(config_file, environ={"HF_HUB_OFFLINE": "perhaps"})

@@ -63,8 +63,25 @@ def test_a_later_file_replaces_an_entry(tmp_path: Path) -> None:
         (MINE.replace("models.mine", 'models."../mine"'), "pattern|match"),
         (MINE.replace("models.mine", "models.Mine"), "pattern|match"),
         (MINE.replace('[{ path = "weights/mine.gguf" }]', "[]"), "sources"),
-        (MINE.replace("path =", "url ="), "either `package` or `path`"),
-        (MINE.replace("{ path", '{ package = "p", path'), "either `package` or `path`"),
+        (MINE.replace("path =", "file ="), "one of `package`, `repo`, `url`, `path`"),
+        (MINE.replace("{ path", '{ package = "p", path'), "one of `package`, `repo`, `url`, `path`"),
+        (MINE.replace('path = "weights/mine.gguf"', 'url = "https://host/mine.gguf"'), "needs `sha256`"),
+        (MINE.replace('path = "weights/mine.gguf"', 'url = "ftp://host/mine.gguf"'), r"url.*sources\[0\]"),
+        (MINE.replace('path = "weights/mine.gguf"', 'repo = "only-a-name"'), r"repo.*sources\[0\]"),
+        (MINE.replace('path = "weights/mine.gguf"', 'repo = "../x"'), r"repo.*sources\[0\]"),
+        (MINE.replace('path = "weights/mine.gguf"', 'repo = "a/b", file = "c.bin"'), r"file.*sources\[0\]"),
+        (
+            MINE.replace(
+                'path = "weights/mine.gguf"', 'repo = "a/b", file = "c.gguf", quantization = "Q8_0"'
+            ),
+            "not both",
+        ),
+        (
+            MINE.replace('path = "weights/mine.gguf"', f'repo = "a/b", sha256 = "{"0" * 64}"'),
+            "`sha256` needs `file`",
+        ),
+        (MINE + "sampling = { temperature = 3 }", "temperature"),
+        (MINE + "sampling = { heat = 1 }", "heat"),
         (MINE.replace("mine.gguf", "mine.bin"), r"sources\[0\]"),
         (MINE.replace("path = ", 'sha256 = "12", path = '), r"sha256.*sources\[0\]"),
         (MINE.replace('path = "weights/mine.gguf"', 'package = "--index-url=x"'), r"package.*sources\[0\]"),

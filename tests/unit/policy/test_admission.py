@@ -8,7 +8,7 @@ import pytest
 
 from stoker.core.errors import EngineDiedError, InvalidRequestError, QueueFullError
 from stoker.core.text import Event, Started, TextDelta, TextPrompt, TextRequest
-from stoker.policy.admission import Admission
+from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.testing.clock import FakeClock
 from stoker.testing.generator import Script, ScriptedGenerator, reply, steps
 
@@ -18,7 +18,7 @@ REQUEST = TextRequest(request_id="r", model="m", prompt=TextPrompt("a"), max_tok
 def admission(script: Script, places: int = 2) -> tuple[Admission, ScriptedGenerator, FakeClock]:
     clock = FakeClock(1000.0)
     generator = ScriptedGenerator(script)
-    return Admission(generator, places, clock=clock), generator, clock
+    return Admission(generator, AdmissionLimits(max_choices=places), clock=clock), generator, clock
 
 
 async def play(admitting: Admission, request: TextRequest = REQUEST) -> list[Event]:

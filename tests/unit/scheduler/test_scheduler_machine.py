@@ -1,17 +1,22 @@
-"""Random schedules: every invariant after every call, every token compared with the request run alone."""
+"""Random schedules: every invariant after every call, every token compared with the request run alone.
 
-from dataclasses import dataclass
+The invariants (`Scheduler.check`, after every call) say, among others: no block leaked or counted
+wrongly, none held by sequences of two namespaces, nobody overtaken by a lower priority.
+"""
+
+import math
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stoker.core.errors import InvalidRequestError, QueueFullError
+from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
-from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
 from stoker.testing.scheduler_loop import SchedulerLoop
-from stoker.testing.step_engine import reference_tokens
+from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
 
 
@@ -19,6 +24,14 @@ from stoker.testing.workloads import make_request, make_tokens
 class Expected:
     request: TokenRequest
     output: tuple[int, ...]
+    start_by: float
+    end_by: float
+    scores: list[TokenLogprob]
+    begun: bool = False
+
+
+def deadline(now: float, limit_s: float | None) -> float:
+    return math.inf if limit_s is None else now + limit_s
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -28,17 +41,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         kv_blocks=st.integers(2, 14),
         max_running=st.integers(1, 5),
         max_waiting=st.integers(0, 6),
+        max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
     )
-    def start(self, kv_blocks: int, max_running: int, max_waiting: int, spare_step_tokens: int) -> None:
+    def start(
+        self,
+        kv_blocks: int,
+        max_running: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        spare_step_tokens: int,
+    ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
             context_length=160,
             max_running=max_running,
             max_waiting=max_waiting,
+            max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
         )
         self.n_places = max_running + max_waiting
+        self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
         self.live: dict[str, Expected] = {}
         self.plan: StepPlan | None = None
@@ -51,10 +74,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.sampled_from([1, 2, 15, 16, 17, 40]),
         salt=st.sampled_from(["", "", "tenant"]),
         priority=st.integers(0, 2),
+        queue_timeout_s=st.sampled_from([None, None, 0.0, 0.01, 0.1]),
+        timeout_s=st.sampled_from([None, None, 0.0, 0.02, 0.2]),
         seed=st.integers(0, 2),
         with_stop=st.booleans(),
         penalty=st.sampled_from([0.0, 0.0, 0.5]),
         with_minimum=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+        n_choices=st.sampled_from([1, 1, 1, 3]),
     )
     def submit(
         self,
@@ -65,33 +92,60 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens: int,
         salt: str,
         priority: int,
+        queue_timeout_s: float | None,
+        timeout_s: float | None,
         seed: int,
         with_stop: bool,
         penalty: float,
         with_minimum: bool,
+        prompt_logprobs: int | None,
+        n_choices: int,
     ) -> None:
-        request_id = str(self.n_submitted)
-        self.n_submitted += 1
-        request = make_request(
-            request_id,
-            prompt=make_tokens(prefix, n_prefix) + make_tokens(f"tail {request_id}", n_tail),
-            max_tokens=max_tokens,
-            min_tokens=max_tokens // 2 if with_minimum else 0,
+        """Submit a request as its choices, of which the first alone is scored, or only scored."""
+        tail = make_tokens(f"tail {self.n_submitted}", n_tail)
+        first = make_request(
+            "",
+            prompt=make_tokens(prefix, n_prefix) + tail,
+            max_tokens=0 if prompt_logprobs == 0 else max_tokens,
+            min_tokens=max_tokens // 2 if with_minimum and prompt_logprobs != 0 else 0,
             stop_token_ids=frozenset(range(12)) if with_stop else frozenset(),
             sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
+            prompt_logprobs=prompt_logprobs,
             cache_salt=salt,
             priority=priority,
+            queue_timeout_s=queue_timeout_s,
+            timeout_s=timeout_s,
         )
+        for choice in range(n_choices):
+            sampling = replace(first.sampling, choice=choice)
+            other = replace(first, max_tokens=max_tokens, prompt_logprobs=None, sampling=sampling)
+            self._submit(other if choice else first)
+
+    def _submit(self, request: TokenRequest) -> None:
+        request_id = str(self.n_submitted)
+        self.n_submitted += 1
+        request = replace(request, request_id=request_id)
+        now = self.loop.clock()
+        n_waiting_tokens = self.loop.scheduler.stats().waiting_tokens
+        too_long = n_waiting_tokens > 0 and n_waiting_tokens + len(request.prompt) > self.max_waiting_tokens
         try:
             self.loop.submit(request)
         except QueueFullError:
-            assert len(self.live) == self.n_places
+            assert len(self.live) == self.n_places or too_long
         except InvalidRequestError:
-            n_total = len(request.prompt) + max_tokens
-            assert not request.prompt or -(-(n_total - 1) // 16) > self.loop.engine.kv_blocks
+            n_computed = len(request.prompt) + max(0, request.max_tokens - 1)
+            assert not request.prompt or -(-n_computed // 16) > self.loop.engine.kv_blocks
         else:
             assert len(self.live) < self.n_places
-            self.live[request_id] = Expected(request, reference_tokens(request))
+            assert not too_long
+            scores = None if request.prompt_logprobs is None else reference_scores(request)
+            self.live[request_id] = Expected(
+                request,
+                reference_tokens(request),
+                deadline(now, request.queue_timeout_s),
+                deadline(now, request.timeout_s),
+                scores or [],
+            )
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
@@ -100,12 +154,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.loop.abort(request_id) == (request_id in self.live)
         self.live.pop(request_id, None)
 
+    @rule(seconds=st.sampled_from([0.001, 0.01, 0.05, 1.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.loop.clock.advance(seconds)
+
+    @rule()
+    def expire(self) -> None:
+        """Whoever is out of time, and nobody else, is given up, with the right error, also under a step."""
+        now = self.loop.clock()
+        due: dict[str, type[Exception]] = {
+            request_id: DeadlineError if expected.end_by <= now else QueueTimeoutError
+            for request_id, expected in self.live.items()
+            if expected.end_by <= now or (expected.start_by <= now and not expected.begun)
+        }
+        self.loop.expired.clear()
+        self.loop.expire()
+        assert {request_id: type(error) for request_id, error in self.loop.expired.items()} == due
+        for request_id in due:
+            del self.live[request_id]
+
     @precondition(lambda self: self.plan is None)
     @rule()
     def schedule(self) -> None:
+        self.expire()
         self.plan = self.loop.schedule()
         assert (self.plan is None) == (not self.live)
         if self.plan is not None:
+            for request_id in self.plan.request_ids:
+                self.live[request_id].begun = True
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
 
     @precondition(lambda self: self.plan is not None)
@@ -117,11 +193,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             output = self.loop.tokens[event.request_id]
             assert tuple(output) == expected.output[: len(output)]
             assert event.cached_tokens < len(expected.request.prompt)
-            if event.finish_reason is not None:
+            scores = self.loop.scores[event.request_id]
+            assert scores == expected.scores[: len(scores)]
+            if output or event.finish_reason is not None:
+                assert len(scores) == len(expected.scores)
+            if event.finish_reason is not None and output:
                 stopped = output[-1] in expected.request.stop_token_ids
                 assert len(output) > expected.request.min_tokens or not stopped
                 assert event.finish_reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
-            assert (event.finish_reason is not None) == (len(output) == len(expected.output))
+            whole = (len(output), len(scores)) == (len(expected.output), len(expected.scores))
+            # A prompt that is only scored ends when its last token is computed, which may be a step later.
+            assert event.finish_reason is None or whole
+            assert event.finish_reason is not None or not whole or not expected.output
             if event.finish_reason is not None:
                 del self.live[event.request_id]
         self.plan = None

@@ -1,5 +1,7 @@
 import pytest
 
+from stoker.core.sampling import SamplingParams
+from stoker.core.step import BLOCK_TOKENS
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.workloads import make_request, make_tokens, shared_prefix
@@ -66,8 +68,10 @@ def test_blocks_are_not_shared_before_they_are_computed() -> None:
 def test_equal_prompts_computed_at_once_end_up_in_the_same_blocks() -> None:
     loop = SchedulerLoop(max_step_tokens=200)
     prompt = make_tokens("p", 50)
-    loop.submit(make_request("a", prompt=prompt), make_request("b", prompt=prompt))
+    # Prompts that are scored are computed whole, each for itself.
+    loop.submit(*(make_request(name, prompt=prompt, prompt_logprobs=0) for name in "ab"))
     loop.step()
+    assert loop.engine.n_tokens == 100
     # Three full blocks shared, and one partial block each.
     assert loop.scheduler.stats().kv_blocks_used == 5
     plan = loop.schedule()
@@ -85,13 +89,64 @@ def test_a_prefill_skips_what_another_has_computed_meanwhile() -> None:
     loop.submit(*requests)
     loop.run()
     first, second = loop.plans[:2]
-    assert (first.request_ids, [len(run) for run in first.tokens]) == (["a", "b"], [180, 20])
-    # "b" began beside "a", in the middle of a block; "c" and "d" waited for a token in the step.
+    # "b" was admitted and waited for what "a" computed; "c" and "d" waited for a token in the step.
+    assert (first.request_ids, [len(run) for run in first.tokens]) == (["a"], [180])
     assert (second.request_ids, second.first_positions) == (["a", "b", "c", "d"], [180, 176, 176, 176])
     assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
     # What was skipped after the admission is not what the cache held at the admission.
     cached = {event.request_id: event.cached_tokens for event in loop.events}
     assert cached == {"a": 0, "b": 0, "c": 176, "d": 176}
+
+
+@pytest.mark.parametrize("max_step_tokens", [64, 512, 8192])
+@pytest.mark.parametrize("n_prompt", [1000, 1008])
+def test_a_prompt_of_many_choices_is_computed_once(n_prompt: int, max_step_tokens: int) -> None:
+    loop = SchedulerLoop(kv_blocks=1024, max_running=8, context_length=2048, max_step_tokens=max_step_tokens)
+    prompt = make_tokens("p", n_prompt)
+    requests = [
+        make_request(str(choice), prompt=prompt, max_tokens=1, sampling=SamplingParams(choice=choice))
+        for choice in range(8)
+    ]
+    loop.submit(*requests)
+    loop.run()
+    assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
+    # One token each was sampled and none of them computed; what is not of a full block is done anew.
+    assert loop.engine.n_tokens <= n_prompt + 8 * BLOCK_TOKENS
+
+
+def test_choices_hold_the_prompt_s_full_blocks_in_common() -> None:
+    loop = SchedulerLoop(kv_blocks=512, max_running=8, context_length=2048, max_step_tokens=8192)
+    prompt = make_tokens("p", 1000)
+    loop.submit(*(make_request(str(choice), prompt=prompt, max_tokens=4) for choice in range(8)))
+    loop.step()
+    loop.step()
+    # 62 full blocks in common, and one each for the prompt's last 8 tokens.
+    assert loop.scheduler.stats().kv_blocks_used == 62 + 8
+
+
+def test_those_that_wait_for_a_prompt_compute_it_when_it_is_given_up() -> None:
+    loop = SchedulerLoop(max_step_tokens=200)
+    prompt = make_tokens("p", 100)
+    first, second = (make_request(name, prompt=prompt, max_tokens=4) for name in ("first", "second"))
+    loop.submit(first, second)
+    plan = loop.schedule()
+    assert plan is not None
+    assert plan.request_ids == ["first"]
+    loop.abort("first")
+    loop.commit(plan)
+    loop.run()
+    assert tuple(loop.tokens["second"]) == reference_tokens(second)
+    assert loop.engine.n_tokens == 100 + 100 + 3
+
+
+def test_a_prompt_that_parts_from_another_waits_for_the_common_part_alone() -> None:
+    loop = SchedulerLoop(max_step_tokens=200)
+    requests = shared_prefix(2, n_prefix=40, n_tail=50, max_tokens=1)
+    loop.submit(*requests)
+    loop.run()
+    # Two of the prefix's two and a half blocks are shared.
+    assert [len(plan.tokens[-1]) for plan in loop.plans] == [90, 58]
+    assert all(tuple(loop.tokens[r.request_id]) == reference_tokens(r) for r in requests)
 
 
 def test_a_shared_prefix_needs_its_blocks_once() -> None:

@@ -22,7 +22,7 @@ def test_any_split_gives_what_one_decode_gives(pieces: list[bytes]) -> None:
     detokenizer = Detokenizer()
     text = "".join([detokenizer.feed(piece) for piece in pieces]) + detokenizer.flush()
     assert text == b"".join(pieces).decode(errors="replace")
-    assert not detokenizer.holds_bytes
+    assert detokenizer.held == b""
 
 
 def test_an_incomplete_character_is_held_until_it_is_complete() -> None:
@@ -36,7 +36,7 @@ def test_an_incomplete_character_is_held_until_it_is_complete() -> None:
 def test_a_character_that_never_completes_is_replaced_at_once() -> None:
     detokenizer = Detokenizer()
     assert detokenizer.feed(b"\xe2\x82") == ""
-    assert detokenizer.holds_bytes
+    assert detokenizer.held == b"\xe2\x82"
     assert detokenizer.feed(b"x") == "\ufffdx"
 
 

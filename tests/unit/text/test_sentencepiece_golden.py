@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
+from stoker.core.tokens import TokenLogprob, TokensEvent
 from stoker.models.config import TokenizerSpec
 from stoker.models.gguf.file import GgufFile
 from stoker.models.huggingface.tokenizer_json import read_tokenizer_json
 from stoker.models.tokenizer_spec import read_tokenizer
 from stoker.testing.gguf_files import Encoded, encode_gguf
 from stoker.text import Tokenizer
+from stoker.text.choice import ChoiceText
 from stoker.text.merges import merges_of_scores
 
 GOLDEN_DIR = Path(__file__).parent.parent.parent / "golden" / "tokenizer"
@@ -158,6 +160,29 @@ def test_tokens_as_bytes(tmp_path: Path) -> None:
     assert b"".join(map(tokenizer.token_bytes, ids)) == " \U0001f9ff\x00".encode()
     assert tokenizer.token_bytes(1) == b"<s>"
     assert tokenizer.text_bytes(1) == b""
+
+
+def answer(tokenizer: Tokenizer, text: str, *, answers: bool, logprobs: bool) -> tuple[str, list[bytes]]:
+    choice = ChoiceText(0, tokenizer, (), tokenizer.end_token_ids, answers=answers)
+    deltas = []
+    for token_id in tokenizer.encode(text):
+        scores = (TokenLogprob(-1.0),) if logprobs else ()
+        deltas.append(choice.feed(TokensEvent("a", (token_id,), scores)))
+    told = [delta for delta in deltas if delta is not None]
+    added = [each.added if each.added is not None else each.raw for d in told for each in d.logprobs]
+    return "".join(delta.text for delta in told), added
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_an_answer_does_not_begin_with_the_space_that_the_tokenizer_put_there(
+    tmp_path: Path, logprobs: bool
+) -> None:
+    llama, gemma = (Tokenizer(spec_of_gguf(tmp_path, each)) for each in ("llama", "gemma3"))
+    text, added = answer(llama, "can't  do", answers=True, logprobs=logprobs)
+    assert text == "can't  do"
+    assert not logprobs or b"".join(added) == text.encode()
+    assert answer(llama, "can't", answers=False, logprobs=logprobs)[0] == " can't"
+    assert answer(gemma, " can't", answers=True, logprobs=logprobs)[0] == " can't"
 
 
 def test_a_megabyte_without_a_space_is_not_quadratic(tmp_path: Path) -> None:

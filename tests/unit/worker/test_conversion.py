@@ -41,6 +41,8 @@ REQUEST = TokenRequest(
     ),
     cache_salt="tenant",
     priority=-4,
+    queue_timeout_s=2.5,
+    timeout_s=60.0,
 )
 INFO = EngineInfo(
     model="model",

@@ -8,8 +8,11 @@ import pytest
 
 from stoker.core.errors import (
     ContextLengthError,
+    DeadlineError,
     InvalidRequestError,
     QueueFullError,
+    QueueTimeoutError,
+    SlowReaderError,
 )
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import Admitted, FinishReason, TokensEvent
@@ -146,4 +149,68 @@ async def test_an_idle_engine_uses_no_processor(socket_path: Path) -> None:
         before = time.process_time()
         await asyncio.sleep(1.0)
         assert time.process_time() - before < 0.02
+        await engine.close()
+
+
+def slow_engine() -> FakeStepEngine:
+    """Return an engine that takes a millisecond for each step, and holds long sequences."""
+    return FakeStepEngine(512, before_forward=lambda _: time.sleep(0.001))
+
+
+async def test_a_reader_that_falls_behind_too_far_is_cancelled_and_its_blocks_are_freed(
+    socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.worker.client.MAX_UNREAD", 100)
+    request = make_request("slow", max_tokens=3000, sampling=SamplingParams(logprobs=3))
+    with EngineThread(socket_path, slow_engine()):
+        engine = await EngineClient.connect(socket_path)
+        stream = engine.stream(request)
+        await anext(stream)
+        beside = asyncio.create_task(tokens_of(engine, make_request("quick", max_tokens=100)))
+        await until(lambda: engine.stats.running == 0 and engine.stats.generated_tokens_total > 100)
+        assert engine.unread == 0
+        assert engine.stats.generated_tokens_total < 3000
+        assert engine.stats.kv_blocks_used == 0
+        with pytest.raises(SlowReaderError, match="fell behind by more than 100"):
+            await anext(stream)
+        assert await beside == reference_tokens(make_request("quick", max_tokens=100))
+        await engine.close()
+
+
+async def test_what_is_unread_is_told(socket_path: Path) -> None:
+    with EngineThread(socket_path, slow_engine()):
+        engine = await EngineClient.connect(socket_path)
+        stream = engine.stream(make_request("slow", max_tokens=4000))
+        await anext(stream)
+        await until(lambda: engine.unread > 10)
+        await stream.aclose()
+        assert engine.unread == 0
+        await engine.close()
+
+
+async def test_time_limits_end_sequences_with_their_errors_after_the_tokens_in_time(
+    socket_path: Path,
+) -> None:
+    config = EngineConfig(model_path=Path("fake"), model="fake", max_running=1)
+    with EngineThread(socket_path, slow_engine(), config=config):
+        engine = await EngineClient.connect(socket_path)
+        request = make_request("long", max_tokens=4000, timeout_s=0.3)
+        stream = engine.stream(request)
+        await anext(stream)
+        late = asyncio.create_task(tokens_of(engine, make_request("late", queue_timeout_s=0.05)))
+        received: list[int] = []
+
+        async def read() -> None:
+            async for event in stream:
+                received.extend(event.token_ids if isinstance(event, TokensEvent) else ())
+
+        with pytest.raises(DeadlineError):
+            await read()
+        assert received
+        assert tuple(received) == reference_tokens(request)[: len(received)]
+        with pytest.raises(QueueTimeoutError, match="turn did not come") as refused:
+            await late
+        assert refused.value.retry_after_s >= 1
+        assert len(await tokens_of(engine, make_request("after", queue_timeout_s=5, timeout_s=5))) == 8
+        assert engine.stats.expired_total == 2
         await engine.close()

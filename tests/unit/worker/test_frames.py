@@ -10,7 +10,7 @@ from stoker.core.errors import EngineError
 from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 
-STATS = frames.Stats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1.5)
+STATS = frames.Stats(1, 2, 30, 3, 4, 5, 6, 7, 8, 9, 11, 10, 1.5)
 U64 = st.integers(0, 2**64 - 1)
 TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
     st.builds(frames.Abort, U64, U64),
@@ -39,6 +39,8 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
         ),
         st.text(max_size=20),
         st.integers(-(2**31), 2**31),
+        st.none() | st.floats(0, 1e5),
+        st.none() | st.floats(0, 1e5),
     ),
 )
 TO_GATEWAY: tuple[frames.ToGateway, ...] = (
@@ -147,7 +149,7 @@ def test_a_frame_over_the_limit_is_not_sent() -> None:
     prompt = (2**31,) * (MAX_FRAME_BYTES // 5 + 1)  # five bytes each
     sampling = frames.Sampling(0.0, 0, 1.0, 0.0, 0, 0, None, 0.0, 0.0, 1.0, ())
     with pytest.raises(EngineError, match="over the limit"):
-        frames.encode(frames.Submit(7, 0, prompt, 0, 1, 0, (), sampling, "", 0))
+        frames.encode(frames.Submit(7, 0, prompt, 0, 1, 0, (), sampling, "", 0, None, None))
 
 
 def test_frames_of_the_other_direction_are_refused() -> None:

@@ -49,7 +49,7 @@ def is_full(mailbox: Mailbox) -> bool:
 
 def submit(n_tokens: int) -> frames.Submit:
     sampling = frames.Sampling(0.0, 0, 1.0, 0.0, 0, 0, None, 0.0, 0.0, 1.0, ())
-    return frames.Submit(7, 0, (1,) * n_tokens, 0, 1, 0, (), sampling, "", 0)
+    return frames.Submit(7, 0, (1,) * n_tokens, 0, 1, 0, (), sampling, "", 0, None, None)
 
 
 def test_what_the_kernel_takes_is_sent_at_once_without_waking_anybody(pair: Pair) -> None:

@@ -27,7 +27,7 @@ def parse_chat(body: dict[str, Any], limits: ApiLimits, request_id: str) -> Job:
     sift_stream_options(fields)
     messages = fields.pop("messages", None)
     chat = validate(ChatBody, fields)
-    prompt = ChatPrompt(_parse_messages(messages, limits))
+    prompt = ChatPrompt(parse_messages(messages, limits))
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' is only allowed together with 'logprobs': true.",
@@ -56,7 +56,12 @@ def _max_tokens(chat: ChatBody) -> int | None:
     return old if new is None else new
 
 
-def _parse_messages(messages: object, limits: ApiLimits) -> tuple[Message, ...]:
+def parse_messages(messages: object, limits: ApiLimits) -> tuple[Message, ...]:
+    """Validate a conversation.
+
+    Raises:
+        InvalidRequestError: Whatever is wrong with it, with the path.
+    """
     if messages is None:
         raise InvalidRequestError(
             "'messages' is required.", param="messages", code="missing_required_parameter"

@@ -23,6 +23,13 @@ def parse_completion(body: dict[str, Any], limits: ApiLimits, request_id: str) -
     sift_stream_options(fields)
     prompt = fields.pop("prompt", None)
     completion = validate(CompletionBody, fields)
+    _check_best_of(completion)
+    if completion.max_tokens == 0 and not completion.echo:
+        raise InvalidRequestError(
+            "Invalid 'max_tokens': it should be at least 1, or 0 together with 'echo': true.",
+            param="max_tokens",
+            code="invalid_value",
+        )
     return make_job(
         completion,
         _parse_prompts(prompt, limits),
@@ -30,7 +37,28 @@ def parse_completion(body: dict[str, Any], limits: ApiLimits, request_id: str) -
         logprobs=completion.logprobs,
         limits=limits,
         request_id=request_id,
+        # As many as are returned are the best of themselves, in the order in which they were drawn.
+        best_of=None if completion.best_of == completion.n else completion.best_of,
+        echo=completion.echo,
     )
+
+
+def _check_best_of(completion: CompletionBody) -> None:
+    best_of = completion.best_of
+    if best_of is None or best_of == completion.n:
+        return
+    if best_of < completion.n:
+        raise InvalidRequestError(
+            f"Invalid 'best_of': it should be at least 'n' ({completion.n}), not {best_of}.",
+            param="best_of",
+            code="integer_below_min_value",
+        )
+    if completion.stream:
+        raise InvalidRequestError(
+            "'best_of' above 'n' cannot be streamed: the best are known only when all have ended.",
+            param="best_of",
+            code="invalid_value",
+        )
 
 
 def _parse_prompts(prompt: object, limits: ApiLimits) -> list[Prompt]:

@@ -45,8 +45,11 @@ KINDS: dict[type[Exception], ErrorKind] = {
     errors.AuthenticationError: ErrorKind(401, _INVALID, "invalid_api_key", "authentication"),
     errors.ModelNotFoundError: ErrorKind(404, _INVALID, "model_not_found", "model_not_found"),
     errors.RequestTimeoutError: ErrorKind(408, _INVALID, "request_timeout", "request_timeout"),
+    errors.SlowReaderError: ErrorKind(408, _INVALID, "slow_reader", "slow_reader"),
     errors.PayloadTooLargeError: ErrorKind(413, _INVALID, "request_too_large", "request_too_large"),
     errors.QueueFullError: ErrorKind(429, "rate_limit_error", "rate_limit_exceeded", "queue_full"),
+    errors.QueueTimeoutError: ErrorKind(429, "rate_limit_error", "queue_timeout", "queue_timeout"),
+    errors.DeadlineError: ErrorKind(504, _SERVER, "deadline_exceeded", "deadline"),
     errors.NotReadyError: ErrorKind(503, _SERVER, "not_ready", "not_ready"),
     errors.CapacityError: ErrorKind(503, _SERVER, "not_ready", "capacity"),
     errors.EngineDiedError: ErrorKind(500, _SERVER, "engine_died", "engine_died"),
@@ -74,7 +77,7 @@ def describe(error: Exception, scope: Scope) -> Failure:
             logged_param = None if code == UNKNOWN_PARAMETER else param
         case errors.ModelNotFoundError():
             param = logged_param = "model"
-        case errors.QueueFullError():
+        case errors.QueueFullError() | errors.QueueTimeoutError():
             headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
         case errors.NotReadyError():
             headers.append((b"retry-after", b"1"))

@@ -63,11 +63,6 @@ def refused(name: str, *values: Any, note: str = "") -> Field:
     return Field(name, Treatment.REFUSED, note, neutral)
 
 
-def _equals_n(value: Any, body: Body) -> bool:
-    n = body.get("n")
-    return type(value) is int and value == (1 if n is None else n)
-
-
 _SHARED = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("temperature", "0 to 2, default 1; 0 is greedy"),
@@ -86,6 +81,9 @@ _SHARED = (
     honoured("stop_token_ids", "extension: up to 256 token ids; a text ends before any of them"),
     honoured("min_tokens", "extension: no end token and no stop token before so many; default 0"),
     honoured("ignore_eos", "extension: go on after end tokens; default false"),
+    honoured("priority", "extension: -1,000 to 1,000, default 0; the lower is served first"),
+    honoured("queue_timeout", "extension: seconds in which it must begin, at most `queue_timeout_s`"),
+    honoured("timeout", "extension: seconds in which it must be finished, at most `request_timeout_s`"),
     no_op("user", "names the end user"),
 )
 
@@ -121,11 +119,11 @@ CHAT_FIELDS = (
 
 COMPLETION_FIELDS = (
     honoured("prompt", "required; a string, token ids, or up to 64 of either in a list"),
-    honoured("max_tokens", "1 or above; default 16"),
+    honoured("max_tokens", "1 or above, or 0 with `echo`; default 16"),
     honoured("logprobs", "0 to 20 alternatives a token"),
+    honoured("best_of", "`n` to 16, default `n`; above `n` not with `stream`"),
+    honoured("echo", "the prompt before each text; default false"),
     *_SHARED,
-    Field("best_of", Treatment.REFUSED, "accepted: the same as `n`", _equals_n),
-    refused("echo", False, note="accepted: false"),
     refused("suffix", "", note='accepted: `""`'),
 )
 """Fields of ``POST /v1/completions``."""
@@ -155,6 +153,28 @@ PART_FIELDS = (
     no_op("prompt_cache_breakpoint", "prefixes are shared without it"),
 )
 """Fields of one part of a message's ``content``."""
+
+
+TOKENIZE_FIELDS = (
+    honoured("model", "one of `GET /v1/models`; may be left out if there is one only"),
+    honoured("prompt", "a string; this or `messages` is required"),
+    honoured("messages", "as in a chat; this or `prompt` is required"),
+    honoured("add_special_tokens", "begin as texts of the model begin; default true, with `messages` false"),
+    honoured("add_generation_prompt", "only with `messages`: begin the assistant's answer; default true"),
+    honoured("return_token_strs", "spell the tokens too; default false"),
+    refused("continue_final_message", False, note="accepted: false"),
+    refused("tools", [], note="accepted: `[]`"),
+    refused("chat_template"),
+    refused("chat_template_kwargs", {}, note="accepted: `{}`"),
+    refused("mm_processor_kwargs", {}, note="accepted: `{}`"),
+)
+"""Fields of ``POST /tokenize``, which are vLLM's."""
+
+DETOKENIZE_FIELDS = (
+    honoured("model", "one of `GET /v1/models`; may be left out if there is one only"),
+    honoured("tokens", "required; token ids, at most the context"),
+)
+"""Fields of ``POST /detokenize``, which are vLLM's."""
 
 
 class FieldTable:

@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parse_object, read_body, require_json
+from stoker.api.body import parse_object, parsed_body
 from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import note_failure, record_of
 from stoker.api.fan_in import fan_in
@@ -29,7 +30,7 @@ from stoker.observe.record import RequestRecord
 
 _logger = structlog.get_logger()
 
-_INLINE_BODY_BYTES = 64 * 1024
+_INLINE_LOGPROBS = 512  # tokens' log-probabilities that are written on the event loop
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -60,7 +61,7 @@ class Generation:
         models: Served models by name.
         limits: Bounds on a request.
         metrics: Where token times are counted.
-        parser: Where large bodies are parsed.
+        parser: Where large bodies are parsed and large answers written.
     """
 
     def __init__(
@@ -85,38 +86,45 @@ class Generation:
             StokerError: The request was refused or failed before the response began.
         """
         record = record_of(scope)
-        require_json(scope)
-        body = await read_body(receive)
-        if len(body) <= _INLINE_BODY_BYTES:
-            job = self._parse(body, record.request_id)
-        else:
-            # A large body would stall every stream while it is parsed on the event loop.
-            loop = asyncio.get_running_loop()
-            job = await loop.run_in_executor(self._parser, self._parse, body, record.request_id)
+        parse = partial(self._parse, request_id=record.request_id)
+        job = await parsed_body(scope, receive, parse, self._parser)
         model = find_model(self._models, job.model)
         record.model = model.name
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))
 
-    def _parse(self, body: bytes, request_id: str) -> Job:
+    def _parse(self, body: bytes, *, request_id: str) -> Job:
         fields = parse_object(body, max_depth=self._limits.max_json_depth)
         # The client's id need not be unique, and two requests of one id must not meet in an engine.
         return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
 
     async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
-        model.check_capacity(job.n_choices)
         timer = self._metrics.token_timer(record, model=model.name, n_choices=job.n_choices)
+        with model.reserve(job.requests):
+            await self._generate(job, model, record, timer, send)
+
+    async def _generate(
+        self, job: Job, model: ServedModel, record: RequestRecord, timer: TokenTimer, send: Send
+    ) -> None:
         async with aclosing(_events(job, model)) as events:
-            # What can be refused is refused before `Started`: until then no status has been sent.
             if not isinstance(await anext(events, None), Started):
                 raise EngineError("The generator did not begin with `Started`.")
+            # Whatever goes wrong before there is an answer has a status of its own, an end of the time
+            # in the queue above all; so none is sent before the first text.
+            first = await anext(events, None)
             answer = self._answer(job, model)
             if job.stream:
-                await _stream(events, answer, record, timer, send)
+                await _stream(_again(first, events), answer, record, timer, send)
             else:
-                choices, usage = await _gather(events, job.n_choices, timer)
+                choices, usage = await _gather(_again(first, events), job.n_choices, timer)
                 _count(record, usage)
-                await Reply(200, answer.document(choices, usage)).send(send)
+                await Reply(200, await self._document(answer, choices, usage)).send(send)
+
+    async def _document(self, answer: Answer, choices: list[GatheredChoice], usage: Usage) -> bytes:
+        if sum(len(choice.logprobs) for choice in choices) <= _INLINE_LOGPROBS:
+            return answer.document(choices, usage)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parser, answer.document, choices, usage)
 
     def _answer(self, job: Job, model: ServedModel) -> Answer:
         header = Header(
@@ -138,6 +146,14 @@ def _events(job: Job, model: ServedModel) -> AsyncGenerator[Event]:
     return streams[0] if len(streams) == 1 else fan_in(streams, n=job.requests[0].n)
 
 
+async def _again(first: Event | None, rest: AsyncGenerator[Event]) -> AsyncIterator[Event]:
+    """Yield an event that was taken ahead, then the others."""
+    if first is not None:
+        yield first
+    async for event in rest:
+        yield event
+
+
 def _count(record: RequestRecord, usage: Usage) -> None:
     record.prompt_tokens = usage.prompt_tokens
     record.cached_tokens = usage.cached_tokens
@@ -145,14 +161,15 @@ def _count(record: RequestRecord, usage: Usage) -> None:
 
 
 async def _gather(
-    events: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
+    events: AsyncIterator[Event], n_choices: int, timer: TokenTimer
 ) -> tuple[list[GatheredChoice], Usage]:
     """Collect a whole answer."""
     choices = [GatheredChoice() for _ in range(n_choices)]
     usage = None
     async for event in events:
         if isinstance(event, TextDelta):
-            timer.tick(event.choice)
+            if not event.of_prompt:
+                timer.tick(event.choice)
             choices[event.choice].parts.append(event.text)
             choices[event.choice].logprobs += event.logprobs
         elif isinstance(event, Finished):
@@ -165,7 +182,7 @@ async def _gather(
 
 
 async def _stream(
-    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
 ) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
     opening = answer.opening()
@@ -182,12 +199,13 @@ async def _stream(
 
 
 async def _pump(
-    events: AsyncGenerator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
+    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
 ) -> bytes:
     """Send everything but the stream's last bytes, and return those."""
     async for event in events:
         if isinstance(event, TextDelta):
-            timer.tick(event.choice)
+            if not event.of_prompt:
+                timer.tick(event.choice)
             chunk = answer.delta(event)
         elif isinstance(event, Finished):
             chunk = answer.finish(event)

@@ -38,6 +38,11 @@ class Job:
         """Choices over all prompts."""
         return len(self.requests) * self.requests[0].n
 
+    @property
+    def n_sequences(self) -> int:
+        """Choices that are generated, also those that are not returned."""
+        return len(self.requests) * self.requests[0].n_sequences
+
 
 ParseJob = Callable[[dict[str, Any], ApiLimits, str], Job]
 """Body, limits and a unique request id to a job; raises `InvalidRequestError`."""
@@ -58,26 +63,15 @@ def make_job(
     logprobs: int | None,
     limits: ApiLimits,
     request_id: str,
+    best_of: int | None = None,
+    echo: bool = False,
 ) -> Job:
     """Check what depends on several fields or on settings, and build the job.
 
     Raises:
         InvalidRequestError: Too many choices, or ``stream_options`` without ``stream``.
     """
-    if body.n > limits.max_n:
-        raise InvalidRequestError(
-            f"Invalid 'n': it should be at most {limits.max_n}, not {body.n}.",
-            param="n",
-            code="integer_above_max_value",
-        )
-    n_choices = len(prompts) * body.n
-    if n_choices > limits.max_choices:
-        raise InvalidRequestError(
-            f"The number of prompts ({len(prompts)}) times 'n' ({body.n}) makes {n_choices} choices; "
-            f"at most {limits.max_choices} are taken at a time.",
-            param="n" if len(prompts) == 1 else "prompt",
-            code="invalid_value",
-        )
+    _check_choices(len(prompts), body.n, best_of, limits)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError(
             "'stream_options' is only allowed together with 'stream': true.",
@@ -92,6 +86,9 @@ def make_job(
                 prompt=prompt,
                 max_tokens=max_tokens,
                 n=body.n,
+                best_of=best_of,
+                echo=echo,
+                max_prompt_scores=limits.max_prompt_scores // (len(prompts) * body.n),
                 temperature=body.temperature,
                 top_k=body.top_k,
                 top_p=body.top_p,
@@ -106,9 +103,35 @@ def make_job(
                 min_tokens=body.min_tokens,
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
+                priority=-body.priority,  # on the wire lower is earlier, as in vLLM
+                queue_timeout_s=_least(body.queue_timeout, limits.queue_timeout_s),
+                timeout_s=_least(body.timeout, limits.request_timeout_s),
             )
             for index, prompt in enumerate(prompts)
         ),
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
+
+
+def _least(asked_s: float | None, limit_s: float | None) -> float | None:
+    """Return the shorter of two time limits; None is none."""
+    return min((each for each in (asked_s, limit_s) if each is not None), default=None)
+
+
+def _check_choices(n_prompts: int, n: int, best_of: int | None, limits: ApiLimits) -> None:
+    field, each = ("n", n) if best_of is None else ("best_of", best_of)
+    if each > limits.max_n:
+        raise InvalidRequestError(
+            f"Invalid '{field}': it should be at most {limits.max_n}, not {each}.",
+            param=field,
+            code="integer_above_max_value",
+        )
+    n_choices = n_prompts * each
+    if n_choices > limits.max_choices:
+        raise InvalidRequestError(
+            f"The number of prompts ({n_prompts}) times '{field}' ({each}) makes {n_choices} choices; "
+            f"at most {limits.max_choices} are taken at a time.",
+            param=field if n_prompts == 1 else "prompt",
+            code="invalid_value",
+        )

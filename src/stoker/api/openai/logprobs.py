@@ -38,26 +38,33 @@ class LegacyLogprobs:
     def add(self, entries: Iterable[TextLogprob]) -> dict[str, Any]:
         """Return the lists for the next tokens."""
         tokens: list[str] = []
-        logprobs: list[float] = []
-        tops: list[dict[str, float]] = []
+        logprobs: list[float | None] = []
+        tops: list[dict[str, float] | None] = []
         offsets: list[int] = []
         for entry in entries:
             name = _legacy_token(entry)
             tokens.append(name)
             logprobs.append(entry.logprob)
             offsets.append(self._offset)
-            top: dict[str, float] = {}
-            for token in entry.top:
-                top.setdefault(_legacy_token(token), token.logprob)
-            top.setdefault(name, entry.logprob)
-            tops.append(top)
-            self._offset += len(self._decoder.decode(entry.raw))
+            tops.append(_alternatives(name, entry))
+            self._offset += len(self._decoder.decode(entry.raw if entry.added is None else entry.added))
         return {
             "tokens": tokens,
             "token_logprobs": logprobs,
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+
+def _alternatives(name: str, entry: TextLogprob) -> dict[str, float] | None:
+    """Return log-probabilities by spelling, the token's own among them; None if it has none."""
+    if entry.logprob is None:
+        return None
+    top: dict[str, float] = {}
+    for token in entry.top:
+        top.setdefault(_legacy_token(token), token.logprob)
+    top.setdefault(name, entry.logprob)
+    return top
 
 
 def _legacy_token(token: TextLogprob | TopToken) -> str:

@@ -12,6 +12,7 @@ from stoker.api.openai.completion_answer import CompletionAnswer
 from stoker.api.openai.completion_request import parse_completion
 from stoker.api.openai.generation import Endpoint, Generation
 from stoker.api.openai.models import ModelDetail, ModelList
+from stoker.api.openai.tokenization import Detokenize, Tokenize
 from stoker.api.served import ServedModel
 from stoker.observe.metrics import Metrics
 
@@ -20,7 +21,7 @@ COMPLETION = Endpoint(parse_completion, CompletionAnswer, "cmpl-")
 
 
 def openai_routes(*, models: Mapping[str, ServedModel], limits: ApiLimits, metrics: Metrics) -> list[Route]:
-    """Return the routes under ``/v1``."""
+    """Return the routes under ``/v1``, and those that turn text to tokens and back."""
     # One thread: a parse holds the interpreter's lock for most of its time, and takes ten times the
     # memory of the body.
     parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
@@ -33,4 +34,6 @@ def openai_routes(*, models: Mapping[str, ServedModel], limits: ApiLimits, metri
         Route("/v1/completions", generation(COMPLETION), methods=["POST"]),
         Route("/v1/models", ModelList(models), methods=["GET"]),
         Route("/v1/models/{model:path}", ModelDetail(models), methods=["GET"]),
+        Route("/tokenize", Tokenize(models, limits, parser), methods=["POST"]),
+        Route("/detokenize", Detokenize(models, limits, parser), methods=["POST"]),
     ]

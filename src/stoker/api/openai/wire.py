@@ -18,7 +18,7 @@ from stoker.core.sampling import (
     MAX_TOP_K,
     MIN_REPETITION_PENALTY,
 )
-from stoker.core.tokens import MAX_STOP_TOKENS
+from stoker.core.tokens import MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S
 
 DEFAULT_COMPLETION_TOKENS = 16
 MAX_STOPS = 16
@@ -61,7 +61,9 @@ def _bias_pairs(value: Any) -> Any:
 
 LogitBias = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=_MAX_INT32)]
+Seconds = Annotated[float, Field(ge=0.001, le=MAX_TIMEOUT_S)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)]
@@ -82,8 +84,7 @@ class StreamOptions(Wire):
 class GenerationBody(Wire):
     """What both requests share; the names are OpenAI's."""
 
-    model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
-    max_tokens: PositiveInt | None = None
+    model: ModelName
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] = 0
@@ -100,6 +101,9 @@ class GenerationBody(Wire):
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    queue_timeout: Seconds | None = None
+    timeout: Seconds | None = None
 
 
 class MessageBody(Wire):
@@ -112,6 +116,7 @@ class MessageBody(Wire):
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``, apart from ``messages``."""
 
+    max_tokens: PositiveInt | None = None
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -120,5 +125,24 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``, apart from ``prompt``."""
 
-    max_tokens: PositiveInt = DEFAULT_COMPLETION_TOKENS
+    max_tokens: Annotated[int, Field(ge=0)] = DEFAULT_COMPLETION_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: PositiveInt | None = None
+    echo: bool = False
+
+
+class TokenizeBody(Wire):
+    """``POST /tokenize``, apart from ``messages``."""
+
+    model: ModelName | None = None
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(Wire):
+    """``POST /detokenize``."""
+
+    model: ModelName | None = None
+    tokens: list[TokenId]

@@ -1,5 +1,6 @@
 """`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
 
+from array import array
 from collections.abc import Iterable, Mapping, Sized
 from itertools import accumulate, chain
 
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.errors import EngineError
 from stoker.core.sampling import MAX_TOP_K
-from stoker.core.step import LogitEdits, StepPlan, StepResult
-from stoker.core.tokens import TokenLogprob
+from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
+from stoker.core.tokens import PromptScores, TokenLogprob
 
 
 def _starts(runs: Iterable[Sized]) -> NDArray[np.int32]:
@@ -43,6 +44,41 @@ def _native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
         banned=np.concatenate(banned, dtype=np.int32),
         banned_starts=_starts(banned),
     )
+
+
+def _native_scores(
+    scoring: Mapping[int, PromptScoring], run_starts: NDArray[np.int32]
+) -> _native.PromptScores | None:
+    if not scoring:
+        return None
+    each = list(scoring.items())
+    firsts = [int(run_starts[row]) + one.first for row, one in each]
+    counts = [len(one.targets) for _, one in each]
+    return _native.PromptScores(
+        rows=_flat([list(range(first, first + n)) for first, n in zip(firsts, counts, strict=True)]),
+        tokens=_flat([one.targets for _, one in each]),
+        n_tops=np.repeat(np.array([one.n_top for _, one in each], np.int32), counts),
+    )
+
+
+def _prompt_scores(
+    scoring: Mapping[int, PromptScoring],
+    logprobs: NDArray[np.float32],
+    top_tokens: NDArray[np.int32],
+    top_logprobs: NDArray[np.float32],
+) -> dict[int, PromptScores]:
+    scores = {}
+    start = 0
+    for row, one in scoring.items():
+        end = start + len(one.targets)
+        scores[row] = PromptScores(
+            one.n_top,
+            array("f", logprobs[start:end].tobytes()),
+            array("i", top_tokens[start:end, : one.n_top].tobytes()),
+            array("f", top_logprobs[start:end, : one.n_top].tobytes()),
+        )
+        start = end
+    return scores
 
 
 class NativeEngine:
@@ -82,10 +118,11 @@ class NativeEngine:
         """
         sampling = plan.sampling
         logprobs = [-1 if s.logprobs is None else s.logprobs for s in sampling]
+        run_starts = _starts(plan.tokens)
         try:
-            tokens, token_logprobs, top_tokens, top_logprobs = self._open_model().forward(
+            result = self._open_model().forward(
                 _flat(plan.tokens),
-                _starts(plan.tokens),
+                run_starts,
                 np.array(plan.first_positions, np.int32),
                 _flat(plan.block_tables),
                 _starts(plan.block_tables),
@@ -98,9 +135,11 @@ class NativeEngine:
                 np.array([s.choice for s in sampling], np.uint32),
                 np.array(logprobs, np.int32),
                 _native_edits(plan.edits),
+                _native_scores(plan.scoring, run_starts),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
+        tokens, token_logprobs, top_tokens, top_logprobs = result[:4]
         return StepResult(
             token_ids=tokens.tolist(),
             logprobs=[
@@ -112,6 +151,7 @@ class NativeEngine:
                 else None
                 for i, (n, sampled) in enumerate(zip(logprobs, plan.samples, strict=True))
             ],
+            scores=_prompt_scores(plan.scoring, *result[5:]),
         )
 
     def logits(self, plan: StepPlan) -> NDArray[np.float32]:

@@ -6,8 +6,9 @@ import msgspec
 
 from stoker.core.errors import SourceError
 from stoker.models.fields import LocalPath, Sha256
-from stoker.models.sources.base import Fetched, Progress
+from stoker.models.sources.base import Fetched, FetchedFile, Progress
 from stoker.models.sources.copying import copy_and_hash
+from stoker.models.sources.network import Network
 
 
 class LocalFileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,22 +28,17 @@ class LocalFileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         return f"file {self.path}"
 
     @property
-    def file_name(self) -> str:
-        """Name of the file, without folders."""
-        return Path(self.path).name
-
-    @property
-    def size_bytes(self) -> int:
-        """The file's size; 0 when it is not there."""
+    def size_bytes(self) -> int | None:
+        """The file's size, or None when it is not there."""
         path = Path(self.path)
-        return path.stat().st_size if path.is_file() else 0
+        return path.stat().st_size if path.is_file() else None
 
     @property
     def peak_bytes(self) -> int:
         """The copy's size."""
-        return self.size_bytes
+        return self.size_bytes or 0
 
-    def fetch(self, workspace: Path, progress: Progress) -> Fetched:
+    def fetch(self, workspace: Path, progress: Progress, _network: Network, /) -> Fetched:
         """Copy and check; see `Source.fetch`."""
         path = Path(self.path)
         if not path.is_file():
@@ -60,4 +56,4 @@ class LocalFileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
                 f"{path} has the SHA-256 {digest}, but the catalogue expects {self.sha256}: "
                 "it is another file, or damaged."
             )
-        return Fetched(target, digest)
+        return Fetched(files=(FetchedFile(target, digest),), source=self.label)

