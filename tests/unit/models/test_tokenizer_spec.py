@@ -155,7 +155,7 @@ def test_reads_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
     spec = spm_of(tmp_path, "llama")
     assert (spec.kind, spec.space_prefix, spec.add_bos) == ("spm", "first", True)
     assert not spec.merges
-    assert spec.scores == (0, 0, 0, -1, -1, 0)
+    assert list(spec.scores) == [0, 0, 0, -1, -1, 0]
     assert spec.tokens[4] == "  "
     assert (spec.end_token_ids, spec.rstrip_ids) == (frozenset({1}), frozenset())
     assert spec.special_tokens == {"bos_token": "<s>", "eos_token": "<s>"}
