@@ -17,6 +17,7 @@ import argparse
 import io
 import json
 from array import array
+from datetime import datetime
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -137,6 +138,7 @@ def chats(path: Path) -> dict[str, Any]:
         )
         return text
 
+    today = datetime.now().astimezone().strftime("%Y-%m-%d")
     own = {name: render(messages) for name, messages in corpus.CONVERSATIONS.items()}
     return {
         "text": own,
@@ -149,6 +151,13 @@ def chats(path: Path) -> dict[str, Any]:
                 if name not in {"long", "code"}
             }
             for template, source in corpus.TEMPLATES.items()
+        },
+        "published": {
+            path.stem: {
+                name: render(messages, path.read_text(encoding="utf-8")).replace(today, corpus.TODAY)
+                for name, messages in corpus.CONVERSATIONS.items()
+            }
+            for path in sorted((HERE / "templates").glob("*.jinja"))
         },
     }
 
