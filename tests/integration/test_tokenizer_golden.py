@@ -17,6 +17,7 @@ from stoker.core.errors import InvalidRequestError
 from stoker.core.text import Message
 from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
+from stoker.models.word_rules import WHOLE_WORDS, WORD_RULES, word_rule
 from stoker.text import ChatTemplate, Tokenizer
 from stoker.text.chat import ChatEncoder
 
@@ -66,7 +67,7 @@ def test_corpus_is_a_few_hundred_kilobytes() -> None:
 
 @pytest.mark.parametrize("pre", GOLDEN["families"])
 def test_every_family_gives_the_ids_of_transformers(spec: TokenizerSpec, pre: str) -> None:
-    tokenizer = Tokenizer(replace(spec, pre=pre))
+    tokenizer = Tokenizer(replace(spec, pre=pre, whole_words=pre in WHOLE_WORDS))
     expected = GOLDEN["families"][pre]
     assert [tokenizer.encode(text) for text in CORPUS.SAMPLES] == expected["samples"]
     assert set(expected["sections"]) == set(SECTIONS)
@@ -76,12 +77,17 @@ def test_every_family_gives_the_ids_of_transformers(spec: TokenizerSpec, pre: st
         assert sha256(array("I", ids).tobytes()).hexdigest() == expected["sections"][name]["sha256"], name
 
 
-def test_families_differ_on_this_corpus() -> None:
-    hashes = [
+def test_rules_differ_on_this_corpus() -> None:
+    hashes = {
         tuple(section["sha256"] for section in family["sections"].values())
         for family in GOLDEN["families"].values()
-    ]
-    assert len(set(hashes)) == len(hashes)
+    }
+    assert len(hashes) == len({word_rule(name) for name in GOLDEN["families"]})
+
+
+def test_every_rule_has_a_golden_family() -> None:
+    compared = {word_rule(name) for name in GOLDEN["families"]}
+    assert compared == set(WORD_RULES.values())
 
 
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:

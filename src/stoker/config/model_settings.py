@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, field_validator
 
 ModelAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 """A name that clients can send; it is part of a URL and a metric's label."""
@@ -24,6 +24,13 @@ class ModelSettings(BaseModel):
     max_running: int | None = Field(default=None, ge=1, le=1024)
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
     threads: int | None = Field(default=None, ge=1, le=1024)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("must not be true or false")  # noqa: TRY004 - what pydantic turns into its own
+        return value
 
     def given(self) -> dict[str, object]:
         """Return what is set."""

@@ -38,6 +38,8 @@ class ChoiceText:
         report: Whether log-probabilities that come are reported.
         report_end: Whether that of the token that ends the choice is too.
         held: The beginning of a character that comes before the choice.
+        answers: It is an answer and does not go on with a text: a space in front that the tokenizer
+            puts before any text is no part of it.
 
     Attributes:
         n_tokens: Tokens generated so far, up to the one that completed a stop string.
@@ -56,6 +58,7 @@ class ChoiceText:
         report: bool = True,
         report_end: bool = False,
         held: bytes = b"",
+        answers: bool = False,
     ) -> None:
         self._choice = choice
         self._tokenizer = tokenizer
@@ -63,6 +66,7 @@ class ChoiceText:
         self._report = report
         self._report_end = report_end
         self._detokenizer = Detokenizer(held)
+        self._drops_space = answers and tokenizer.adds_space
         self._matcher = StopMatcher(stops) if stops else None
         self._logprobs: deque[_PendingLogprob] = deque()
         self._n_decoded = 0
@@ -87,7 +91,14 @@ class ChoiceText:
     def _take_all(self, event: TokensEvent) -> str:
         self.n_tokens += len(event.token_ids)
         shown = event.token_ids[:-1] if self._ends(event) else event.token_ids
-        return self._detokenizer.feed(b"".join(map(self._tokenizer.text_bytes, shown)))
+        return self._detokenizer.feed(self._begin(b"".join(map(self._tokenizer.text_bytes, shown))))
+
+    def _begin(self, data: bytes) -> bytes:
+        """Return what is part of the choice of its next bytes."""
+        if not self._drops_space or not data:
+            return data
+        self._drops_space = False
+        return data.removeprefix(b" ")
 
     def _ends(self, event: TokensEvent) -> bool:
         """Whether the event's last token ended the choice, of whose text it is no part."""
@@ -102,11 +113,11 @@ class ChoiceText:
                 self.logprob += logprob.logprob
             ends = index + 1 == len(event.token_ids) and self._ends(event)
             start = self._n_decoded
-            text = "" if ends else self._detokenizer.feed(self._tokenizer.text_bytes(token_id))
+            added = b"" if ends else self._begin(self._tokenizer.text_bytes(token_id))
+            text = self._detokenizer.feed(added)
             self._n_decoded += len(text)
             if logprob is not None and self._report and (self._report_end or not ends):
                 end = self._n_decoded + bool(self._detokenizer.held)
-                added = b"" if ends else self._tokenizer.text_bytes(token_id)
                 entry = text_logprob(self._tokenizer, token_id, logprob, added=added)
                 self._logprobs.append(_PendingLogprob(entry, start, end))
             visible += self._match(text)

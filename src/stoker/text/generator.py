@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from stoker.core.errors import InvalidRequestError, ModelNotFoundError
 from stoker.core.protocols import TokenEngine
-from stoker.core.text import Event, Finished, Started, TextDelta, TextRequest, Usage
+from stoker.core.text import ChatPrompt, Event, Finished, Started, TextDelta, TextRequest, Usage
 from stoker.core.tokens import FinishReason, TokenRequest
 from stoker.text.best import best_of
 from stoker.text.choice import ChoiceText
@@ -89,6 +89,7 @@ class LocalGenerator:
                 report=request.logprobs is not None,
                 report_end=request.echo,
                 held=b"" if echo is None else echo.held,
+                answers=isinstance(request.prompt, ChatPrompt),
             )
             for index, each in enumerate(sequences)
         ]

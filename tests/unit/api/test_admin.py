@@ -33,6 +33,7 @@ async def test_a_model_is_loaded_listed_and_unloaded(api: ScriptedApi) -> None:
         ({"model": ""}, "Invalid 'model'"),
         ({"model": "x" * 257}, "Invalid 'model'"),
         ({"model": "m", "threads": 0}, "Invalid 'threads'"),
+        ({"model": "m", "max_waiting": False}, "Invalid 'max_waiting'"),
         ({"model": "m", "alias": "two words"}, "Invalid 'alias'"),
         ({"model": "m", "path": "/etc/passwd"}, "Invalid 'path'"),
     ],

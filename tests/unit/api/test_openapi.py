@@ -12,7 +12,8 @@ from stoker.api.openapi import Part, compose
 from stoker.testing.asgi import get
 from stoker.testing.scripted_api import scripted_api
 
-API = scripted_api()
+HOSTS = ("testserver",)
+API = scripted_api(allowed_hosts=HOSTS)
 MODEL = "tiny"
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", API.app, config=SchemathesisConfig())
@@ -92,7 +93,7 @@ def test_answers_are_as_described(path: str, stream: bool) -> None:
 
 
 def test_a_server_error_is_found() -> None:
-    broken = scripted_api(lambda _: (ValueError("a fault"),))
+    broken = scripted_api(lambda _: (ValueError("a fault"),), allowed_hosts=HOSTS)
     operation = schemathesis.openapi.from_asgi("/openapi.json", broken.app)["/v1/completions"]["POST"]
     case = operation.Case(body={"model": MODEL, "prompt": "a"}, media_type="application/json")
     response = case.call()
