@@ -28,9 +28,7 @@ SHORT = request(max_tokens=40, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def small(
-    tmp_path_factory: pytest.TempPathFactory, default_model_path: Path
-) -> Iterator[ServerProcess]:
+def small(tmp_path_factory: pytest.TempPathFactory, default_model_path: Path) -> Iterator[ServerProcess]:
     """A server with short times and few connections."""
     home = tmp_path_factory.mktemp("edge")
     seed_model_store(home, default_model_path)
@@ -175,5 +173,7 @@ def test_bodies_that_parsers_stumble_over(small: ServerProcess, body: bytes) -> 
 
 def test_a_compressed_body_is_refused(small: ServerProcess) -> None:
     with connect(small) as client:
-        client.sendall(SHORT.replace(b"Host: x\r\n", b"Host: x\r\nContent-Encoding: gzip\r\nConnection: close\r\n"))
+        client.sendall(
+            SHORT.replace(b"Host: x\r\n", b"Host: x\r\nContent-Encoding: gzip\r\nConnection: close\r\n")
+        )
         assert b"unsupported_content_encoding" in everything(client)

@@ -38,7 +38,6 @@ def build_api(
             ``/metrics`` tells which models are served and how busy they are.
     """
 
-
     def document() -> Mapping[str, Any]:
         parts = (openai_part(), probes_part())
         return compose(parts, version=__version__, key_needed=api_key is not None)

@@ -198,11 +198,10 @@ class Tokenizer:
         for char in whole:
             if not self._missing.isdisjoint(char.encode()):
                 raise InvalidRequestError(
-                    f"The text holds U+{ord(char):04X}, which this model's vocabulary cannot spell: remove it."
+                    f"The text holds U+{ord(char):04X}, which this model's vocabulary cannot spell: "
+                    "remove it."
                 )
-        raise InvalidRequestError(
-            "This model's vocabulary cannot spell the text: a token of it stands for two."
-        )
+        raise InvalidRequestError("This model's vocabulary cannot spell the text: one token stands for two.")
 
 
 def _spell(text: str, byte_of: dict[str, int]) -> bytes:

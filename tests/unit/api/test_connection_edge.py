@@ -1,4 +1,4 @@
-"""What HTTP leaves to the imagination, tried on real sockets: framing, pipelining, half-closed connections."""
+"""What HTTP leaves to the imagination, on real sockets: framing, pipelining, half-closed connections."""
 
 import asyncio
 import re
@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.connection import ConnectionLimits
+from stoker.api.connection import BoundedProtocol, ConnectionLimits
 from stoker.core.text import Event, Finished, Started, TextDelta, Usage
 from stoker.core.tokens import FinishReason
 from stoker.testing.loopback import connected, exchange, listening, status_of
@@ -96,7 +96,10 @@ async def test_odd_requests_have_plain_answers(head: bytes, status: int) -> None
 async def test_head_has_the_headers_of_get_and_no_body(path: bytes) -> None:
     end = b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     async with listening(LIMITS) as server:
-        got, headed = await exchange(server, b"GET " + path + end), await exchange(server, b"HEAD " + path + end)
+        got, headed = (
+            await exchange(server, b"GET " + path + end),
+            await exchange(server, b"HEAD " + path + end),
+        )
     head, _, body = headed.partition(b"\r\n\r\n")
     assert not body
     assert status_of(headed) == status_of(got)
@@ -149,6 +152,7 @@ async def test_pipelined_requests_wait_unparsed_while_one_is_answered() -> None:
         held_bytes, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         (connection,) = server.state.connections
+        assert isinstance(connection, BoundedProtocol)
         assert len(connection.pipeline) < 400  # those of one piece
         assert held_bytes < 2 * 2**20
         gate.set()

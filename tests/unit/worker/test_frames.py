@@ -51,7 +51,9 @@ TO_GATEWAY: tuple[frames.ToGateway, ...] = (
         (frames.Refusal(3, frames.Failure("QueueFullError", "full", retry_after_s=2.5)),),
         (
             frames.Tokens(1, (40000,), 16, None, ()),
-            frames.Tokens(2, (1, 2, 3), 0, FinishReason.STOP, (frames.Logprob(-0.5, ((1, -0.5), (2, -1.5))),)),
+            frames.Tokens(
+                2, (1, 2, 3), 0, FinishReason.STOP, (frames.Logprob(-0.5, ((1, -0.5), (2, -1.5))),)
+            ),
         ),
         STATS,
     ),
