@@ -4,7 +4,6 @@
 
     python tests/fuzz/run.py gguf --seconds 600
     python tests/fuzz/run.py gguf --seconds 60 --found FOLDER    # keeps new inputs there
-    python tests/fuzz/run.py gguf --minimize FOLDER              # merges what was found into the corpus
 
 A finding ends the run with the input's file name; put it into the corpus once it is fixed.
 """
@@ -32,23 +31,21 @@ def main() -> None:
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--found", type=Path, help="folder of new inputs and of findings")
-    parser.add_argument("--minimize", type=Path, metavar="FOLDER", help="merge its inputs into the corpus")
     parser.add_argument("--max-len", type=int, default=4096)
     arguments = parser.parse_args()
     target = TARGETS[arguments.target]
     corpus = CORPUS / arguments.target
-    found = arguments.minimize or arguments.found or Path(tempfile.mkdtemp(prefix="stoker-fuzz-"))
+    found = arguments.found or Path(tempfile.mkdtemp(prefix="stoker-fuzz-"))
     found.mkdir(parents=True, exist_ok=True)
-    folders = [str(corpus), str(found)] if arguments.minimize else [str(found), str(corpus)]
     flags = [
-        "-merge=1" if arguments.minimize else f"-max_total_time={arguments.seconds}",
+        f"-max_total_time={arguments.seconds}",
         f"-max_len={arguments.max_len}",
         f"-rss_limit_mb={MAX_MEMORY_MB}",
         f"-timeout={MAX_SECONDS_PER_INPUT}",
         f"-artifact_prefix={found}/finding-",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *flags, *folders], lambda data: run(target, data))
+    atheris.Setup([sys.argv[0], *flags, str(found), str(corpus)], lambda data: run(target, data))
     atheris.Fuzz()
 
 

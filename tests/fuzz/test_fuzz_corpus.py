@@ -9,7 +9,7 @@ from stoker.testing.fuzz import TARGETS, run
 
 CORPUS = Path(__file__).parent / "corpus"
 MAX_CORPUS_BYTES = 200_000
-N_CHANGED = 200
+N_CHANGED = 1000
 EXTREMES = (b"\0" * 4, b"\xff" * 4, b"\xff" * 7 + b"\x7f", b"\0\0\0\x80", b"{", b"[", b'"')
 
 

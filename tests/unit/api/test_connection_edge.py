@@ -4,7 +4,6 @@ import asyncio
 import re
 import socket
 import tracemalloc
-from typing import cast
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -153,7 +152,8 @@ async def test_pipelined_requests_wait_unparsed_while_one_is_answered() -> None:
         held_bytes, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         (connection,) = server.state.connections
-        assert len(cast("BoundedProtocol", connection).pipeline) < 400  # those of one piece
+        assert isinstance(connection, BoundedProtocol)
+        assert len(connection.pipeline) < 400  # those of one piece
         assert held_bytes < 2 * 2**20
         gate.set()
         writer.write_eof()

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 
+from stoker.api.openai.wire import MAX_MODEL_CHARS
 from stoker.api.openapi import Part, compose
 from stoker.testing.asgi import get
 from stoker.testing.scripted_api import scripted_api
@@ -19,10 +20,15 @@ MODEL = "tiny"
 schema = schemathesis.openapi.from_asgi("/openapi.json", API.app, config=SchemathesisConfig())
 
 
+# What a schema cannot say is refused too: a context that is too short, two fields that contradict each other.
+EXCLUDED: list[Any] = [CHECKS.get_one("positive_data_acceptance")]
+
+
 @schema.hook
 def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001 - the hook's signature
-    """Name the model that is served, or nearly every request would be 404."""
-    if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 4:
+    """Name the model that is served, or nearly every request would be 404; leave wrong names as they are."""
+    name = body.get("model") if isinstance(body, dict) else None
+    if isinstance(name, str) and 1 <= len(name) <= MAX_MODEL_CHARS:
         return {**body, "model": MODEL}
     return body
 
@@ -33,8 +39,7 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001 - the hook's signa
 )
 def test_whatever_fits_or_breaks_the_document_is_answered_as_it_says(case: schemathesis.Case[Any]) -> None:
     response = case.call()
-    excluded: list[Any] = [CHECKS.get_one("positive_data_acceptance")]
-    case.validate_response(response, excluded_checks=excluded)
+    case.validate_response(response, excluded_checks=EXCLUDED)
 
 
 async def document(api_key: str | None = None) -> Any:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stoker.core.errors import CorruptFileError, StokerError
 from stoker.models import open_model
+from stoker.testing.gguf_blocks import TYPE_NUMBERS
 from stoker.testing.gguf_files import TinyLlama, encode_gguf
 
 MODEL = TinyLlama(n_layers=1, width=32, n_heads=1, ffn_width=32, dtype="Q4_0")
@@ -105,3 +106,45 @@ def test_bytes_moved_about(source: int, target: int, length: int) -> None:
 @given(st.binary(max_size=200))
 def test_noise_after_the_magic(noise: bytes) -> None:
     survives(b"GGUF\x03\0\0\0" + noise)
+
+
+BLOCK_TYPES = sorted(TYPE_NUMBERS)
+
+
+def whole_file(dtype: str) -> bytes:
+    """A model whose matrices are of this type, 256 wide so that super-blocks fit."""
+    model = TinyLlama(
+        n_layers=1, width=256, n_heads=1, n_kv_heads=1, head_size=256, ffn_width=256, dtype=dtype
+    )
+    return encode_gguf(model.metadata(), model.tensors())
+
+
+@pytest.mark.parametrize("dtype", BLOCK_TYPES)
+def test_a_file_of_every_type_cut_anywhere_is_told(dtype: str, tmp_path: Path) -> None:
+    whole = whole_file(dtype)
+    read_bytes(whole)
+    path = tmp_path / "cut.gguf"
+    for length in (*range(100, len(whole), len(whole) // 40), len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorruptFileError):
+            open_model(path)
+
+
+@pytest.mark.parametrize("dtype", BLOCK_TYPES)
+def test_a_row_that_is_no_whole_number_of_blocks_is_told(dtype: str) -> None:
+    whole = whole_file(dtype)
+    entry = b"blk.0.attn_q.weight" + struct.pack("<IQ", 2, 256)
+    (at,) = [found for found in range(DATA_START) if whole.startswith(entry, found)]
+    at += len(entry) - 8
+    for columns in (0, 1, 31, 33, 255, 257, 2**40 + 1, 2**63, 2**64 - 1):
+        with pytest.raises(StokerError):
+            read_bytes(whole[:at] + struct.pack("<Q", columns) + whole[at + 8 :])
+
+
+@pytest.mark.parametrize("dtype", BLOCK_TYPES)
+def test_a_type_number_changed_to_any_other_is_told_or_read(dtype: str) -> None:
+    whole = whole_file(dtype)
+    entry = b"blk.0.ffn_up.weight" + struct.pack("<IQQI", 2, 256, 256, TYPE_NUMBERS[dtype])
+    at = whole.index(entry) + len(entry) - 4
+    for number in (*range(50), 2**31, 2**32 - 1):
+        survives(whole[:at] + struct.pack("<I", number) + whole[at + 4 :])
