@@ -84,7 +84,9 @@ def test_scores_are_the_log_softmax_of_raw_logits(path: Path, isa: str, n_top: i
 
 @pytest.mark.parametrize("chunks", [[1] * N_TOKENS, [16, 16, 18], [7, 30, 13], [49, 1]])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_chunks_and_threads_do_not_change_a_bit(path: Path, isa: str, chunks: list[int], threads: int) -> None:
+def test_chunks_and_threads_do_not_change_a_bit(
+    path: Path, isa: str, chunks: list[int], threads: int
+) -> None:
     whole = load(path, isa).forward(plan(0, N_TOKENS))
     engine = load(path, isa, threads=threads)
     scores = PromptScores.of([], N_TOP)
@@ -136,7 +138,9 @@ def test_sequences_beside_a_scored_one(path: Path, isa: str) -> None:
 
 
 @pytest.mark.parametrize("n_logprobs", [0, 3, 20])
-def test_logprobs_of_a_sampled_token_are_those_before_all_edits(path: Path, isa: str, n_logprobs: int) -> None:
+def test_logprobs_of_a_sampled_token_are_those_before_all_edits(
+    path: Path, isa: str, n_logprobs: int
+) -> None:
     """Neither penalties nor bias nor bans nor temperature nor limits are in them."""
     engine = load(path, isa)
     step = plan(0, N_TOKENS)
