@@ -54,11 +54,14 @@ def test_a_prompt_is_scored_as_text_and_as_tokens(server: ServerProcess, client:
     assert first is None
     assert len(others) == len(token_ids) - 1
     assert all(value is not None and value <= 0 for value in others)
-    offsets, tokens, tops = logprobs.text_offset, logprobs.tokens, logprobs.top_logprobs
-    assert offsets and tokens and tops
+    offsets, tokens = logprobs.text_offset, logprobs.tokens
+    tops: list[Any] = logprobs.top_logprobs or []  # the client's type knows no null
+    assert offsets
+    assert tokens
+    assert tops
     for offset, token, end in zip(offsets, tokens, [*offsets[1:], len(TEXT)], strict=True):
         assert token.startswith("bytes:") or TEXT[offset:end] == token
-    # Among the likeliest that are reported are 3 others, or the token itself is one of them.
+    # The token itself is there besides the 3 likeliest, or it is one of them.
     assert tops[0] is None
     assert all(len(top) in {3, 4} for top in tops[1:])
 
@@ -93,7 +96,8 @@ def test_a_prompt_and_its_continuation(client: OpenAI) -> None:
     assert [c.text for c in echoed.choices] == [TEXT + c.text for c in plain.choices]
     for choice in range(2):
         logprobs = logprobs_of(echoed, choice)
-        assert logprobs.tokens and logprobs.text_offset
+        assert logprobs.tokens
+        assert logprobs.text_offset
         assert len(logprobs.tokens) == len(logprobs.text_offset) == len(values(echoed, choice))
     streamed = create(client, TEXT, max_tokens=8, seed=1, temperature=1.0, echo=True, logprobs=0, stream=True)
     chunks: Any = streamed
@@ -113,7 +117,8 @@ def test_the_usual_harness_finds_a_continuation(client: OpenAI) -> None:
     def score(ending: str) -> float:
         answer = create(client, context + ending, echo=True, logprobs=1, max_tokens=1)
         logprobs = logprobs_of(answer)
-        assert logprobs.text_offset and logprobs.token_logprobs
+        assert logprobs.text_offset
+        assert logprobs.token_logprobs
         begin = logprobs.text_offset.index(len(context))
         return sum(logprobs.token_logprobs[begin:-1])  # the last is of the generated token
 

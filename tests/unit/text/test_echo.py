@@ -118,7 +118,7 @@ async def test_a_token_before_the_prompt_has_its_place_and_no_text() -> None:
     events = [event async for event in generator(engine, tokenizer).generate(request)]
     assert text_of(events) == "abcx"
     assert reported(events)[:2] == [(b"<|endoftext|>", None), (b"a", -97 / 64)]
-    (first,) = [e for e in events if isinstance(e, TextDelta)][0].logprobs
+    (first,) = next(e for e in events if isinstance(e, TextDelta)).logprobs
     assert first.added == b""
 
 
