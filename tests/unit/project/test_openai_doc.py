@@ -26,6 +26,8 @@ def rows_below(page: str, heading: str) -> list[str]:
         ("Fields of `stream_options`", fields.STREAM_OPTIONS_FIELDS),
         ("Fields of one of `messages`", fields.MESSAGE_FIELDS),
         ("Fields of one part of a message's `content`", fields.PART_FIELDS),
+        ("Fields of `POST /tokenize`", fields.TOKENIZE_FIELDS),
+        ("Fields of `POST /detokenize`", fields.DETOKENIZE_FIELDS),
     ],
 )
 def test_every_field_is_documented_as_it_is_treated(heading: str, table: tuple[fields.Field, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from codecs import getincrementaldecoder
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -135,3 +136,73 @@ def test_tokens_after_the_stop_string_in_the_same_event_do_not_count() -> None:
 def test_nothing_to_say_is_no_delta() -> None:
     assert play([[0xE2], [0x82]], [], logprobs=False)[1] == [TextDelta(0, "\ufffd")]
     assert play([[END]], [], logprobs=False, reason=FinishReason.STOP)[1] == []
+
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+"""A man, a woman and a girl in one emoji: three code points held together by two zero-width joiners."""
+
+UNICODE_CASES = {
+    # what is generated, stop strings, what is shown
+    "an emoji, in whose bytes every cut falls": ("hi \U0001f600 you", ["\U0001f600"], "hi "),
+    "from the middle of a sequence": (f"a{FAMILY}b", ["\u200d\U0001f469"], "a\U0001f468"),
+    "a joiner alone": (f"a{FAMILY}b", ["\u200d"], "a\U0001f468"),
+    "a sequence that begins alike": (
+        f"{FAMILY}x",
+        ["\U0001f468\u200d\U0001f467"],
+        f"{FAMILY}x",
+    ),
+    "characters with equal first bytes": ("\u20ab\u20ac", ["\u20ac"], "\u20ab"),
+    "a combining mark": ("cafe\u0301s", ["\u0301"], "cafe"),
+    "of both kinds": ("x\u20ac\nUser: y", ["\u20ac\nUser:"], "x"),
+    "a flag, of two letters": ("\U0001f1ea\U0001f1f8!", ["\U0001f1f8"], "\U0001f1ea"),
+}
+
+
+@pytest.mark.parametrize(("text", "stops", "shown"), UNICODE_CASES.values(), ids=UNICODE_CASES)
+@pytest.mark.parametrize("tokens_per_event", [1, 2, 3, 100])
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_stop_strings_inside_and_across_characters(
+    text: str, stops: list[str], shown: str, tokens_per_event: int, *, logprobs: bool
+) -> None:
+    ids = list(text.encode())  # a token a byte: no character is whole in one
+    events = [ids[at : at + tokens_per_event] for at in range(0, len(ids), tokens_per_event)]
+    choice, deltas = play(events, stops, logprobs=logprobs)
+    assert "".join(delta.text for delta in deltas) == shown
+    assert choice.stop_string == (stops[0] if shown != text else None)
+    assert "\ufffd" not in shown
+
+
+def test_a_stop_string_begins_inside_one_token_and_ends_inside_another() -> None:
+    choice, deltas = play([[ABAB], [ABAB], [97]], ["babab"], logprobs=True)
+    assert "".join(delta.text for delta in deltas) == "a"
+    assert (choice.n_tokens, choice.stop_string) == (2, "babab")
+    # The first token's beginning is shown, so it is reported; of the second nothing is.
+    assert [entry.text for delta in deltas for entry in delta.logprobs] == ["abab"]
+
+
+@pytest.mark.parametrize("end", [256, 257, END])
+def test_any_of_several_end_tokens_ends_the_choice(end: int) -> None:
+    choice = ChoiceText(0, TOKENIZER, [], frozenset({256, 257, END}))
+    delta = choice.feed(TokensEvent("r", (97, end), finish_reason=FinishReason.STOP))
+    assert delta == TextDelta(0, "a")
+    assert (choice.finish_reason, choice.n_tokens) == (FinishReason.STOP, 2)
+
+
+def test_the_end_token_is_reported_if_every_token_is_to_be() -> None:
+    choice = ChoiceText(0, TOKENIZER, ["x"], frozenset({END}), report_end=True)
+    event = TokensEvent("r", (97, END), (TokenLogprob(-1.0), TokenLogprob(-2.0)), 0, FinishReason.STOP)
+    delta = choice.feed(event)
+    assert delta is not None
+    assert [(entry.text, entry.logprob, entry.added) for entry in delta.logprobs] == [
+        ("a", -1.0, None),
+        ("<|im_end|>", -2.0, b""),
+    ]
+    assert choice.logprob == -3.0
+
+
+def test_logprobs_that_only_weigh_a_choice_are_not_reported() -> None:
+    choice = ChoiceText(0, TOKENIZER, ["b"], frozenset({END}), report=False)
+    event = TokensEvent("r", (97, 98, 99), (TokenLogprob(-1.0), TokenLogprob(-2.0), TokenLogprob(-4.0)))
+    assert choice.feed(event) == TextDelta(0, "a")
+    # What was generated after the stop string does not count.
+    assert (choice.n_tokens, choice.logprob) == (2, -3.0)

@@ -39,6 +39,7 @@ REQUEST = TokenRequest(
         repetition_penalty=1.5,
         logit_bias=((3, -100.0), (1, 0.5)),
     ),
+    prompt_logprobs=5,
     cache_salt="tenant",
     priority=-4,
     queue_timeout_s=2.5,
