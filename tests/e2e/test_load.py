@@ -153,7 +153,7 @@ def test_overload_is_refused_at_once_with_a_time_to_retry(home: Path) -> None:
                 client.completions.create(model=MODEL, prompt="B", max_tokens=1)
             assert int(refusal.value.response.headers["retry-after"]) >= 1
             assert small.metrics()["stoker_choices_in_flight"] == 2
-            with pytest.raises(BadRequestError, match="3 choices; at most 2"):
+            with pytest.raises(BadRequestError, match="at most 2 choices"):
                 client.completions.create(model=MODEL, prompt=["A", "B", "C"], max_tokens=1)
             running.close()
             waits.result(30).close()
