@@ -3,6 +3,8 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kernels.h"
 #include "model.h"
@@ -19,15 +21,18 @@ int mostly(FuzzedDataProvider& data, int good) {
 
 ModelShape some_shape(FuzzedDataProvider& data) {
   const int n_kv_heads = data.ConsumeIntegralInRange<int>(1, 3);
+  const int head_size = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 2));
+  std::vector<float> frequencies(static_cast<size_t>(std::max(0, mostly(data, head_size / 2))));
+  for (float& frequency : frequencies) frequency = some_float(data);
   return {.n_layers = mostly(data, data.ConsumeIntegralInRange<int>(1, 2)),
           .width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 3)),
           .n_heads = mostly(data, n_kv_heads * data.ConsumeIntegralInRange<int>(1, 3)),
           .n_kv_heads = mostly(data, n_kv_heads),
-          .head_size = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 2)),
+          .head_size = head_size,
           .ffn_width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 4)),
           .vocab_size = mostly(data, data.ConsumeIntegralInRange<int>(1, 70)),
           .context_length = mostly(data, data.ConsumeIntegralInRange<int>(1, 100)),
-          .rope_base = some_float(data),
+          .frequencies = std::move(frequencies),
           .norm_epsilon = some_float(data)};
 }
 

@@ -8,6 +8,7 @@
 #include <array>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 
 #include "bindings.h"
 #include "bindings_edits.h"
@@ -223,15 +224,16 @@ NB_MODULE(_native, m) {
       .def(
           "__init__",
           [](PyModel* self, int n_layers, int width, int n_heads, int n_kv_heads, int head_size, int ffn_width,
-             int vocab_size, int context_length, float rope_base, float norm_epsilon, const std::string& isa,
-             int n_threads, int kv_blocks, int max_step_tokens, int max_step_seqs, bool float_path) {
+             int vocab_size, int context_length, std::vector<float> frequencies, float norm_epsilon,
+             const std::string& isa, int n_threads, int kv_blocks, int max_step_tokens, int max_step_seqs,
+             bool float_path) {
             new (self) PyModel({n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, vocab_size, context_length,
-                                rope_base, norm_epsilon},
+                                std::move(frequencies), norm_epsilon},
                                {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
           },
           nb::kw_only(), nb::arg("n_layers"), nb::arg("width"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
           nb::arg("head_size"), nb::arg("ffn_width"), nb::arg("vocab_size"), nb::arg("context_length"),
-          nb::arg("rope_base"), nb::arg("norm_epsilon"), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
+          nb::arg("frequencies"), nb::arg("norm_epsilon"), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
           nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
       .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("dtype"), nb::arg("data"),
            nb::arg("adjacent_pairs"))

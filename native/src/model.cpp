@@ -21,6 +21,7 @@ void check_shape(const ModelShape& s, const ModelOptions& o) {
           "every size of the model must be positive");
   require(s.n_heads % s.n_kv_heads == 0, "query heads must be a multiple of key-value heads");
   require(s.head_size > 0 && s.head_size % kGroup == 0, "head size must be a multiple of 32");
+  require(s.frequencies.size() == static_cast<size_t>(s.head_size / 2), "every rotary pair needs its frequency");
   require(s.width % kGroup == 0 && s.ffn_width % kGroup == 0, "widths must be multiples of 32");
   require(o.n_threads > 0 && o.kv_blocks > 0 && o.max_step_tokens > 0 && o.max_step_seqs > 0,
           "threads, KV blocks and step limits must be positive");
@@ -70,11 +71,9 @@ Model::Model(const ModelShape& shape, const ModelOptions& options)
   cosine_.resize(static_cast<size_t>(shape.context_length) * static_cast<size_t>(half));
   sine_.resize(cosine_.size());
   for (int i = 0; i < half; ++i) {
-    // Rounded to fp32 where the published models round: the frequency and the angle.
-    const auto exponent = static_cast<float>(2 * i) / static_cast<float>(shape.head_size);
-    const auto frequency = static_cast<float>(1.0 / std::pow(static_cast<double>(shape.rope_base), exponent));
     for (int position = 0; position < shape.context_length; ++position) {
-      const float angle = static_cast<float>(position) * frequency;
+      // Rounded to fp32, as the published models round it.
+      const float angle = static_cast<float>(position) * shape.frequencies[static_cast<size_t>(i)];
       const size_t at = static_cast<size_t>(position) * static_cast<size_t>(half) + static_cast<size_t>(i);
       cosine_[at] = static_cast<float>(std::cos(static_cast<double>(angle)));
       sine_[at] = static_cast<float>(std::sin(static_cast<double>(angle)));

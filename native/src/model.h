@@ -19,7 +19,7 @@ struct ModelShape {
   int ffn_width;
   int vocab_size;
   int context_length;
-  float rope_base;
+  std::vector<float> frequencies;  // radians a position of each rotary pair, [head_size / 2]
   float norm_epsilon;
 
   int group() const { return n_heads / n_kv_heads; }

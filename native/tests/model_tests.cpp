@@ -1,5 +1,6 @@
 // The forward pass of tiny models: a sequence's bits do not depend on the batch, the chunking or the threads.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -210,6 +211,10 @@ void test_models(const std::string& isa) {
   int index = 0;
   for (const std::string type : kTypes) {
     const int group = 1 + index % 3;
+    std::vector<float> frequencies;
+    for (int pair = 0; pair < 16 * (1 + index % 2); ++pair) {
+      frequencies.push_back(std::pow(1e4f, -static_cast<float>(pair) / static_cast<float>(16 * (1 + index % 2))));
+    }
     const ModelShape shape{.n_layers = 2,
                            .width = 64,
                            .n_heads = 2 * group,
@@ -218,7 +223,7 @@ void test_models(const std::string& isa) {
                            .ffn_width = 96,
                            .vocab_size = 75,
                            .context_length = 640,
-                           .rope_base = 1e4f,
+                           .frequencies = frequencies,
                            .norm_epsilon = 1e-5f};
     const TinyModel tiny{shape, type, kTypes[(index + 2) % 6], index % 2 == 0, false, static_cast<uint64_t>(index)};
     test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa);

@@ -1,5 +1,7 @@
 """The C++ compute library: weights, KV cache, forward pass and sampling. See ``native/``."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +66,7 @@ class Model:
         ffn_width: int,
         vocab_size: int,
         context_length: int,
-        rope_base: float,
+        frequencies: Sequence[float],
         norm_epsilon: float,
         isa: str,
         n_threads: int,

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from math import isfinite
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
-from stoker.models.config import ModelConfig
+from stoker.models.config import LayerConfig, ModelConfig, Rotary
 from stoker.models.gguf import Metadata, TensorInfo
+from stoker.models.rope import rope_frequencies
+from stoker.models.tensor_layout import expected_shapes
 
 ARCHITECTURES = ("llama",)
 """The architectures that Stoker computes, in GGUF's spelling."""
@@ -73,32 +75,6 @@ def read_config(label: str, metadata: Metadata, tensors: Mapping[str, TensorInfo
     return config
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a model of this shape has, by name; see `Tensor.shape`."""
-    width, query_width = config.width, config.n_heads * config.head_size
-    kv_width = config.n_kv_heads * config.head_size
-    layer: dict[str, tuple[int, ...]] = {
-        "attn_norm": (width,),
-        "attn_q": (query_width, width),
-        "attn_k": (kv_width, width),
-        "attn_v": (kv_width, width),
-        "attn_output": (width, query_width),
-        "ffn_norm": (width,),
-        "ffn_gate": (config.ffn_width, width),
-        "ffn_up": (config.ffn_width, width),
-        "ffn_down": (width, config.ffn_width),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (config.vocab_size, width),
-        "output_norm.weight": (width,),
-    }
-    if not config.tied_embeddings:
-        shapes["output.weight"] = (config.vocab_size, width)
-    for index in range(config.n_layers):
-        shapes |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
-    return shapes
-
-
 def _refuse_unknown_features(label: str, architecture: str, metadata: Metadata) -> None:
     for suffix, neutral in _NEUTRAL.items():
         key = f"{architecture}.{suffix}"
@@ -125,17 +101,19 @@ def _read_shape(
         raise CorruptFileError(
             f"{label}: {n_heads} query heads cannot be shared evenly among {n_kv_heads} key and value heads."
         )
+    head_size = _read_head_size(label, architecture, metadata, width, n_heads)
+    base = _positive(label, metadata, f"{architecture}.rope.freq_base", _DEFAULT_ROPE_BASE)
     return ModelConfig(
         architecture=architecture,
-        n_layers=size("block_count"),
+        layers=(LayerConfig(),) * size("block_count"),
         width=width,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        head_size=_read_head_size(label, architecture, metadata, width, n_heads),
+        head_size=head_size,
         ffn_width=size("feed_forward_length"),
         vocab_size=_read_vocab_size(label, architecture, metadata, tensors),
         context_length=size("context_length"),
-        rope_base=_positive(label, metadata, f"{architecture}.rope.freq_base", _DEFAULT_ROPE_BASE),
+        rotaries=(Rotary(frequencies=rope_frequencies(base, head_size)),),
         rope_pairs="adjacent",
         norm_epsilon=_positive(label, metadata, f"{architecture}.attention.layer_norm_rms_epsilon", None),
         tied_embeddings="output.weight" not in tensors,

@@ -28,7 +28,7 @@ class TensorMap(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         info = self._file.tensors[name]
         data = self._file.view(info.start, info.size_bytes)
-        return Tensor(info.name, info.type.name, info.shape, data)
+        return Tensor(info.name, info.type.name, info.shape, lambda: data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file.tensors)

@@ -48,7 +48,8 @@ class ResumingEngine:
     that is given prompt and output continues with the very tokens that would have come. A reader sees
     a pause. Requests that engines die of are found and refused by the rules of `Quarantine`.
 
-    A new request is refused as ever while no engine is ready.
+    A new request is refused as ever while no engine is ready; one that is known to make engines die is
+    told so even then.
 
     Args:
         engine: What is resumed on.
@@ -91,10 +92,10 @@ class ResumingEngine:
             RequestQuarantinedError: Engines die of this request.
             EngineDiedError: The engine died, and no equal one was ready in time.
         """
-        fingerprint = self._engine.info.fingerprint
         now = _now()
-        run = _Run(request, self._quarantine.open(request, now), fingerprint, now)
+        case = self._quarantine.open(request, now)
         try:
+            run = _Run(request, case, self._engine.info.fingerprint, now)
             while not run.finished:
                 events, early = await self._submit(run)
                 try:
@@ -109,7 +110,7 @@ class ResumingEngine:
                 except EngineDiedError as death:
                     self._bury(run, death)
         finally:
-            if self._quarantine.close(run.case):
+            if self._quarantine.close(case):
                 self._wake()
 
     async def _submit(self, run: "_Run") -> tuple[AsyncGenerator[TokenEvent], TokenEvent | None]:

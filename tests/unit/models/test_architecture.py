@@ -9,7 +9,8 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models import open_model
-from stoker.models.config import ModelConfig
+from stoker.models.config import LayerConfig, ModelConfig, Rotary
+from stoker.models.rope import rope_frequencies
 from stoker.testing.gguf_files import (
     TINY_VOCAB_SIZE,
     Encoded,
@@ -54,7 +55,7 @@ def test_reads_the_shape(tmp_path: Path) -> None:
     )
     assert opened_config(tmp_path, model=model) == ModelConfig(
         architecture="llama",
-        n_layers=3,
+        layers=(LayerConfig(),) * 3,
         width=96,
         n_heads=4,
         n_kv_heads=2,
@@ -62,7 +63,7 @@ def test_reads_the_shape(tmp_path: Path) -> None:
         ffn_width=160,
         vocab_size=300,
         context_length=512,
-        rope_base=10_000.0,
+        rotaries=(Rotary(frequencies=rope_frequencies(10_000.0, 64)),),
         rope_pairs="adjacent",
         norm_epsilon=struct.unpack("<f", struct.pack("<f", 1e-5))[0],
         tied_embeddings=False,
@@ -79,7 +80,8 @@ def test_fills_in_what_a_file_may_leave_out(tmp_path: Path) -> None:
         "llama.vocab_size",
     )
     config = opened_config(tmp_path, dict.fromkeys(left_out, ABSENT), TinyLlama(n_kv_heads=2))
-    assert (config.n_kv_heads, config.head_size, config.rope_base) == (2, 32, 10_000.0)
+    assert (config.n_kv_heads, config.head_size) == (2, 32)
+    assert config.rotaries == (Rotary(frequencies=rope_frequencies(10_000.0, 32)),)
     assert config.vocab_size == TINY_VOCAB_SIZE
     assert config.tied_embeddings
 
@@ -127,7 +129,7 @@ def test_refuses_by_name(tmp_path: Path, changes: dict[str, object], words: str)
         ({"llama.block_count": ABSENT}, "lacks the metadata key 'llama.block_count'"),
         ({"llama.block_count": 0}, "llama.block_count is 0, expected 1 to 1024"),
         ({"llama.block_count": 2**31}, "llama.block_count is 2147483648"),
-        ({"llama.block_count": 3}, "lacks 9 of its 29 tensors, the first of them blk.2.attn_norm.weight"),
+        ({"llama.block_count": 3}, "lacks 9 of its 29 tensors, the first of them blk.2.attn_q.weight"),
         ({"llama.embedding_length": 2**30}, "llama.embedding_length is 1073741824"),
         ({"llama.embedding_length": Encoded(5, struct.pack("<i", -64))}, "llama.embedding_length is -64"),
         (

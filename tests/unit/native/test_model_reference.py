@@ -10,6 +10,7 @@ from stoker import _native
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.models.config import Rotary
 from stoker.models.opened import OpenedModel
 from stoker.testing.gguf_blocks import decode_blocks
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE, TinyOptions, write_tiny_llama
@@ -42,11 +43,10 @@ N_TOKENS = 70
 TOKENS = make_tokens("reference", N_TOKENS, TINY_VOCAB_SIZE)
 
 
-def rotated(x: Doubles, base: float) -> Doubles:
+def rotated(x: Doubles, rotary: Rotary) -> Doubles:
     """Rotate neighbouring pairs of ``x [position, head, head_size]`` by the position's angles."""
-    n_positions, _, head_size = x.shape
-    frequencies = base ** (-np.arange(0, head_size, 2) / head_size)
-    turns = np.exp(1j * np.arange(n_positions)[:, None] * frequencies)[:, None, :]
+    angles = np.arange(len(x))[:, None] * np.array(rotary.frequencies)
+    turns = np.exp(1j * angles)[:, None, :]
     pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turns
     return np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
 
@@ -71,8 +71,8 @@ def reference_logits(model: OpenedModel, tokens: tuple[int, ...]) -> Doubles:
     for layer in (f"blk.{index}" for index in range(config.n_layers)):
         normed = norm(x, f"{layer}.attn_norm")
         group = config.n_heads // config.n_kv_heads
-        queries = rotated(heads(normed, f"{layer}.attn_q"), config.rope_base)
-        keys = rotated(heads(normed, f"{layer}.attn_k"), config.rope_base).repeat(group, axis=1)
+        queries = rotated(heads(normed, f"{layer}.attn_q"), config.rotaries[0])
+        keys = rotated(heads(normed, f"{layer}.attn_k"), config.rotaries[0]).repeat(group, axis=1)
         values = heads(normed, f"{layer}.attn_v").repeat(group, axis=1)
         scores = np.einsum("qhd,khd->hqk", queries, keys) / config.head_size**0.5
         scores = np.where(seen, scores, -np.inf)

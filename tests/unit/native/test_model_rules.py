@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stoker import _native
+from stoker.models.rope import rope_frequencies
 from stoker.testing.gguf_blocks import encode_blocks
 
 WIDTH, FFN_WIDTH, VOCAB_SIZE = 64, 96, 100
@@ -57,9 +58,10 @@ def make_model(**changes: Unpack[Shape]) -> _native.Model:
         max_step_tokens=STEP_TOKENS,
         max_step_seqs=STEP_SEQS,
     )
+    shape |= changes
     return _native.Model(
-        **(shape | changes),
-        rope_base=10000.0,
+        **shape,
+        frequencies=rope_frequencies(10_000.0, max(0, shape["head_size"])),
         norm_epsilon=1e-5,
         float_path=False,
     )

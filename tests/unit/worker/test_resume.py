@@ -193,6 +193,9 @@ async def test_a_poisoned_request_is_found_and_refused_and_the_others_end_well()
     with pytest.raises(RequestQuarantinedError, match="not long ago"):
         await tokens_of(engine, make_request("again", prompt=(1, POISON, 2)))
     assert len(mortal.deaths) <= 4, "it was refused at once"
+    mortal.stop()
+    with pytest.raises(RequestQuarantinedError, match="not long ago"):
+        await tokens_of(engine, make_request("still", prompt=(1, POISON, 2)))
 
 
 async def test_requests_that_come_during_a_probation_wait_and_are_served() -> None:

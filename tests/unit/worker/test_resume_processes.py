@@ -85,6 +85,7 @@ async def test_a_request_that_kills_or_hangs_engines_takes_no_other_with_it(
         with pytest.raises(RequestQuarantinedError):
             await tokens_of(engine, POISONED)
         assert await asyncio.gather(*reading) == [reference_tokens(request) for request in requests]
+        await until(lambda: supervisor.ready)
         assert supervisor.restarts <= 4
         n_restarts = supervisor.restarts
         with pytest.raises(RequestQuarantinedError, match="not long ago"):

@@ -134,7 +134,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             ffn_width=config.ffn_width,
             vocab_size=config.vocab_size,
             context_length=settings.context_length,
-            rope_base=config.rope_base,
+            frequencies=config.rotaries[0].frequencies,
             norm_epsilon=config.norm_epsilon,
             isa=settings.isa,
             n_threads=settings.threads,
