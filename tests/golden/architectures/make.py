@@ -35,7 +35,7 @@ transformers: Any = import_module("transformers")
 safetensors: Any = import_module("safetensors.torch")
 
 N_TOKENS = 70
-POSITIONS = (0, 1, 9, 15, 23, 24, 25, 31, 32, 47, 62, 69)
+POSITIONS = (0, 9, 23, 24, 31, 32, 47, 69)
 """Before, at and behind the windows' ends."""
 
 
