@@ -10,7 +10,8 @@ Writes beside this script, for each model:
 - a folder as on the Hugging Face hub: ``config.json``, ``generation_config.json``, the tokenizer's files
   and ``model.safetensors``, in one model cut into two files with an index;
 - a GGUF file as the field's converters write it, which holds exactly the same weights;
-- in ``golden.npz`` the logits that `transformers` computes of them in fp32 with eager attention for
+- in ``golden.npz`` the logits that `transformers` computes of them in fp32 with eager attention (Gemma's
+  factor of embeddings rounded to bfloat16, as when it computes in the folder's dtype) for
   ``tokens``, at ``positions``: ``NAME``; ``NAME/short``, of the first tokens alone, for a model that
   computes longer texts otherwise; ``NAME/gguf``, where the GGUF file cannot say all that the folder does.
 """
@@ -157,6 +158,10 @@ def logits(folder: Path, changes: dict[str, Any], tokens: Any) -> Any:
     ).eval()
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = model.float()
+    for module in model.modules():
+        if hasattr(module, "embed_scale"):
+            # Gemma's root of the width, which its own dtype rounds before it multiplies.
+            module.embed_scale = module.embed_scale.to(torch.bfloat16).float()
     with torch.no_grad():
         return model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].numpy()
 
