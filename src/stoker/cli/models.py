@@ -10,6 +10,7 @@ from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
 from stoker.models.gguf import TENSOR_TYPES
 from stoker.models.library import FileDetails, open_library
+from stoker.models.opened import open_model
 
 _NOTES = {
     kind.name: "" if kind.fidelity == "exact" else f" ({kind.fidelity})" for kind in TENSOR_TYPES.values()
@@ -100,9 +101,22 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
         "architecture": config.architecture,
         "parameters": f"{file.n_parameters / 1e6:.1f} million",
         "tensors": tensors,
+        "loss": _losses(file),
         "layers": str(config.n_layers),
         "width": str(config.width),
         "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",
         "vocabulary": str(config.vocab_size),
         "context": f"{config.context_length} tokens",
     }
+
+
+def _losses(file: FileDetails) -> str | None:
+    """Say how far weights that are not held exactly are from the file's; None when all are held exactly."""
+    if not any(_NOTES[kind] for kind in file.tensor_types):
+        return None
+    from stoker.engine.native.fidelity import measure_losses  # noqa: PLC0415 - imports NumPy and the library
+
+    with open_model(file.path) as model:
+        losses = measure_losses(model.tensors)
+    errors = ", ".join(f"{error:.1e} of {kind}" for kind, error in losses.items())
+    return f"relative RMS error of weights {errors} (sampled)"
