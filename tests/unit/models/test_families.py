@@ -21,6 +21,7 @@ from stoker.models.rope import (
     yarn_frequencies,
 )
 from stoker.models.tensor_layout import expected_shapes
+from stoker.models.word_rules import WORD_RULES
 from stoker.testing.gguf_architectures import (
     TINY,
     TinySizes,
@@ -65,6 +66,15 @@ def windows(config: ModelConfig) -> list[int | None]:
 
 def rotary_indexes(config: ModelConfig) -> list[int | None]:
     return [layer.rotary for layer in config.layers]
+
+
+def test_the_page_lists_every_architecture_and_tokenizers_that_are_known() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    section = page.split("### Architectures")[1].split("###")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    assert [architecture.strip(" `") for architecture, *_ in rows] == list(FAMILIES)
+    for _, _, tokenizers, _ in rows:
+        assert set(re.findall("`([^`]+)`", tokenizers)) <= WORD_RULES.keys()
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
