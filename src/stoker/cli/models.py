@@ -10,7 +10,6 @@ from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
 from stoker.models.gguf import TENSOR_TYPES
 from stoker.models.library import FileDetails, open_library
-from stoker.models.opened import open_model
 
 _NOTES = {
     kind.name: "" if kind.fidelity == "exact" else f" ({kind.fidelity})" for kind in TENSOR_TYPES.values()
@@ -72,6 +71,7 @@ def show(settings: Settings, name: str, /) -> None:
         "sha256": details.sha256,
         "pulled": None if details.pulled_at is None else f"{details.pulled_at:%Y-%m-%d %H:%M} UTC",
         **({"file": "not pulled yet"} if details.file is None else _file_rows(details.file)),
+        "loss": None if details.file is None else _loss(details.file),
     }
     for key, value in rows.items():
         if value is not None:
@@ -101,7 +101,6 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
         "architecture": config.architecture,
         "parameters": f"{file.n_parameters / 1e6:.1f} million",
         "tensors": tensors,
-        "loss": _losses(file),
         "layers": str(config.n_layers),
         "width": str(config.width),
         "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",
@@ -110,11 +109,12 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
     }
 
 
-def _losses(file: FileDetails) -> str | None:
+def _loss(file: FileDetails) -> str | None:
     """Say how far weights that are not held exactly are from the file's; None when all are held exactly."""
     if not any(_NOTES[kind] for kind in file.tensor_types):
         return None
     from stoker.engine.native.fidelity import measure_losses  # noqa: PLC0415 - imports NumPy and the library
+    from stoker.models import open_model  # noqa: PLC0415 - only here
 
     with open_model(file.path) as model:
         losses = measure_losses(model.tensors)
