@@ -42,8 +42,8 @@ struct Batch {
   const PromptScores* scores = nullptr;
 };
 
-// What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all experts
-// one after the other.
+// What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all
+// experts one after the other.
 struct Layer {
   std::vector<float> attn_norm, ffn_norm, post_attn_norm, post_ffn_norm;
   std::vector<float> q_norm, k_norm, q_bias, k_bias, v_bias, o_bias, sinks;
