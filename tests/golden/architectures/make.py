@@ -53,7 +53,7 @@ def main() -> None:
         if case.gguf_type is not None:
             config = case.config_json() | case.gguf_config
             tensors = stored_tensors(HERE / name)
-            gguf_file.write(HERE / f"{name}.gguf", f"Tiny {name}", config, tensors, case.gguf_type)
+            gguf_file.write(HERE / f"{name}.gguf", config, tensors, case.gguf_type)
         spread = arrays[name].std(axis=1).mean()
         sys.stdout.write(f"{name}: logits spread over {spread:.2f}\n")
     np.savez_compressed(path, **{name: arrays[name] for name in sorted(arrays)})
