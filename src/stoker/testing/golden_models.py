@@ -1,4 +1,7 @@
-"""The tiny models of every architecture, and the logits that they must give (``tests/golden/architectures``)."""
+"""The tiny models of every architecture, and the logits that they must give.
+
+They are in ``tests/golden/architectures``, with the script that makes them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
