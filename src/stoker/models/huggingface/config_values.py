@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.huggingface.families import Family, Json
@@ -10,6 +9,7 @@ from stoker.models.huggingface.ignored_keys import IGNORED_KEYS
 from stoker.models.huggingface.safetensors import shown
 
 _MAX_SHOWN_KEYS = 8
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Values:
             CorruptFileError: There is none, or it is not finite or not positive.
         """
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:  # noqa: PLR2004 - beyond any sense
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
             raise self.wrong(key, "a positive number")
         return float(value)
 
@@ -71,12 +71,12 @@ class Values:
         """Return a list of positive numbers of this length."""
         value = self.get(key)
         found = value if isinstance(value, list) else []
-        if len(found) != length or not all(
-            isinstance(each, int | float) and not isinstance(each, bool) and isfinite(each) and each > 0
-            for each in found
-        ):
+        numbers = tuple(
+            float(each) for each in found if isinstance(each, int | float) and 0 < each < _LARGEST
+        )
+        if len(found) != length or len(numbers) != length:
             raise self.wrong(key, f"a list of {length} positive numbers")
-        return tuple(float(each) for each in found)  # type: ignore[arg-type] - checked above
+        return numbers
 
     def wrong(self, key: str, expected: str) -> CorruptFileError:
         """Return the error for a value that makes no sense."""

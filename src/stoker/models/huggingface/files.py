@@ -1,7 +1,7 @@
 """Reading the small files of a model folder, each bounded."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -10,7 +10,20 @@ from stoker.core.errors import CorruptFileError
 MAX_CONFIG_BYTES = 2**23
 """Largest file of settings; a ``tokenizer_config.json`` that lists every added token has some 1 MB."""
 
+CONFIG_NAME = "config.json"
+"""What makes a folder a model."""
+
+Quantize = Literal["none", "q8", "q4"]
+"""``none``: matrices are served as they are stored. ``q8``: those of floats as 8-bit codes. ``q4``: as 4-bit
+codes, but embeddings and output matrix as 8-bit ones. Vectors, and the routers of experts, stay floats.
+"""
+
 _T = TypeVar("_T")
+
+
+def is_model_folder(path: Path) -> bool:
+    """Tell whether there is a folder with a ``config.json``."""
+    return (path / CONFIG_NAME).is_file()
 
 
 def read_optional(path: Path, max_bytes: int) -> bytes | None:

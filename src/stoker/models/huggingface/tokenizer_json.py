@@ -18,7 +18,10 @@ MAX_TOKENIZER_BYTES = 2**26
 
 MAX_TOKENS = 2**22
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+ADDED_TYPES = frozenset({_CONTROL, _USER_DEFINED, UNUSED})
+"""Types of tokens that no merge makes."""
+
 _BYTE_SPELLING = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _POST_PROCESSORS = frozenset({"ByteLevel", "TemplateProcessing", "Sequence"})
 
@@ -159,9 +162,9 @@ def _read_tokens(
     if not 0 < n_tokens <= MAX_TOKENS or min((*model.vocab.values(), *(each.id for each in added))) < 0:
         raise CorruptFileError(f"{label}: token ids must be from 0 to {MAX_TOKENS - 1}.")
     tokens = [""] * n_tokens
-    types = [_UNUSED] * n_tokens
+    types = [UNUSED] * n_tokens
     for text, token_id in model.vocab.items():
-        if types[token_id] != _UNUSED:
+        if types[token_id] != UNUSED:
             raise CorruptFileError(f"{label}: two tokens of the vocabulary have the id {token_id}.")
         tokens[token_id] = text
         is_byte = byte_tokens and _BYTE_SPELLING.match(text)
