@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stoker.config import Settings
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
-from stoker.models import OpenedModel, open_model
+from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
@@ -31,7 +31,6 @@ class LocalModel:
         max_waiting: Most sequences that its engine queues behind them.
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
         tokenizer_spec: Its tokenizer as the file describes it.
-        special_tokens: Spelling of the tokens that its chat template may name.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
     """
@@ -42,7 +41,6 @@ class LocalModel:
     max_waiting: int
     max_prompt_bytes: int
     tokenizer_spec: TokenizerSpec
-    special_tokens: dict[str, str]
     supervisor: EngineSupervisor
     engine: ResumingEngine
 
@@ -90,7 +88,7 @@ class LocalModel:
             self.located.model_id,
             self.engine,
             Tokenizer(spec),
-            None if template is None else ChatTemplate(template, self.special_tokens),
+            None if template is None else ChatTemplate(template, spec.special_tokens),
             self.context_length,
         )
 
@@ -140,7 +138,6 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
     """
     with open_model(located.path) as opened:
         spec = opened.tokenizer
-        special_tokens = _special_tokens(opened)
         longest = opened.config.context_length
     if settings.context_length is not None and settings.context_length > longest:
         raise SettingsError(
@@ -169,7 +166,6 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting=settings.max_waiting,
         max_prompt_bytes=settings.max_prompt_bytes,
         tokenizer_spec=spec,
-        special_tokens=special_tokens,
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )
@@ -195,13 +191,3 @@ def log_format(settings: Settings) -> LogFormat:
     if settings.log_format == "auto":
         return "console" if sys.stderr.isatty() else "json"
     return settings.log_format
-
-
-def _special_tokens(opened: OpenedModel) -> dict[str, str]:
-    """Return the spellings that chat templates call ``bos_token`` and so on."""
-    tokens = opened.tokenizer.tokens
-    ids = {
-        name: opened.metadata.get(f"tokenizer.ggml.{role}_token_id")
-        for name, role in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))
-    }
-    return {name: tokens[id_] for name, id_ in ids.items() if isinstance(id_, int) and id_ < len(tokens)}

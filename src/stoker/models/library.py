@@ -18,17 +18,14 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.config import ModelConfig
-from stoker.models.gguf import Metadata
-from stoker.models.opened import open_model
+from stoker.models.huggingface.files import CONFIG_NAME, Quantize, is_model_folder
+from stoker.models.opening import open_model
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
 from stoker.models.sources.space import require_space
 from stoker.models.store import ModelStore, StoredModel
 
 SUFFIX = ".gguf"
-CONFIG_NAME = "config.json"
-"""What a folder with a model holds."""
-
 UNSTATED_LICENCE = "not stated"
 
 
@@ -191,8 +188,12 @@ class ModelLibrary:
         ]
         return sorted(listed, key=lambda model: (not model.stored, model.name))
 
-    def show(self, name: str) -> ModelDetails:
-        """All that is known of a model, pulled or not; a path to a file works too.
+    def show(self, name: str, quantize: Quantize = "none") -> ModelDetails:
+        """All that is known of a model, pulled or not; a path works too.
+
+        Args:
+            name: Its name or path.
+            quantize: As in `open_model`.
 
         Raises:
             UnknownModelError: Nothing has this name.
@@ -206,7 +207,7 @@ class ModelLibrary:
         entry = self._entry(name) if by_name else None
         if located is None and (entry is None or is_reference(name)):
             raise self._unknown(name)
-        file = None if located is None else _read_details(located.path)
+        file = None if located is None else _read_details(located.path, quantize)
         licences = [each.licence for each in (stored, entry, file) if each is not None]
         licences = [licence for licence in licences if licence != UNSTATED_LICENCE] or licences
         sources = (
@@ -328,7 +329,7 @@ def _located(path: Path) -> LocatedModel | None:
     """Return the model at a path: a file, or a folder with a config.json."""
     if path.is_file():
         return LocatedModel(path.stem.lower(), path)
-    if (path / CONFIG_NAME).is_file():
+    if is_model_folder(path):
         return LocatedModel(path.resolve().name.lower(), path)
     return None
 
@@ -345,21 +346,16 @@ def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
     """Report progress to nobody."""
 
 
-def _read_details(path: Path) -> FileDetails:
-    with open_model(path) as model:
-        types = Counter(info.type.name for info in model.tensor_infos.values())
+def _read_details(path: Path, quantize: Quantize) -> FileDetails:
+    with open_model(path, quantize) as model:
+        types = Counter(tensor.dtype for tensor in model.tensors.values())
         return FileDetails(
             path=path,
             size_bytes=model.size_bytes,
             digest=model.digest,
             config=model.config,
             tensor_types=dict(types.most_common()),
-            n_parameters=sum(prod(info.shape) for info in model.tensor_infos.values()),
-            title=_stated(model.metadata, "general.name"),
-            licence=_stated(model.metadata, "general.license"),
+            n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
+            title=model.title,
+            licence=model.licence,
         )
-
-
-def _stated(metadata: Metadata, key: str) -> str | None:
-    value = metadata.get(key)
-    return value if isinstance(value, str) else None

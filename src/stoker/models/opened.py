@@ -1,4 +1,4 @@
-"""`open_model`: a model file on disk, ready to be loaded by an engine or read by the text side."""
+"""A GGUF file, opened: ready to be loaded by an engine or read by the text side."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -43,7 +43,7 @@ class TensorMap(Mapping[str, Tensor]):
         return len(self._places)
 
 
-class OpenedModel:
+class OpenedGguf:
     """A model file whose header and tensor table have been checked; a `WeightSource`.
 
     Nothing is decoded before it is asked for: the engine process never touches the vocabulary, the
@@ -90,6 +90,16 @@ class OpenedModel:
         """Type, shape and place of every tensor as the file stores it, by the file's name."""
         return self._file.tensors
 
+    @property
+    def title(self) -> str | None:
+        """The model's name in the file, or None."""
+        return self._stated("general.name")
+
+    @property
+    def licence(self) -> str | None:
+        """The weights' licence in the file, or None."""
+        return self._stated("general.license")
+
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer.
@@ -119,6 +129,10 @@ class OpenedModel:
             state.update(self._file.view(info.start + offset, min(_SAMPLE_BYTES, info.size_bytes)))
         return state.hexdigest()[:DIGEST_CHARS]
 
+    def _stated(self, key: str) -> str | None:
+        value = self._file.metadata.get(key)
+        return value if isinstance(value, str) else None
+
     def close(self) -> None:
         """Let go of the file; tensors handed out earlier stay valid."""
         self._file.close()
@@ -132,7 +146,7 @@ class OpenedModel:
         self.close()
 
 
-def open_model(path: Path | str) -> OpenedModel:
+def open_gguf(path: Path | str) -> OpenedGguf:
     """Open a GGUF model file.
 
     Raises:
@@ -141,4 +155,4 @@ def open_model(path: Path | str) -> OpenedModel:
         UnsupportedModelError: A well-formed file that Stoker cannot run.
     """
     file = GgufFile(Path(path))
-    return OpenedModel(file, recorded_sha256(file.path, file.size_bytes, file.modified_ns))
+    return OpenedGguf(file, recorded_sha256(file.path, file.size_bytes, file.modified_ns))

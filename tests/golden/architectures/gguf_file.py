@@ -31,12 +31,11 @@ PERMUTED = ("llama", "mistral", "mixtral", "granite", "smollm3")
 """Model types whose query and key rows are put in the order of neighbouring pairs."""
 
 
-def write(path: Path, name: str, config: dict[str, Any], tensors: Tensors, dtype: str) -> None:
+def write(path: Path, config: dict[str, Any], tensors: Tensors, dtype: str) -> None:
     """Write the file.
 
     Args:
         path: Where to.
-        name: The model's.
         config: What its ``config.json`` says.
         tensors: Its tensors by their names in ``model.safetensors``, floats; experts of gpt-oss as stored.
         dtype: Type of the matrices.
@@ -44,7 +43,7 @@ def write(path: Path, name: str, config: dict[str, Any], tensors: Tensors, dtype
     model_type = config["model_type"]
     architecture = ARCHITECTURES.get(model_type, model_type)
     writer = gguf.GGUFWriter(path, architecture)
-    _add_metadata(writer, name, config, dtype)
+    _add_metadata(writer, config, dtype)
     tokenizer.add_to_gguf(writer, config["vocab_size"])
     number = next(number for number, text in gguf.MODEL_ARCH_NAMES.items() if text == architecture)
     names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
@@ -71,9 +70,10 @@ def head_size(config: dict[str, Any]) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
-def _add_metadata(writer: Any, name: str, config: dict[str, Any], dtype: str) -> None:
+def _add_metadata(writer: Any, config: dict[str, Any], dtype: str) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name)
+    # llama.cpp expects other tokens of a model whose name has "phi-3" in it.
+    writer.add_name("Tiny")
     file_type = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0", "Q4_0": "MOSTLY_Q4_0"}
     writer.add_file_type(gguf.LlamaFileType[file_type[dtype]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -53,7 +53,7 @@ def main() -> None:
         if case.gguf_type is not None:
             config = case.config_json() | case.gguf_config
             tensors = stored_tensors(HERE / name)
-            gguf_file.write(HERE / f"{name}.gguf", f"Tiny {name}", config, tensors, case.gguf_type)
+            gguf_file.write(HERE / f"{name}.gguf", config, tensors, case.gguf_type)
         spread = arrays[name].std(axis=1).mean()
         sys.stdout.write(f"{name}: logits spread over {spread:.2f}\n")
     np.savez_compressed(path, **{name: arrays[name] for name in sorted(arrays)})
@@ -70,7 +70,7 @@ def make_folder(folder: Path, name: str, case: Any) -> None:
     tokenizer.write(folder)
     dtype = getattr(torch, config.get("torch_dtype") or config["dtype"])
     random = np.random.default_rng(list(name.encode()))
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for key, shape in published_shapes(config).items():
         grid = case.gguf_type if case.gguf_type in weights.LARGEST_CODE else "Q8_0"
         values = weights.random_tensor(key, shape, config, grid, random)
@@ -115,7 +115,7 @@ def write_safetensors(folder: Path, tensors: dict[str, Any], n_files: int) -> No
         safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
     keys = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index in range(n_files):
         name = f"model-{index + 1:05}-of-{n_files:05}.safetensors"
         part = keys[index * len(keys) // n_files : (index + 1) * len(keys) // n_files]

@@ -27,9 +27,9 @@ def random_tensor(
     if name.endswith("norm.weight"):
         # Gemma's files hold what is added to 1.
         centre = 0 if config["model_type"].startswith("gemma") else 1
-        return rounded(centre + values / 4)
+        return rounded(centre + values / np.float32(4))
     if name.endswith(("bias", "sinks")):
-        return rounded(values / 2)
+        return rounded(values / np.float32(2))
     return on_grid(values * gain(name, config) / np.float32(math.sqrt(shape[-1])), grid)
 
 
@@ -57,14 +57,16 @@ def rounded(values: Floats) -> Floats:
 def scales(blocks: Floats, grid: str) -> Floats:
     """The power of two for each of ``blocks [n, BLOCK]``, ``[n, 1]``."""
     peak = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), np.float32(2**-10))
-    return np.exp2(np.ceil(np.log2(peak / LARGEST_CODE[grid]))).astype(np.float32)
+    powers: Floats = np.exp2(np.ceil(np.log2(peak / LARGEST_CODE[grid]))).astype(np.float32)
+    return powers
 
 
 def on_grid(values: Floats, grid: str) -> Floats:
     """Round ``[..., columns]`` to what the type `grid` holds."""
     blocks = values.reshape(-1, BLOCK)
     scale = scales(blocks, grid)
-    return (np.rint(blocks / scale) * scale).astype(np.float32).reshape(values.shape)
+    snapped: Floats = np.rint(blocks / scale) * scale
+    return snapped.reshape(values.shape)
 
 
 def to_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:

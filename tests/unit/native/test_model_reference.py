@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
-from stoker.models import open_model
+from stoker.models import OpenedModel, open_model
 from stoker.models.config import Rotary
-from stoker.models.opened import OpenedModel
 from stoker.testing.gguf_blocks import decode_blocks
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE, TinyOptions, write_tiny_llama
 from stoker.testing.gguf_superblocks import SUPER_BLOCK_BYTES

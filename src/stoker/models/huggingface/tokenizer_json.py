@@ -3,28 +3,27 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
+from stoker.models.huggingface.files import MAX_CONFIG_BYTES, read_json, read_optional
 from stoker.models.huggingface.tokenizer_steps import recognize
 from stoker.models.tokenizer_spec import END_TEXTS, MAX_TEMPLATE_CHARS
 
 MAX_TOKENIZER_BYTES = 2**26
 """Largest ``tokenizer.json``; the largest real ones have some 35 MB."""
 
-MAX_CONFIG_BYTES = 2**23
-"""Largest file beside it; a ``tokenizer_config.json`` that lists every added token has some 1 MB."""
-
 MAX_TOKENS = 2**22
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+ADDED_TYPES = frozenset({_CONTROL, _USER_DEFINED, UNUSED})
+"""Types of tokens that no merge makes."""
+
 _BYTE_SPELLING = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _POST_PROCESSORS = frozenset({"ByteLevel", "TemplateProcessing", "Sequence"})
-
-_T = TypeVar("_T")
 
 
 class _AddedToken(msgspec.Struct):
@@ -92,9 +91,16 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     """
     path = folder / "tokenizer.json"
     label = str(path)
-    file = _decode(path, _TokenizerFile, MAX_TOKENIZER_BYTES)
-    config = _decode(folder / "tokenizer_config.json", _ConfigFile, MAX_CONFIG_BYTES, optional=True)
-    generation = _decode(folder / "generation_config.json", _GenerationFile, MAX_CONFIG_BYTES, optional=True)
+    if not path.is_file():
+        raise CorruptFileError(
+            f"{path} is missing: a model folder needs it for its tokenizer. Save the model's tokenizer with "
+            "`transformers` as a fast one, which writes this file."
+        )
+    file = read_json(path, _TokenizerFile, MAX_TOKENIZER_BYTES)
+    config = read_json(folder / "tokenizer_config.json", _ConfigFile, MAX_CONFIG_BYTES, default=_ConfigFile())
+    generation = read_json(
+        folder / "generation_config.json", _GenerationFile, MAX_CONFIG_BYTES, default=_GenerationFile()
+    )
     model = _read_model(label, file.model)
     steps = recognize(label, file.normalizer, file.pre_tokenizer)
     if steps.kind == "spm" and not model.byte_fallback:
@@ -132,31 +138,6 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     )
 
 
-def _decode(path: Path, kind: type[_T], max_bytes: int, *, optional: bool = False) -> _T:
-    data = _read(path, max_bytes)
-    if data is None:
-        if optional:
-            return kind()
-        raise CorruptFileError(f"{path} is missing: a model folder needs it for its tokenizer.")
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is malformed: {str(error)[:400]}.") from error
-
-
-def _read(path: Path, max_bytes: int) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CorruptFileError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > max_bytes:
-        raise CorruptFileError(f"{path} has more than {max_bytes} bytes, the most that Stoker reads of it.")
-    return data
-
-
 def _read_model(label: str, raw: msgspec.Raw) -> _Bpe:
     try:
         kind = msgspec.json.decode(raw, type=_ModelType).type
@@ -181,9 +162,9 @@ def _read_tokens(
     if not 0 < n_tokens <= MAX_TOKENS or min((*model.vocab.values(), *(each.id for each in added))) < 0:
         raise CorruptFileError(f"{label}: token ids must be from 0 to {MAX_TOKENS - 1}.")
     tokens = [""] * n_tokens
-    types = [_UNUSED] * n_tokens
+    types = [UNUSED] * n_tokens
     for text, token_id in model.vocab.items():
-        if types[token_id] != _UNUSED:
+        if types[token_id] != UNUSED:
             raise CorruptFileError(f"{label}: two tokens of the vocabulary have the id {token_id}.")
         tokens[token_id] = text
         is_byte = byte_tokens and _BYTE_SPELLING.match(text)
@@ -287,7 +268,7 @@ def _check_ids(label: str, ids: Iterable[int], n_tokens: int) -> None:
 
 def _read_template(folder: Path, config: _ConfigFile) -> str | None:
     path = folder / "chat_template.jinja"
-    data = _read(path, MAX_CONFIG_BYTES)
+    data = read_optional(path, MAX_CONFIG_BYTES)
     if data is not None:
         try:
             template: str | None = data.decode()
