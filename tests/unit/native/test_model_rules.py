@@ -296,6 +296,7 @@ IMPOSSIBLE = {
     "width": (Shape(width=80), "multiples of 32"),
     "inner width": (Shape(ffn_width=100), "multiples of 32"),
     "huge vocabulary": (Shape(vocab_size=2**24), "too large"),
+    "endless context": (Shape(context_length=2**30 + 1), "too large"),
     "huge heads": (Shape(n_heads=2**20), "too large"),
     "huge width": (Shape(width=2**30), "too large"),
     "too many layers": (Shape(layers=[(0, 0)] * (2**16 + 1)), "too large"),
