@@ -310,6 +310,7 @@ def test_phi3_has_factors_for_short_and_long_contexts(tmp_path: Path) -> None:
     magnitude = sqrt(1 + log(4) / log(128))
     changes: Changes = {
         "rope.dimension_count": 24,  # of 32, as in Phi-4 mini
+        "rope.scaling.type": "longrope",
         "rope.scaling.original_context_length": 128,
         "rope.scaling.attn_factor": magnitude,
     }
@@ -413,6 +414,7 @@ def test_refuses_by_name(tmp_path: Path, architecture: str, changes: Changes, wo
          "lists 1 layers, expected 4"),
         ("gemma3", {"attention.sliding_window_pattern": [0, 1, 2, 0, 0, 0, 0]}, "expected an array of bool"),
         ("gemma3", {"attention.sliding_window_pattern": ["a"]}, "expected an array of integers"),
+        ("phi3", {"rope.scaling.type": "longrope"}, "is 'longrope', but there is no rope_factors_long"),
         ("phi3", {"rope.dimension_count": 34}, "an even number from 2 to the head's size 32"),
         ("phi3", {"rope.dimension_count": 15}, "an even number"),
         ("phi3", {"rope.dimension_count": 0}, "an even number"),
