@@ -110,7 +110,7 @@ def load(path: Path) -> Callable[[bool], NativeEngine]:
     """Load the model, in the float path or the one that serves; each once."""
 
     @cache
-    def load_once(float_path: bool) -> NativeEngine:  # noqa: FBT001 -- a cache of two
+    def load_once(float_path: bool) -> NativeEngine:
         settings = NativeEngineSettings(
             threads=2,
             context_length=640,
