@@ -4,11 +4,15 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
+from typing import Any
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import Experts, LayerConfig, ModelConfig
 from stoker.models.huggingface.config_values import Values, check_keys
 from stoker.models.huggingface.families import FAMILIES, WRAPPERS, Family, Json
+from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, read_json
+from stoker.models.huggingface.quantization import read_quantization
 from stoker.models.huggingface.rope_parameters import MAX_CONTEXT, read_rotaries
 from stoker.models.huggingface.safetensors import shown
 from stoker.models.rope import bf16, fp32
@@ -76,6 +80,19 @@ def describe(label: str, config: Mapping[str, Json]) -> Description:
     if not isinstance(quantization, dict | None):
         raise CorruptFileError(f"{label}: quantization_config is no object.")
     return Description(family, values, quantization)
+
+
+def check_described(folder: Path) -> None:
+    """Refuse a folder whose ``config.json`` is of a model that cannot be run, weights unseen.
+
+    Raises:
+        CorruptFileError: It is missing or makes no sense.
+        UnsupportedModelError: It asks for what Stoker does not compute.
+    """
+    path = folder / CONFIG_NAME
+    description = describe(str(path), read_json(path, dict[str, Any], MAX_CONFIG_BYTES))
+    read_quantization(str(path), description.quantization)
+    read_shape(description, "F32")
 
 
 def read_shape(description: Description, embedding_type: str) -> ModelConfig:
@@ -162,7 +179,8 @@ def _feed_forward(family: Family, values: Values) -> tuple[Experts | None, int]:
         case "dense" | "fused":
             return None, values.integer("intermediate_size", MAX_FFN_WIDTH)
         case "qwen_moe":
-            n_experts = values.integer("num_experts", MAX_EXPERTS)
+            older = values.get("num_local_experts") is None
+            n_experts = values.integer("num_experts" if older else "num_local_experts", MAX_EXPERTS)
             normalized, biases = values.flag("norm_topk_prob"), False
             ffn_width = values.integer("moe_intermediate_size", MAX_FFN_WIDTH)
         case "mixtral" | "gpt_oss":
