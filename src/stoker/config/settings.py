@@ -83,8 +83,8 @@ class Settings(BaseModel):
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve or run: a name from the catalogue, the path of a GGUF file, "
-        "`hf:owner/repository`, or the `https://` address of a GGUF file. "
+        description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
+        "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
         "`stoker serve` takes several.",
     )
     offline: bool = Field(

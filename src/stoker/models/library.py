@@ -293,7 +293,7 @@ class ModelLibrary:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         return UnknownModelError(
             f"There is no model {shown}.{hint} `stoker list` shows the names that are known; "
-            f"the path of a {SUFFIX} file, hf:owner/repository and https:// addresses work too."
+            f"paths (./model{SUFFIX}, ./folder), hf:owner/repository and https:// addresses work too."
         )
 
 

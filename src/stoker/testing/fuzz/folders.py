@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from stoker.core.errors import StokerError
-from stoker.models import open_model
 from stoker.models.huggingface.files import Quantize
+from stoker.models.huggingface.folder import OpenedFolder
 from stoker.models.huggingface.safetensors import ELEMENT_BYTES, SafetensorsFile
 from stoker.models.huggingface.shards import INDEX_NAME, Shards
 from stoker.testing.model_folders import RawTensor, encode_safetensors
@@ -84,7 +84,7 @@ def _weights(header: bytes) -> bytes:
 
 
 def _read_all(path: Path, quantize: Quantize) -> None:
-    with open_model(path, quantize) as model:
+    with OpenedFolder(path, quantize) as model:
         for tensor in model.tensors.values():
             try:
                 data = tensor.data
