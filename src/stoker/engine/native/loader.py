@@ -16,6 +16,7 @@ from stoker.engine.native.sizing import (
 from stoker.engine.native.weights import set_weights
 from stoker.models.config import WeightSource
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeEngineSettings:
     """How the native engine runs.

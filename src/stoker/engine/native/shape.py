@@ -8,9 +8,7 @@ def native_shape(config: ModelConfig, context_length: int) -> _native.ModelShape
     """Return the shape of a model that serves contexts of so many tokens."""
     experts = config.experts
     return _native.ModelShape(
-        layers=[
-            (layer.window or 0, -1 if layer.rotary is None else layer.rotary) for layer in config.layers
-        ],
+        layers=[(layer.window or 0, -1 if layer.rotary is None else layer.rotary) for layer in config.layers],
         width=config.width,
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
@@ -18,9 +16,7 @@ def native_shape(config: ModelConfig, context_length: int) -> _native.ModelShape
         ffn_width=config.ffn_width,
         vocab_size=config.vocab_size,
         context_length=context_length,
-        rotaries=[
-            _native.Rotary(rotary.at(context_length), rotary.magnitude) for rotary in config.rotaries
-        ],
+        rotaries=[_native.Rotary(rotary.at(context_length), rotary.magnitude) for rotary in config.rotaries],
         norm_epsilon=config.norm_epsilon,
         tied_embeddings=config.tied_embeddings,
         activation=config.activation,
