@@ -136,7 +136,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         ModelError: The file is missing, damaged or of a model that cannot be run.
         SettingsError: The context is longer than the model's.
     """
-    with open_model(located.path) as opened:
+    with open_model(located.path, settings.quantize) as opened:
         spec = opened.tokenizer
         longest = opened.config.context_length
     if settings.context_length is not None and settings.context_length > longest:
@@ -146,6 +146,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         )
     engine = EngineConfig(
         model_path=located.path.absolute(),
+        quantize=settings.quantize,
         model=located.model_id,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,

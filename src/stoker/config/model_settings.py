@@ -1,6 +1,6 @@
 """Settings of one model among several: a table of the settings file, or part of a request to load one."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, field_validator
 
@@ -23,6 +23,7 @@ class ModelSettings(BaseModel):
     kv_memory: ByteSize | None = Field(default=None, ge=1)
     max_running: int | None = Field(default=None, ge=1, le=1024)
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
+    quantize: Literal["none", "q8", "q4"] | None = None
     threads: int | None = Field(default=None, ge=1, le=1024)
 
     @field_validator("*", mode="before")

@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "shutdown_timeout_s",
     ),
     "Engine": (
+        "quantize",
         "threads",
         "isa",
         "max_running",
@@ -82,8 +83,8 @@ class Settings(BaseModel):
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve or run: a name from the catalogue, the path of a GGUF file, "
-        "`hf:owner/repository`, or the `https://` address of a GGUF file. "
+        description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
+        "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
         "`stoker serve` takes several.",
     )
     offline: bool = Field(
@@ -117,8 +118,8 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`context_length`, `kv_memory`, `max_running`, `max_waiting` and `threads`; what is left out is as "
-        "for all models. A table does not load its model.",
+        "`context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` and `threads`; what is left "
+        "out is as for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -135,6 +136,12 @@ class Settings(BaseModel):
         description="Host names, separated by commas, by which clients may address a server without "
         "`api_key`, beside `localhost` and loopback addresses. Other names get status 403, so that a web "
         "page cannot reach the server under a name of its own.",
+    )
+    quantize: Literal["none", "q8", "q4"] = Field(
+        default="none",
+        description="How a folder of safetensors is served whose weights are floats: `none` (as they are), "
+        "`q8` (matrices in 8-bit codes) or `q4` (in 4-bit codes, embeddings and output matrix in 8-bit "
+        "ones). Less memory and more speed, for other answers. GGUF files are served in the types they have.",
     )
     threads: int | None = Field(
         default=None,

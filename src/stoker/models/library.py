@@ -18,7 +18,7 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.config import ModelConfig
-from stoker.models.huggingface.files import CONFIG_NAME, Quantize, is_model_folder
+from stoker.models.huggingface.files import CONFIG_NAME, is_model_folder
 from stoker.models.opening import open_model
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
@@ -188,12 +188,8 @@ class ModelLibrary:
         ]
         return sorted(listed, key=lambda model: (not model.stored, model.name))
 
-    def show(self, name: str, quantize: Quantize = "none") -> ModelDetails:
+    def show(self, name: str) -> ModelDetails:
         """All that is known of a model, pulled or not; a path works too.
-
-        Args:
-            name: Its name or path.
-            quantize: As in `open_model`.
 
         Raises:
             UnknownModelError: Nothing has this name.
@@ -207,7 +203,7 @@ class ModelLibrary:
         entry = self._entry(name) if by_name else None
         if located is None and (entry is None or is_reference(name)):
             raise self._unknown(name)
-        file = None if located is None else _read_details(located.path, quantize)
+        file = None if located is None else _read_details(located.path)
         licences = [each.licence for each in (stored, entry, file) if each is not None]
         licences = [licence for licence in licences if licence != UNSTATED_LICENCE] or licences
         sources = (
@@ -297,7 +293,7 @@ class ModelLibrary:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         return UnknownModelError(
             f"There is no model {shown}.{hint} `stoker list` shows the names that are known; "
-            f"the path of a {SUFFIX} file, hf:owner/repository and https:// addresses work too."
+            f"paths (./model{SUFFIX}, ./folder), hf:owner/repository and https:// addresses work too."
         )
 
 
@@ -346,8 +342,8 @@ def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
     """Report progress to nobody."""
 
 
-def _read_details(path: Path, quantize: Quantize) -> FileDetails:
-    with open_model(path, quantize) as model:
+def _read_details(path: Path) -> FileDetails:
+    with open_model(path) as model:
         types = Counter(tensor.dtype for tensor in model.tensors.values())
         return FileDetails(
             path=path,

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from stoker.core.errors import SettingsError
+from stoker.models.huggingface.files import Quantize
 from stoker.observe.logs import LogFormat
 
 
@@ -13,7 +14,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Settings of one engine process; one line of JSON on its standard input.
 
     Attributes:
-        model_path: The model file.
+        model_path: The model file, or the folder.
+        quantize: How matrices of floats in a folder are served.
         model: Name that the model is served under.
         socket_path: Unix socket to listen on; its folder belongs to this user alone. The supervisor
             fills it in.
@@ -31,6 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     model_path: Path
+    quantize: Quantize = "none"
     model: str
     socket_path: Path = Path()
     parent_pid: int | None = None

@@ -22,7 +22,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         ModelError: The file cannot be read or run, or does not fit the memory.
         SettingsError: A setting does not go with this model or this processor.
     """
-    with open_model(config.model_path) as source:
+    with open_model(config.model_path, config.quantize) as source:
         model = source.config
         settings = NativeEngineSettings(
             threads=config.n_threads or available_processors(),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
-from stoker.models import OpenedModel, open_model
 from stoker.models.architectures import FAMILIES, locate_tensors
 from stoker.models.config import Experts, LayerConfig, ModelConfig, Rotary
 from stoker.models.gguf import TENSOR_TYPES
+from stoker.models.opened import OpenedGguf, open_gguf
 from stoker.models.rope import (
     divided_frequencies,
     linear_frequencies,
@@ -48,11 +48,11 @@ def opened(
     architecture: str,
     changes: Changes | None = None,
     tensors: list[StoredTensor] | None = None,
-) -> OpenedModel:
+) -> OpenedGguf:
     path = folder / "model.gguf"
     content = encode_gguf(tiny_metadata(architecture, changes), tensors or tiny_tensors(architecture))
     path.write_bytes(content)
-    return open_model(path)
+    return open_gguf(path)
 
 
 def config_of(folder: Path, architecture: str, changes: Changes | None = None) -> ModelConfig:

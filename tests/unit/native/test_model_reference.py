@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
-from stoker.models import open_model
-from stoker.models.opened import OpenedModel
+from stoker.models import OpenedModel, open_model
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE, TinyOptions, write_tiny_llama
 from stoker.testing.gguf_superblocks import SUPER_BLOCK_BYTES
 from stoker.testing.reference_forward import Doubles, ReferenceForward

@@ -6,11 +6,10 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from stoker.core.errors import CorruptFileError
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
-from stoker.models.huggingface.families import Json
 from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, Quantize, read_json, read_optional
 from stoker.models.huggingface.inventory import Inventory
 from stoker.models.huggingface.quantization import read_quantization
@@ -43,7 +42,7 @@ class OpenedFolder:
         self._path = path
         self._quantize = quantize
         config = path / CONFIG_NAME
-        description = describe(str(config), read_json(config, dict[str, Json], MAX_CONFIG_BYTES))
+        description = describe(str(config), read_json(config, dict[str, Any], MAX_CONFIG_BYTES))
         quantization = read_quantization(str(config), description.quantization)
         self._shards = Shards(path)
         try:

@@ -11,6 +11,7 @@ from stoker.models.config import Rotary
 from stoker.models.huggingface.config_values import Values
 from stoker.models.huggingface.families import Family, Json
 from stoker.models.huggingface.safetensors import shown
+from stoker.models.limits import MAX_CONTEXT_LENGTH
 from stoker.models.rope import (
     divided_frequencies,
     linear_frequencies,
@@ -20,8 +21,6 @@ from stoker.models.rope import (
     yarn_frequencies,
     yarn_magnitude,
 )
-
-MAX_CONTEXT = 2**27
 
 _SPELLINGS = {"su": "longrope"}
 """Older names."""
@@ -91,7 +90,7 @@ def _rotary(values: Values, family: Family, stated: Mapping[str, Json], head_siz
     if n_dimensions < 2 or n_dimensions % 2:  # noqa: PLR2004 - pairs
         raise rope.wrong("partial_rotary_factor", f"one that turns an even part of {head_size} elements")
     try:
-        return compute(rope, n_dimensions, values.integer("max_position_embeddings", MAX_CONTEXT))
+        return compute(rope, n_dimensions, values.integer("max_position_embeddings", MAX_CONTEXT_LENGTH))
     except ArithmeticError as error:
         raise CorruptFileError(f"{rope.label}: its numbers make no frequencies ({error}).") from error
 
@@ -111,13 +110,13 @@ def _llama3(rope: Values, n_dimensions: int, _context: int) -> Rotary:
         factor=rope.number("factor"),
         low=rope.number("low_freq_factor"),
         high=rope.number("high_freq_factor"),
-        original_context=rope.integer(_ORIGINAL, MAX_CONTEXT),
+        original_context=rope.integer(_ORIGINAL, MAX_CONTEXT_LENGTH),
     )
     return Rotary(frequencies=frequencies)
 
 
 def _yarn(rope: Values, n_dimensions: int, context: int) -> Rotary:
-    original = rope.integer(_ORIGINAL, MAX_CONTEXT)
+    original = rope.integer(_ORIGINAL, MAX_CONTEXT_LENGTH)
     factor = rope.optional_number("factor") or context / original
     base = rope.number("rope_theta")
     if base <= 1:
@@ -145,7 +144,7 @@ def _yarn(rope: Values, n_dimensions: int, context: int) -> Rotary:
 
 
 def _longrope(rope: Values, n_dimensions: int, context: int) -> Rotary:
-    original = rope.integer(_ORIGINAL, MAX_CONTEXT, smallest=2)
+    original = rope.integer(_ORIGINAL, MAX_CONTEXT_LENGTH, smallest=2)
     magnitude = rope.optional_number("attention_factor")
     if magnitude is None:
         magnitude = longrope_magnitude(rope.optional_number("factor") or context / original, original)

@@ -4,25 +4,29 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
+from typing import Any
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import Experts, LayerConfig, ModelConfig
 from stoker.models.huggingface.config_values import Values, check_keys
 from stoker.models.huggingface.families import FAMILIES, WRAPPERS, Family, Json
-from stoker.models.huggingface.rope_parameters import MAX_CONTEXT, read_rotaries
+from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, read_json
+from stoker.models.huggingface.quantization import read_quantization
+from stoker.models.huggingface.rope_parameters import read_rotaries
 from stoker.models.huggingface.safetensors import shown
+from stoker.models.limits import (
+    MAX_CONTEXT_LENGTH,
+    MAX_EXPERTS,
+    MAX_FFN_WIDTH,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_VOCAB_SIZE,
+    MAX_WIDTH,
+    check_head_size,
+    check_sizes,
+)
 from stoker.models.rope import bf16, fp32
-
-GROUP = 32
-"""Weights are grouped by this many elements along their inner dimension."""
-
-MAX_LAYERS = 1024
-MAX_WIDTH = 2**16
-MAX_FFN_WIDTH = 2**20
-MAX_HEADS = 1024
-MAX_HEAD_SIZE = 256
-MAX_VOCAB_SIZE = 2**22
-MAX_EXPERTS = 1024
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
@@ -78,6 +82,19 @@ def describe(label: str, config: Mapping[str, Json]) -> Description:
     return Description(family, values, quantization)
 
 
+def check_described(folder: Path) -> None:
+    """Refuse a folder whose ``config.json`` is of a model that cannot be run, weights unseen.
+
+    Raises:
+        CorruptFileError: It is missing or makes no sense.
+        UnsupportedModelError: It asks for what Stoker does not compute.
+    """
+    path = folder / CONFIG_NAME
+    description = describe(str(path), read_json(path, dict[str, Any], MAX_CONFIG_BYTES))
+    read_quantization(str(path), description.quantization)
+    read_shape(description, "F32")
+
+
 def read_shape(description: Description, embedding_type: str) -> ModelConfig:
     """Read the shape.
 
@@ -100,15 +117,10 @@ def read_shape(description: Description, embedding_type: str) -> ModelConfig:
         )
     head_size = _head_size(values, width, n_heads)
     experts, ffn_width = _feed_forward(family, values)
-    for what, size in (("width", width), ("feed-forward width", ffn_width)):
-        if size % GROUP:
-            raise UnsupportedModelError(
-                f"{values.label} has a {what} of {size}; Stoker runs multiples of {GROUP}."
-            )
-    context_length = values.integer("max_position_embeddings", MAX_CONTEXT)
+    context_length = values.integer("max_position_embeddings", MAX_CONTEXT_LENGTH)
     rotaries = read_rotaries(values, family, head_size)
     bias = values.flag("attention_bias")
-    return ModelConfig(
+    config = ModelConfig(
         architecture=family.architecture,
         layers=_layers(family, values, context_length),
         width=width,
@@ -137,6 +149,8 @@ def read_shape(description: Description, embedding_type: str) -> ModelConfig:
         logit_scale=1.0 / (values.optional_number("logits_scaling") or 1.0),
         experts=experts,
     )
+    check_sizes(values.label, config)
+    return config
 
 
 def _head_size(values: Values, width: int, n_heads: int) -> int:
@@ -148,11 +162,7 @@ def _head_size(values: Values, width: int, n_heads: int) -> int:
                 "head_dim."
             )
         head_size = width // n_heads
-    if head_size % GROUP or head_size > MAX_HEAD_SIZE:
-        raise UnsupportedModelError(
-            f"{values.label} has heads of {head_size} elements; Stoker runs multiples of {GROUP} up to "
-            f"{MAX_HEAD_SIZE}."
-        )
+    check_head_size(values.label, head_size)
     return head_size
 
 
@@ -162,7 +172,8 @@ def _feed_forward(family: Family, values: Values) -> tuple[Experts | None, int]:
         case "dense" | "fused":
             return None, values.integer("intermediate_size", MAX_FFN_WIDTH)
         case "qwen_moe":
-            n_experts = values.integer("num_experts", MAX_EXPERTS)
+            older = values.get("num_local_experts") is None
+            n_experts = values.integer("num_experts" if older else "num_local_experts", MAX_EXPERTS)
             normalized, biases = values.flag("norm_topk_prob"), False
             ffn_width = values.integer("moe_intermediate_size", MAX_FFN_WIDTH)
         case "mixtral" | "gpt_oss":
@@ -177,7 +188,7 @@ def _layers(family: Family, values: Values, context_length: int) -> tuple[LayerC
     n_layers = values.integer("num_hidden_layers", MAX_LAYERS)
     rotates = _rotating_layers(values, n_layers)
     slides = _sliding_layers(family, values, n_layers, rotates)
-    window = values.optional_integer("sliding_window", MAX_CONTEXT) if any(slides) else None
+    window = values.optional_integer("sliding_window", MAX_CONTEXT_LENGTH) if any(slides) else None
     if any(slides) and window is None:
         raise values.wrong("sliding_window", "the size of the window that some layers have")
     if window is not None and window >= context_length:

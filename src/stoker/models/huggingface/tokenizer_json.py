@@ -9,7 +9,7 @@ import msgspec
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
-from stoker.models.huggingface.files import MAX_CONFIG_BYTES, read_json, read_optional
+from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, read_json, read_optional
 from stoker.models.huggingface.tokenizer_steps import recognize
 from stoker.models.tokenizer_spec import END_TEXTS, MAX_TEMPLATE_CHARS
 
@@ -67,11 +67,18 @@ class _NamedTemplate(msgspec.Struct):
     template: str
 
 
-class _ConfigFile(msgspec.Struct):
-    add_bos_token: bool | None = None
+class _SpecialTokens(msgspec.Struct):
     bos_token: str | _Named | None = None
     eos_token: str | _Named | None = None
     unk_token: str | _Named | None = None
+    sep_token: str | _Named | None = None
+    pad_token: str | _Named | None = None
+    cls_token: str | _Named | None = None
+    mask_token: str | _Named | None = None
+
+
+class _ConfigFile(_SpecialTokens):
+    add_bos_token: bool | None = None
     chat_template: str | list[_NamedTemplate] | None = None
 
 
@@ -83,7 +90,8 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     """Read and check the tokenizer of a model folder.
 
     Reads ``tokenizer.json`` and, where they are there, ``tokenizer_config.json``,
-    ``generation_config.json`` and ``chat_template.jinja``.
+    ``special_tokens_map.json`` (for tokens that the former does not name), ``generation_config.json`` (else
+    ``config.json``, for the tokens that end a turn) and ``chat_template.jinja``.
 
     Raises:
         CorruptFileError: A file is missing, too large, malformed or contradicts itself or another.
@@ -101,6 +109,13 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     generation = read_json(
         folder / "generation_config.json", _GenerationFile, MAX_CONFIG_BYTES, default=_GenerationFile()
     )
+    if generation.eos_token_id is None:
+        generation = read_json(
+            folder / CONFIG_NAME, _GenerationFile, MAX_CONFIG_BYTES, default=_GenerationFile()
+        )
+    named = read_json(
+        folder / "special_tokens_map.json", _SpecialTokens, MAX_CONFIG_BYTES, default=_SpecialTokens()
+    )
     model = _read_model(label, file.model)
     steps = recognize(label, file.normalizer, file.pre_tokenizer)
     if steps.kind == "spm" and not model.byte_fallback:
@@ -110,7 +125,7 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
         )
     tokens, types = _read_tokens(label, model, file.added_tokens, byte_tokens=steps.kind == "spm")
     ids = {text: token_id for token_id, text in enumerate(tokens) if text}
-    special = _special_tokens(config, model)
+    special = _special_tokens(named, config, model)
     bos = _id_of(label, ids, special.get("bos_token"), "bos_token")
     template_bos = _begins_with(label, file.post_processor)
     add_bos = config.add_bos_token if config.add_bos_token is not None else template_bos is not None
@@ -199,14 +214,15 @@ def _read_merges(label: str, merges: list[str | tuple[str, str]]) -> tuple[str, 
     return joined
 
 
-def _special_tokens(config: _ConfigFile, model: _Bpe) -> dict[str, str]:
-    named = {"bos_token": config.bos_token, "eos_token": config.eos_token, "unk_token": config.unk_token}
-    texts = {
-        name: token.content if isinstance(token, _Named) else token
-        for name, token in named.items()
-        if token is not None
-    }
-    return {"unk_token": model.unk_token, **texts} if model.unk_token else texts
+def _special_tokens(named: _SpecialTokens, config: _ConfigFile, model: _Bpe) -> dict[str, str]:
+    """Return the spelling of each special token, by the name that templates use."""
+    texts = {"unk_token": model.unk_token} if model.unk_token else {}
+    for source in (named, config):
+        for name in _SpecialTokens.__struct_fields__:
+            token = getattr(source, name)
+            if token is not None:
+                texts[name] = token.content if isinstance(token, _Named) else token
+    return texts
 
 
 def _id_of(label: str, ids: dict[str, int], text: str | None, name: str) -> int | None:
