@@ -16,6 +16,7 @@ from stoker.worker.peer import MAX_UNREAD_BYTES
 from stoker.worker.server import Server
 
 INCARNATION = 7
+KV_BLOCK_BYTES = 1000
 
 
 class EngineThread:
@@ -44,6 +45,7 @@ class EngineThread:
             context_length=4096,
             vocab_size=vocab_size,
             kv_root=engine.fingerprint,
+            kv_block_bytes=KV_BLOCK_BYTES,
         )
         config = config or EngineConfig(model_path=Path("fake"), model="fake")
         self._stop = Event()
