@@ -170,11 +170,8 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
                 f"`request_quarantined`, for {quarantine.REMEMBERED_S:,.0f} s",
             ),
             ("", f"{_binary(frames.MAX_FRAME_BYTES)} for a message between the processes", "400"),
-            (
-                "",
-                f"{mailbox.MAX_LETTERS:,} messages or {mailbox.MAX_LETTER_TOKENS:,} tokens unread by an engine",
-                "the server process waits",
-            ),
+            ("", f"{mailbox.MAX_LETTERS:,} messages unread by an engine", "the server process waits"),
+            ("", f"{mailbox.MAX_LETTER_TOKENS:,} tokens in those", "the server process waits"),
             ("", f"{_binary(peer.MAX_UNREAD_BYTES)} unread by the server process", "the engine hangs up"),
         ),
     ),
