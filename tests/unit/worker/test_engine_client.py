@@ -100,7 +100,7 @@ async def test_a_full_queue_is_refused_while_a_step_is_waited_for(socket_path: P
         waiting = asyncio.create_task(tokens_of(engine, make_request("waiting")))
         await asyncio.sleep(0)
         third = asyncio.create_task(tokens_of(engine, make_request("refused")))
-        await asyncio.sleep(0.1)
+        await until(lambda: gate.n_letters() == 2)
         gate.open()
         with pytest.raises(QueueFullError, match="all 2 places") as refused:
             await third
