@@ -1,11 +1,15 @@
-"""Writes settings.md, cli.md and openai-api.md from the code; with ``--check`` only compares them."""
+"""Writes settings.md, limits.md, cli.md and openai-api.md from the code; with ``--check`` only compares."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 
+from stoker.api.connection import ConnectionLimits
+from stoker.api.limits import ApiLimits
+from stoker.api.openai import wire
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
@@ -18,6 +22,15 @@ from stoker.api.openai.fields import (
 )
 from stoker.cli import app
 from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, FILE_ONLY, GROUPS, HUB_VARIABLES, Settings, effect_of
+from stoker.core import sampling, tokens
+from stoker.models import catalogue, tokenizer_spec
+from stoker.models.gguf import cursor
+from stoker.models.gguf import file as gguf_file
+from stoker.models.gguf import metadata as gguf_metadata
+from stoker.models.huggingface import tokenizer_json
+from stoker.models.sources import http, selection
+from stoker.worker import client, frames, mailbox, peer, quarantine
+from stoker.worker.restarts import RestartPolicy
 
 DOCS = Path(__file__).parent
 
@@ -70,6 +83,117 @@ API_TABLES = (
 )
 
 
+def _binary(size_bytes: int) -> str:
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size_bytes >= 2**power:
+            return f"{size_bytes / 2**power:g} {unit}"
+    return f"{size_bytes} B"
+
+
+LIMITS_HEAD = """# Limits
+
+<!-- Written by docs/generate.py from the code; do not edit. -->
+
+Everything that a client, an engine or a file could make grow is bounded. The first column says by which
+setting ([settings.md](settings.md)) a limit is changed; the others are fixed. What exceeds one is refused,
+never cut; [openai.md](openai.md) explains the codes. Of several models each has the limits of engines, and of
+waiting and running, for itself.
+"""
+
+_API, _CONNECTION, _RESTARTS = ApiLimits(), ConnectionLimits(), RestartPolicy()
+
+LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Connections and requests",
+        (
+            ("max_connections", "connections at a time", "503, and the connection is closed"),
+            ("max_header_bytes", "URL and headers of a request", "431"),
+            ("", f"{_CONNECTION.max_headers} headers of a request", "431"),
+            ("header_timeout_s", "time for sending them", "the connection is closed"),
+            ("max_body_bytes", "a request's body", "413"),
+            ("body_timeout_s", "time for sending it", "408 `request_timeout`"),
+            ("max_bodies_bytes", "bodies of all requests being answered", "429"),
+            ("keep_alive_timeout_s", "time that a connection is idle", "it is closed"),
+            ("write_timeout_s", "time in which a client reads nothing", "it is cut off"),
+            ("", f"{_API.max_json_depth} levels of arrays and objects in a body", "400"),
+            (
+                "",
+                f"{client.MAX_UNREAD:,} tokens and alternatives that a stream's reader is behind",
+                "`slow_reader`",
+            ),
+        ),
+    ),
+    (
+        "What a request asks for",
+        (
+            ("context_length", "tokens of prompt and answer", "400 `context_length_exceeded`"),
+            ("max_choices", "choices: prompts times `n`, or `best_of`", "400"),
+            ("", f"{_API.max_n} for `n` and `best_of`", "400"),
+            ("", f"{_API.max_prompts} prompts", "400"),
+            ("", f"{_API.max_messages:,} messages", "400"),
+            ("", f"{wire.MAX_STOPS} stop strings of {wire.MAX_STOP_CHARS} characters", "400"),
+            ("", f"{tokens.MAX_STOP_TOKENS} `stop_token_ids`", "400"),
+            ("", f"{sampling.MAX_BIASED_TOKENS:,} tokens in `logit_bias`", "400"),
+            ("", f"{sampling.MAX_LOGPROBS} alternatives for each token", "400"),
+            ("", f"{_API.max_prompt_scores:,} log-probabilities of a prompt that is echoed", "400"),
+            ("", f"{tokens.MAX_TIMEOUT_S:,.0f} s for `timeout` and `queue_timeout`", "400"),
+        ),
+    ),
+    (
+        "Waiting and running",
+        (
+            ("max_running", "sequences computed at once, each a choice", "the next ones wait"),
+            ("max_waiting", "sequences that wait", "429"),
+            ("max_waiting_tokens", "tokens of those that wait", "429"),
+            ("max_prompt_bytes", "memory for prompts in the server process", "429"),
+            ("queue_timeout_s", "time until a request begins to be computed", "429 `queue_timeout`"),
+            ("request_timeout_s", "time until it is finished", "504"),
+            ("step_tokens", "tokens in one engine call", "the rest comes in the next"),
+            ("kv_memory", "memory for KV caches", "sequences wait, or make room and are computed anew"),
+            ("max_models", "models", "409"),
+        ),
+    ),
+    (
+        "Engines",
+        (
+            ("engine_timeout_s", "silence of an engine that has requests", "it is killed and replaced"),
+            ("resume_timeout_s", "waiting for the engine that goes on with a stream", "`engine_died`"),
+            ("shutdown_timeout_s", "time for ending after SIGTERM", "what still runs is cut off"),
+            (
+                "",
+                f"{_RESTARTS.crash_loop_deaths} deaths of engines within {_RESTARTS.window_s:.0f} s",
+                f"{_RESTARTS.max_delay_s:.0f} s before a start, until one lives {_RESTARTS.window_s:.0f} s",
+            ),
+            (
+                "",
+                f"{quarantine.STRIKES} deaths that one request alone can have caused",
+                f"`request_quarantined`, for {quarantine.REMEMBERED_S:,.0f} s",
+            ),
+            ("", f"{_binary(frames.MAX_FRAME_BYTES)} for a message between the processes", "400"),
+            ("", f"{mailbox.MAX_LETTERS:,} messages unread by an engine", "the server process waits"),
+            ("", f"{mailbox.MAX_LETTER_TOKENS:,} tokens in those", "the server process waits"),
+            ("", f"{_binary(peer.MAX_UNREAD_BYTES)} unread by the server process", "the engine hangs up"),
+        ),
+    ),
+    (
+        "Files",
+        (
+            ("", f"{gguf_metadata.MAX_KEYS:,} keys in a GGUF file's header", "refused"),
+            ("", f"{_binary(cursor.MAX_STRING_BYTES)} for a string of it", "refused"),
+            ("", f"{gguf_metadata.MAX_ARRAY_LENGTH:,} elements of an array", "refused"),
+            ("", f"{gguf_file.MAX_TENSORS:,} tensors", "refused"),
+            ("", f"{tokenizer_json.MAX_TOKENS:,} tokens in a vocabulary", "refused"),
+            ("", f"{tokenizer_spec.MAX_TEMPLATE_CHARS:,} characters of a chat template", "refused"),
+            ("", f"{_binary(tokenizer_json.MAX_TOKENIZER_BYTES)} for a `tokenizer.json`", "refused"),
+            ("", f"{_binary(catalogue.MAX_CATALOGUE_BYTES)} for a catalogue", "refused"),
+            ("", f"{selection.MAX_WEIGHT_FILES:,} files of weights in a repository", "refused"),
+            ("", f"{http.MAX_REDIRECTS} redirects of a download", "refused"),
+        ),
+    ),
+)
+"""Headings, and below each the setting (or nothing), what is limited, and what happens beyond it."""
+
+
 def settings_page(settings: type[BaseModel]) -> str:
     """Return the page with every setting under its group."""
     parts = [SETTINGS_HEAD]
@@ -86,6 +210,47 @@ def settings_page(settings: type[BaseModel]) -> str:
                 f"{field.description}\n"
             )
     return "".join(parts)
+
+
+def limits_page(settings: type[BaseModel]) -> str:
+    """Return the page with every limit, its default, and what it may be set to."""
+    parts = [LIMITS_HEAD]
+    for heading, rows in LIMITS:
+        parts.append(f"\n## {heading}\n\n| setting | limit | default | may be set to | beyond it |\n")
+        parts.append("| --- | --- | --- | --- | --- |\n")
+        for name, what, beyond in rows:
+            if not name:
+                parts.append(f"| | {what} | | | {beyond} |\n")
+                continue
+            field = settings.model_fields[name]
+            link = f"[`{name}`](settings.md#{name})"
+            default = UNSET[name] if field.default is None else _amount(name, field.default)
+            parts.append(f"| {link} | {what} | {default} | {_range(name, settings)} | {beyond} |\n")
+    return "".join(parts)
+
+
+UNSET = {
+    "context_length": "the model's",
+    "kv_memory": "a share of what is free",
+    "request_timeout_s": "none",
+}
+"""What the default of a limit that is unset comes to."""
+
+
+def _range(name: str, settings: type[BaseModel]) -> str:
+    bounds = settings.model_fields[name].metadata
+    least = [f"at least {_amount(name, each.ge)}" for each in bounds if isinstance(each, Ge)]
+    least += [f"above {_amount(name, each.gt)}" for each in bounds if isinstance(each, Gt)]
+    most = [f"at most {_amount(name, each.le)}" for each in bounds if isinstance(each, Le)]
+    return ", ".join([*least, *most])
+
+
+def _amount(name: str, value: object) -> str:
+    if name.endswith("_bytes") or name == "kv_memory":
+        size_bytes = int(str(value))
+        return f"{size_bytes // 10**6} MB" if size_bytes % 10**6 == 0 else _binary(size_bytes)
+    number = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"{number.removesuffix('.0')} s" if name.endswith("_s") else number
 
 
 def cli_page() -> str:
@@ -110,7 +275,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
     stale = []
-    pages = {"settings.md": settings_page(Settings), "cli.md": cli_page(), "openai-api.md": api_page()}
+    pages = {
+        "settings.md": settings_page(Settings),
+        "limits.md": limits_page(Settings),
+        "cli.md": cli_page(),
+        "openai-api.md": api_page(),
+    }
     for file, text in pages.items():
         path = DOCS / file
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):

@@ -1,5 +1,7 @@
 """Probes and metrics of a real server."""
 
+from pathlib import Path
+
 import httpx2
 import pytest
 from openai import OpenAI
@@ -38,6 +40,24 @@ def test_metrics_count_what_a_client_did(server: ServerProcess, client: OpenAI) 
     assert grown("stoker_http_requests_total") >= 1
     assert after["stoker_engine_kv_blocks_used"] == 0
     assert 0 < after["stoker_engine_kv_blocks_cached"] <= after["stoker_engine_kv_blocks"]
+
+
+def test_metrics_tell_the_memory_of_kv_caches_from_the_start(home: Path) -> None:
+    with ServerProcess(home, "--kv-memory", "200MiB") as server:
+        server.wait_ready()
+        before = server.metrics()
+        assert before["stoker_engine_kv_bytes"] <= 200 * 2**20 < before["stoker_engine_kv_bytes"] * 1.01
+        assert before["stoker_engine_kv_bytes_used"] == before["stoker_engine_kv_bytes_cached"] == 0
+        body = {"model": MODEL, "prompt": "a " * 400, "max_tokens": 1}
+        assert httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
+        server.wait_metric("stoker_engine_running", 0)
+        after = server.metrics()
+        block_bytes = after["stoker_engine_kv_bytes"] / after["stoker_engine_kv_blocks"]
+        assert (
+            after["stoker_engine_kv_bytes_cached"]
+            == after["stoker_engine_kv_blocks_cached"] * block_bytes
+            > 0
+        )
 
 
 def test_metrics_count_refusals_by_reason(server: ServerProcess) -> None:

@@ -1,9 +1,12 @@
 """A model that is served straight from a hub: pulled at the first start, found at the second."""
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import orjson
 import pytest
 
 from stoker.testing.hub_server import HubServer
@@ -43,3 +46,30 @@ def test_serve_pulls_from_the_hub_once_and_starts_offline_from_then_on(
             assert answer["choices"][0]["text"]
             assert server.stop() == 0, server.stderr
     assert hub.ranges() == [None]
+
+
+def test_a_hangup_during_the_first_pull_is_acted_on_when_the_server_is_up(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    hub.faults.stall_after_bytes = 1_000_000
+    with ServerProcess(home, NAME, environment={"HF_ENDPOINT": hub.url}) as server:
+        deadline_s = time.monotonic() + 30
+        while not hub.ranges():
+            assert time.monotonic() < deadline_s, server.stderr
+            time.sleep(0.02)
+        (home / "config.toml").write_text("max_choices = 2\n")
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert server.process.poll() is None, "it ended"
+        hub.faults.stall_after_bytes = None
+        hub.faults.resume.set()
+        server.wait_ready()
+        assert "SIGHUP came while the models were prepared" in server.stderr
+        assert "changed: max_choices" in server.stderr
+        body = {"model": MODEL_ID, "prompt": "One,", "max_tokens": 1, "n": 3}
+        answer = httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 400
+        assert "at most 2 are taken" in orjson.loads(answer.content)["error"]["message"]
+        assert server.stop() == 0, server.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stoker.testing.fuzz import TARGETS, run
+from stoker.worker import conversion, frames
 
 CORPUS = Path(__file__).parent / "corpus"
 MAX_CORPUS_BYTES = 200_000
@@ -67,3 +68,17 @@ def test_a_fault_is_not_taken_for_a_refusal() -> None:
 
     with pytest.raises(KeyError):
         run(fault, b"")
+
+
+def test_the_frames_begin_from_whole_ones_of_this_protocol() -> None:
+    """Or all changed copies would be refused at their first frame."""
+    for side, reader, kinds in (
+        ("engine", frames.engine_reader(), [frames.Submit, frames.Abort]),
+        ("gateway", frames.gateway_reader(), [frames.Hello, frames.Step, frames.Fatal]),
+    ):
+        reader.feed((CORPUS / "frames" / side).read_bytes()[1:])
+        read = list(reader.frames())
+        assert [type(frame) for frame in read] == kinds
+        assert all(
+            conversion.engine_info(frame).model == "m" for frame in read if isinstance(frame, frames.Hello)
+        )

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from stoker.api.limits import ApiLimits
 from stoker.api.served import ServedModels
 from stoker.api.server import CurrentApi, build_api
 from stoker.app.fleet import Fleet, Makers
+from stoker.app.hangup import Hangups
 from stoker.app.local_model import local_model, log_format, model_library
 from stoker.app.reload import Reloader
 from stoker.app.sockets import BACKLOG, address_of, allow_connections, bind
@@ -48,6 +48,7 @@ def serve(
         StokerError: The server cannot start; nothing is left running.
     """
     started_s = monotonic()
+    hangups = Hangups()
     reloader = Reloader(source)
     settings = reloader.current
     _configure_logs(settings)
@@ -65,7 +66,7 @@ def serve(
             )
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.run(listener, ready))
+            runner.run(server.run(listener, hangups, ready))
 
 
 class ModelServer:
@@ -88,13 +89,13 @@ class ModelServer:
         self._config = self._server_config(reloader.current)
         self._server = TwiceToldServer(self._config)
 
-    async def run(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+    async def run(self, listener: socket.socket, hangups: Hangups, ready: Callable[[], None]) -> None:
         """Serve until a signal says otherwise; `ready` is called when every model is."""
         # The server takes these signals while it runs, and raises them again when it has ended.
         asked_to_stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: asked_to_stop.set())
-        self._reload_on_hangup()
+        hangups.serve(self._reload, self._end)
         watching = asyncio.create_task(self._reloader.watch(self._reload))
         starting = asyncio.create_task(self.fleet.start())
         server = self._server
@@ -123,17 +124,8 @@ class ModelServer:
     def _reload(self) -> None:
         self._reloader.reload(self._apply)
 
-    def _reload_on_hangup(self) -> None:
-        """Take SIGHUP for a reload, unless the terminal that this process was started on is gone."""
-        had_terminal = _has_terminal()
-
-        def hung_up() -> None:
-            if had_terminal and not _has_terminal():
-                self._server.should_exit = True
-            else:
-                self._reload()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+    def _end(self) -> None:
+        self._server.should_exit = True
 
     def _apply(self, settings: Settings) -> None:
         """Put new settings into effect."""
@@ -220,11 +212,3 @@ class TwiceToldServer(uvicorn.Server):
 def _configure_logs(settings: Settings) -> None:
     configure_logs(log_format(settings), level=logging.getLevelNamesMapping()[settings.log_level.upper()])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

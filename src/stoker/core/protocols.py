@@ -29,6 +29,7 @@ class EngineInfo:
         kv_blocks: KV blocks in all, of `BLOCK_TOKENS` tokens each.
         max_running: Most sequences computed in one step.
         max_waiting: Most sequences queued behind them.
+        kv_block_bytes: Memory of a KV block; 0 if it does not tell.
     """
 
     model: str
@@ -38,6 +39,7 @@ class EngineInfo:
     kv_blocks: int
     max_running: int
     max_waiting: int
+    kv_block_bytes: int = 0
 
 
 class StepEngine(Protocol):

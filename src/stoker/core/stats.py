@@ -14,6 +14,7 @@ class EngineStats:
         kv_blocks_total: KV blocks in all.
         kv_blocks_used: Blocks held by running sequences.
         kv_blocks_cached: Blocks held by nobody that keep a prefix for later.
+        kv_block_bytes: Memory of a block; 0 if the engine does not tell.
         prompt_tokens_total: Prompt tokens of admitted sequences.
         cached_tokens_total: Those of them that came from the prefix cache.
         generated_tokens_total: Tokens sampled.
@@ -29,6 +30,7 @@ class EngineStats:
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
     kv_blocks_cached: int = 0
+    kv_block_bytes: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
@@ -36,6 +38,21 @@ class EngineStats:
     expired_total: int = 0
     steps_total: int = 0
     step_seconds_total: float = 0.0
+
+    @property
+    def kv_bytes_total(self) -> int:
+        """Memory of all KV blocks, reserved but taken only as they are first written."""
+        return self.kv_blocks_total * self.kv_block_bytes
+
+    @property
+    def kv_bytes_used(self) -> int:
+        """Memory of the blocks that running sequences hold."""
+        return self.kv_blocks_used * self.kv_block_bytes
+
+    @property
+    def kv_bytes_cached(self) -> int:
+        """Memory of the blocks that keep a prefix for later."""
+        return self.kv_blocks_cached * self.kv_block_bytes
 
 
 COUNTERS = (

@@ -38,8 +38,11 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kv_blocks_total": ("stoker_engine_kv_blocks", "KV blocks in all."),
     "kv_blocks_used": ("stoker_engine_kv_blocks_used", "KV blocks held by running sequences."),
     "kv_blocks_cached": ("stoker_engine_kv_blocks_cached", "Free KV blocks that keep a prefix for later."),
+    "kv_bytes_total": ("stoker_engine_kv_bytes", "Memory of all KV blocks."),
+    "kv_bytes_used": ("stoker_engine_kv_bytes_used", "Memory of the KV blocks held by running sequences."),
+    "kv_bytes_cached": ("stoker_engine_kv_bytes_cached", "Memory of the free KV blocks that keep a prefix."),
 }
-"""Field of `EngineStats` to name and help of its gauge."""
+"""Field or property of `EngineStats` to name and help of its gauge."""
 
 COUNTERS: Mapping[str, tuple[str, str]] = {
     "prompt_tokens_total": ("stoker_engine_prompt_tokens_total", "Prompt tokens of admitted sequences."),

@@ -1,6 +1,6 @@
 """An engine process's sockets and loop in threads of this process, for tests of its protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -16,6 +16,7 @@ from stoker.worker.peer import MAX_UNREAD_BYTES
 from stoker.worker.server import Server
 
 INCARNATION = 7
+KV_BLOCK_BYTES = 1000
 
 
 class EngineThread:
@@ -44,6 +45,7 @@ class EngineThread:
             context_length=4096,
             vocab_size=vocab_size,
             kv_root=engine.fingerprint,
+            kv_block_bytes=KV_BLOCK_BYTES,
         )
         config = config or EngineConfig(model_path=Path("fake"), model="fake")
         self._stop = Event()
@@ -58,6 +60,11 @@ class EngineThread:
         for thread in self._threads:
             thread.start()
         return self
+
+    @property
+    def n_letters(self) -> int:
+        """How many letters the engine has not read."""
+        return len(self._server.mailbox)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -75,11 +82,13 @@ class Gate:
 
     Attributes:
         reached: Set as soon as the engine waits.
+        n_letters: Returns how many letters have come meanwhile, which are read before the next step.
     """
 
     def __init__(self) -> None:
         self._open = Event()
         self.reached = Event()
+        self.n_letters: Callable[[], int] = lambda: 0
 
     def __call__(self, plan: StepPlan) -> None:
         """Wait, unless this is the engine's own warm-up."""
@@ -96,7 +105,8 @@ class Gate:
 def gated_engine(socket_path: Path, config: EngineConfig | None = None) -> Iterator[Gate]:
     """Serve a fake engine behind a gate, which is opened at the end at the latest."""
     gate = Gate()
-    with EngineThread(socket_path, FakeStepEngine(512, before_forward=gate), config=config):
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=gate), config=config) as engine:
+        gate.n_letters = lambda: engine.n_letters
         try:
             yield gate
         finally:

@@ -44,6 +44,14 @@ def seed_model_store(home: Path, stored_model: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
+def metric_totals(page: str) -> dict[str, float]:
+    """Return every metric of a page of `/metrics` by name, its labelled samples summed."""
+    totals: dict[str, float] = {}
+    for name, value in _SAMPLE.findall(page):
+        totals[name] = totals.get(name, 0.0) + float(value)
+    return totals
+
+
 class ServerProcess:
     """Starts `stoker serve` on a free port; also a context manager that ends it.
 
@@ -118,10 +126,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, float]:
         """Return every metric by name, its labelled samples summed."""
-        totals: dict[str, float] = {}
-        for name, value in _SAMPLE.findall(self.get("/metrics")[1]):
-            totals[name] = totals.get(name, 0.0) + float(value)
-        return totals
+        return metric_totals(self.get("/metrics")[1])
 
     def wait_metric(self, name: str, value: float, timeout_s: float = 10.0) -> None:
         """Wait until a metric has this value.

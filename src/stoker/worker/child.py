@@ -67,7 +67,7 @@ class EngineChild:
             raise EngineError(f"the engine process cannot be started: {error}") from error
         watch = ProcessWatch(process)
         try:
-            if process.stdin is not None:
+            if process.stdin is not None and not process.stdin.is_closing():
                 process.stdin.write(settings.to_line())  # and leave it open: its end of file is our death
             client = await _first_words(watch, socket_path, timeout_s)
         except EngineDiedError as error:

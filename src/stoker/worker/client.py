@@ -268,9 +268,11 @@ class EngineClient:
 
     @property
     def stats(self) -> EngineStats:
-        """The latest counters and gauges that the engine sent."""
-        latest = self._connection.stats
-        return EngineStats() if latest is None else conversion.engine_stats(latest)
+        """The engine's latest counters and gauges; before its first step, what it said of itself."""
+        latest, info = self._connection.stats, self._info
+        if latest is None:
+            return EngineStats(kv_blocks_total=info.kv_blocks, kv_block_bytes=info.kv_block_bytes)
+        return conversion.engine_stats(latest, kv_block_bytes=info.kv_block_bytes)
 
     @property
     def unread(self) -> int:

@@ -147,6 +147,7 @@ def hello_frame(info: EngineInfo, *, incarnation: int) -> frames.Hello:
         kv_blocks=info.kv_blocks,
         max_running=info.max_running,
         max_waiting=info.max_waiting,
+        kv_block_bytes=info.kv_block_bytes,
     )
 
 
@@ -169,6 +170,7 @@ def engine_info(frame: frames.Hello) -> EngineInfo:
         kv_blocks=frame.kv_blocks,
         max_running=frame.max_running,
         max_waiting=frame.max_waiting,
+        kv_block_bytes=frame.kv_block_bytes,
     )
 
 
@@ -191,9 +193,15 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
     )
 
 
-def engine_stats(frame: frames.Stats) -> EngineStats:
-    """Return the counters and gauges of a step frame."""
+def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
+    """Return the counters and gauges of a step frame.
+
+    Args:
+        frame: The frame's part.
+        kv_block_bytes: What the engine said at first of the size of its KV blocks.
+    """
     return EngineStats(
+        kv_block_bytes=kv_block_bytes,
         running=frame.running,
         waiting=frame.waiting,
         waiting_tokens=frame.waiting_tokens,

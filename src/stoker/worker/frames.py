@@ -26,7 +26,7 @@ import msgspec
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -89,6 +89,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     kv_blocks: int
     max_running: int
     max_waiting: int
+    kv_block_bytes: int
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -30,12 +30,14 @@ class LoadedEngine:
         context_length: Most tokens of one sequence that the model was made for.
         vocab_size: Token ids are below this.
         kv_root: Names weights and KV type; sequences share KV blocks below one root only.
+        kv_block_bytes: Memory of a KV block; 0 if the engine does not tell.
     """
 
     engine: StepEngine
     context_length: int
     vocab_size: int
     kv_root: str
+    kv_block_bytes: int = 0
 
 
 EngineFactory = Callable[[EngineConfig], LoadedEngine]
@@ -176,4 +178,5 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
         kv_blocks=kv_blocks,
         max_running=config.max_running,
         max_waiting=config.max_waiting,
+        kv_block_bytes=loaded.kv_block_bytes,
     )

@@ -48,6 +48,10 @@ class Mailbox:
         self._n_tokens = 0
         self._closed = False
 
+    def __len__(self) -> int:
+        """Return how many letters have not been taken."""
+        return len(self._letters)
+
     @property
     def full(self) -> bool:
         """Whether frames must wait in their sockets."""

@@ -39,4 +39,5 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         context_length=settings.context_length,
         vocab_size=model.vocab_size,
         kv_root=engine.fingerprint,
+        kv_block_bytes=engine.kv_block_bytes,
     )

@@ -9,15 +9,19 @@ class RestartPolicy:
     """How restarts are paced.
 
     Attributes:
-        first_delay_s: Pause before the first restart; doubles with every further death.
+        first_delay_s: Pause before the first restart; doubles with every further death of an engine that
+            did not settle.
         max_delay_s: Longest pause, and the pause in a crash loop.
         crash_loop_deaths: So many deaths within `window_s` are a crash loop.
-        window_s: An engine that lived this long since it was ready has made a fresh start.
+        settled_s: After the death of an engine that lived this long since it was ready, the pause is the
+            first again: a next one is likely to serve, and its clients wait.
+        window_s: See `crash_loop_deaths`; an engine that lived this long ends a crash loop.
     """
 
     first_delay_s: float = 0.1
     max_delay_s: float = 30.0
     crash_loop_deaths: int = 5
+    settled_s: float = 10.0
     window_s: float = 60.0
 
 
@@ -31,7 +35,7 @@ class RestartHistory:
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
         self._deaths: deque[float] = deque(maxlen=policy.crash_loop_deaths)
-        self._consecutive = 0
+        self._unsettled = 0  # deaths since an engine last settled, its own among them
         self.crash_loop = False
 
     def record_death(self, now: float, *, lived_s: float) -> float:
@@ -44,14 +48,13 @@ class RestartHistory:
         policy = self._policy
         if lived_s >= policy.window_s:
             self._deaths.clear()
-            self._consecutive = 0
             self.crash_loop = False
         self._deaths.append(now)
-        self._consecutive += 1
+        self._unsettled = 1 if lived_s >= policy.settled_s else self._unsettled + 1
         full = len(self._deaths) == policy.crash_loop_deaths
         if full and now - self._deaths[0] <= policy.window_s:
             self.crash_loop = True
         if self.crash_loop:
             return policy.max_delay_s
-        doublings = min(self._consecutive - 1, 32)
+        doublings = min(self._unsettled - 1, 32)
         return min(policy.first_delay_s * 2.0**doublings, policy.max_delay_s)

@@ -29,6 +29,7 @@ ASKING: dict[str, Any] = {
     "functions": [{"name": "f"}],
     "modalities": ["text", "audio"],
     "moderation": {"model": "m"},
+    "prompt_logprobs": 1,
     "reasoning_effort": "low",
     "response_format": {"type": "json_object"},
     "service_tier": "flex",
@@ -91,6 +92,7 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "priority",
         "queue_timeout",
         "timeout",
+        "prompt_logprobs",
     }
     assert {field.name for field in CHAT_FIELDS} - chat == extensions
     assert {field.name for field in COMPLETION_FIELDS} - text == extensions
@@ -120,6 +122,14 @@ async def test_a_refused_field_is_refused_by_name(
     )
     assert f"'{name}'" in error["message"]
     assert api.generator.requests == []
+
+
+@pytest.mark.parametrize(("url", "body"), [(CHAT, HI), (TEXT, GO)])
+async def test_who_asks_for_prompt_logprobs_is_told_what_scores_a_prompt(
+    api: ScriptedApi, url: str, body: dict[str, Any]
+) -> None:
+    message = (await post(api.app, url, body | {"prompt_logprobs": 1}).done()).json()["error"]["message"]
+    assert "`echo` with `logprobs` on `/v1/completions`" in message
 
 
 @pytest.mark.parametrize(("url", "name", "value"), NEUTRAL)

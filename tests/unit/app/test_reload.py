@@ -11,6 +11,7 @@ import pytest
 from stoker.app.reload import Reloader
 from stoker.config import Settings, SettingsSource
 from stoker.core.errors import SettingsError
+from stoker.testing.waiting import until
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ async def test_a_changed_file_is_noticed_once(reloader: Reloader, file: Path) ->
     await asyncio.sleep(0.1)
     assert noticed == []
     file.write_text("max_choices = 5")
-    await asyncio.sleep(0.2)
+    await until(lambda: noticed)
     assert noticed == [5]
     file.write_text("max_choices = 6")
     reload()

@@ -243,10 +243,10 @@ def empty_strings(count: int) -> Encoded:
 
 def test_as_many_claims_as_are_allowed_cost_little_time(opened: Open) -> None:
     content = file_with({f"key{n}": empty_strings(2**20) for n in range(5)})
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(CorruptFileError, match="more than the 4194304 strings"):
         opened(content)
-    assert time.perf_counter() - began < 5, "0.4 s alone; leave room for a busy machine"
+    assert time.thread_time() - began < 5, "0.4 s alone; leave room for a busy machine"
 
 
 def test_claims_cost_no_memory(opened: Open) -> None:

@@ -4,7 +4,15 @@ from stoker.observe.engine_metrics import COUNTERS, EngineReport
 from stoker.observe.metrics import Metrics
 from stoker.observe.record import RequestRecord
 
-EARLIER = EngineStats(running=3, kv_blocks_total=10, generated_tokens_total=100, step_seconds_total=1.5)
+EARLIER = EngineStats(
+    running=3,
+    kv_blocks_total=10,
+    kv_blocks_used=4,
+    kv_blocks_cached=5,
+    kv_block_bytes=1000,
+    generated_tokens_total=100,
+    step_seconds_total=1.5,
+)
 LATER = EngineStats(running=1, kv_blocks_total=12, generated_tokens_total=5, steps_total=2)
 
 
@@ -32,6 +40,9 @@ def test_each_models_engine_is_reported() -> None:
         'stoker_streams_resumed_total{model="a"} 2.0',
         'stoker_requests_quarantined_total{model="a"} 1.0',
         'stoker_engine_running{model="a"} 1.0',
+        'stoker_engine_kv_bytes{model="b"} 10000.0',
+        'stoker_engine_kv_bytes_used{model="b"} 4000.0',
+        'stoker_engine_kv_bytes_cached{model="b"} 5000.0',
         'stoker_engine_generated_tokens_total{model="b"} 100.0',
     ):
         assert line in page.splitlines()

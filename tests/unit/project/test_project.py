@@ -30,6 +30,18 @@ def test_every_setting_and_every_command_has_a_section() -> None:
     assert set(re.findall(r"^## stoker (\w+)$", cli_page, re.MULTILINE)) == commands
 
 
+def test_every_setting_that_is_a_limit_is_on_the_page_of_limits() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[`(\w+)`\]\(settings\.md#\1\) \| \S", page, re.MULTILINE)
+    limits = {
+        name
+        for name in Settings.model_fields
+        if name.startswith("max_") or name.endswith(("_timeout_s", "_memory", "_tokens"))
+    }
+    assert len(listed) == len(set(listed))
+    assert set(listed) == limits | {"context_length"}
+
+
 def test_readme_has_the_two_commands_and_the_example() -> None:
     blocks = re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert "pip install . && stoker serve\n" in blocks

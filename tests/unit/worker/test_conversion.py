@@ -53,6 +53,7 @@ INFO = EngineInfo(
     kv_blocks=64,
     max_running=8,
     max_waiting=16,
+    kv_block_bytes=4096,
 )
 ERROR_CLASSES = [
     kind
@@ -96,6 +97,7 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         kv_blocks_total=3,
         kv_blocks_used=4,
         kv_blocks_cached=5,
+        kv_block_bytes=12,
         prompt_tokens_total=6,
         cached_tokens_total=7,
         generated_tokens_total=8,
@@ -103,11 +105,11 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         steps_total=10,
         step_seconds_total=11.5,
     )
-    assert conversion.engine_stats(conversion.stats_frame(stats)) == stats
+    assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
 
 
 def test_another_protocol_version_is_refused() -> None:
-    hello = frames.Hello(7, frames.PROTOCOL_VERSION + 1, "model", "fingerprint", 1, 1, 1, 1, 1)
+    hello = frames.Hello(7, frames.PROTOCOL_VERSION + 1, "model", "fingerprint", 1, 1, 1, 1, 1, 1)
     with pytest.raises(EngineError, match="install the same version"):
         conversion.engine_info(hello)
 

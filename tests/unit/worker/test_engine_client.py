@@ -16,7 +16,7 @@ from stoker.core.errors import (
 )
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import Admitted, FinishReason, TokensEvent
-from stoker.testing.engine_thread import INCARNATION, EngineThread, gated_engine
+from stoker.testing.engine_thread import INCARNATION, KV_BLOCK_BYTES, EngineThread, gated_engine
 from stoker.testing.step_engine import FakeStepEngine, reference_tokens
 from stoker.testing.token_streams import collect, tokens_of
 from stoker.testing.waiting import until
@@ -34,10 +34,12 @@ async def test_64_concurrent_streams_get_exactly_their_tokens(socket_path: Path)
     requests = mixed_lengths(32) + shared_prefix(16) + sampled
     with EngineThread(socket_path, FakeStepEngine(128), config=config):
         engine = await EngineClient.connect(socket_path)
+        assert engine.stats.kv_bytes_total == 128 * KV_BLOCK_BYTES
         received = await asyncio.gather(*(tokens_of(engine, request) for request in requests))
         assert received == [reference_tokens(request) for request in requests]
         await until(lambda: engine.stats.kv_blocks_used == 0)
         assert engine.stats.running == engine.stats.waiting == 0
+        assert engine.stats.kv_bytes_total == 128 * KV_BLOCK_BYTES
         assert engine.stats.generated_tokens_total == sum(map(len, received))
         await engine.close()
 
@@ -98,7 +100,7 @@ async def test_a_full_queue_is_refused_while_a_step_is_waited_for(socket_path: P
         waiting = asyncio.create_task(tokens_of(engine, make_request("waiting")))
         await asyncio.sleep(0)
         third = asyncio.create_task(tokens_of(engine, make_request("refused")))
-        await asyncio.sleep(0.1)
+        await until(lambda: gate.n_letters() == 2)
         gate.open()
         with pytest.raises(QueueFullError, match="all 2 places") as refused:
             await third

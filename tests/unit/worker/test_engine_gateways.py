@@ -128,7 +128,7 @@ async def test_submissions_are_refused_while_the_engine_does_not_read(
     await asyncio.sleep(0.05)
     connection, _ = server.accept()
     connection.sendall(
-        frames.encode(frames.Hello(INCARNATION, frames.PROTOCOL_VERSION, "m", "f", 2**20, 256, 1, 1, 1))
+        frames.encode(frames.Hello(INCARNATION, frames.PROTOCOL_VERSION, "m", "f", 2**20, 256, 1, 1, 1, 1))
     )
     engine = await connecting
     taken = []

@@ -45,7 +45,7 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
     ),
 )
 TO_GATEWAY: tuple[frames.ToGateway, ...] = (
-    frames.Hello(2**63 - 1, 1, "model", "fingerprint", 8192, 49152, 100, 64, 256),
+    frames.Hello(2**63 - 1, 1, "model", "fingerprint", 8192, 49152, 100, 64, 256, 368640),
     frames.Step(7, (), (), (), STATS),
     frames.Step(
         7,

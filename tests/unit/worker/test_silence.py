@@ -74,7 +74,8 @@ async def test_a_hung_engine_is_not_ready_and_then_restarted(caplog: pytest.LogC
 
 
 async def test_a_long_call_that_goes_on_is_no_silence() -> None:
-    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.TOIL), timeout_s=6.0)
+    # Without signs of life it would not be ready after 2 s.
+    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.TOIL), timeout_s=12.0)
     await supervisor.start()
     try:
         toiling = asyncio.create_task(tokens_of(supervisor, make_request("toiling", prompt=(POISON,))))
@@ -90,14 +91,14 @@ async def test_a_long_call_that_goes_on_is_no_silence() -> None:
 
 
 async def test_an_idle_or_busy_engine_is_left_alone() -> None:
-    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.SERVE), timeout_s=0.3)
+    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.SERVE), timeout_s=1.0)
     await supervisor.start()
     try:
         async with asyncio.timeout(20):
             began = asyncio.get_running_loop().time()
-            while asyncio.get_running_loop().time() < began + 0.8:
+            while asyncio.get_running_loop().time() < began + 1.5:
                 await tokens_of(supervisor, make_request("busy", max_tokens=50))
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.5)
         assert supervisor.ready
         assert supervisor.restarts == 0
     finally:

@@ -6,10 +6,13 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+import uvloop
 
-from stoker.core.errors import EngineError, SettingsError
+from stoker.core.errors import EngineDiedError, EngineError, SettingsError
 from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.testing.token_streams import tokens_of
 from stoker.testing.waiting import until
@@ -66,6 +69,29 @@ async def test_whatever_fails_a_restart_the_next_one_is_tried(
         assert len(await tokens_of(supervisor, make_request("after"))) == 8
     finally:
         await supervisor.stop()
+
+
+def test_an_engine_that_is_killed_before_it_has_its_settings_is_a_failed_start_like_any_other() -> None:
+    """On the loop of the server, which refuses writes to a pipe that it knows to be closed."""
+    create = asyncio.create_subprocess_exec
+
+    async def killed(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await create(*arguments, **options)
+        process.kill()
+        await process.wait()
+        assert process.stdin is not None
+        await until(process.stdin.is_closing)
+        return process
+
+    async def start() -> None:
+        with (
+            patch.object(asyncio, "create_subprocess_exec", killed),
+            pytest.raises(EngineDiedError, match=r"ended before it was ready \(killed by SIGKILL\)"),
+        ):
+            await EngineSupervisor(CONFIG, command=COMMAND).start()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(start())
 
 
 async def test_what_an_engine_prints_is_kept_out_of_our_own_output(capfd: pytest.CaptureFixture[str]) -> None:

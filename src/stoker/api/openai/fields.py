@@ -85,6 +85,7 @@ _SHARED = (
     honoured("queue_timeout", "extension: seconds in which it must begin, at most `queue_timeout_s`"),
     honoured("timeout", "extension: seconds in which it must be finished, at most `request_timeout_s`"),
     no_op("user", "names the end user"),
+    refused("prompt_logprobs", note="instead: `echo` with `logprobs` on `/v1/completions`"),
 )
 
 CHAT_FIELDS = (

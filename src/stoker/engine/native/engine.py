@@ -87,12 +87,14 @@ class NativeEngine:
     Args:
         model: The native model, finished.
         fingerprint: Names weights, KV type and instruction-set path.
+        kv_block_bytes: Memory of a KV block.
     """
 
-    def __init__(self, model: _native.Model, fingerprint: str) -> None:
+    def __init__(self, model: _native.Model, fingerprint: str, *, kv_block_bytes: int) -> None:
         self._model: _native.Model | None = model
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
+        self.kv_block_bytes = kv_block_bytes
 
     @property
     def kv_blocks(self) -> int:

@@ -62,8 +62,9 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             f" {config.context_length} tokens"
         )
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
+    block_bytes = kv_block_bytes(config, float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
-        block_bytes=kv_block_bytes(config, float_path=settings.float_path),
+        block_bytes=block_bytes,
         weight_bytes=weight_bytes,
         step_bytes=scratch_bytes(
             config,
@@ -90,4 +91,5 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"
-    return NativeEngine(model, f"stoker-{__version__}-{source.digest[:12]}-{kv_type}-{model.isa}")
+    fingerprint = f"stoker-{__version__}-{source.digest[:12]}-{kv_type}-{model.isa}"
+    return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)

@@ -42,7 +42,7 @@ def _as_gateway(pieces: tuple[bytes, bytes]) -> None:
 
 
 def _convert_step(step: Step) -> None:
-    conversion.engine_stats(step.stats)
+    conversion.engine_stats(step.stats, kv_block_bytes=1)
     for refusal in step.refused:
         conversion.stoker_error(refusal.failure)
     for entry in step.tokens:

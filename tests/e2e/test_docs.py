@@ -1,0 +1,157 @@
+"""The examples of README and docs do what the pages say: each block is run, or named here with the reason."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import orjson
+import pytest
+
+from stoker.testing.server_process import ServerProcess, clean_environment
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+MODEL = "smollm2-135m-instruct"
+ADDRESS = "http://127.0.0.1:8000"
+NOT_RUN = {
+    ("README.md", "pip install"): "it is how tests come to be run",
+    ("CONTRIBUTING.md", "python3 -m venv"): "likewise",
+    ("bench/README.md", "python3 -m venv peers"): "compiles the peers",
+    ("bench/README.md", "pip install . && stoker pull"): "a benchmark of many minutes",
+    ("docs/hardening.md", "native/fuzz/run.sh"): "CI runs it",
+    ("docs/hardening.md", "pip install atheris"): "no dependency",
+}
+"""Page and beginning of a block that no test runs, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Its commands, split as a shell does; a quoted argument may go over several lines."""
+        lines = re.findall(r"^(?:stoker|curl) (?:'[^']*'|[^'\n])*", self.text, re.MULTILINE)
+        return [shlex.split(line) for line in lines]
+
+
+def blocks() -> list[Block]:
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "bench" / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+    ]
+    return [
+        Block(str(page.relative_to(ROOT)), language, text)
+        for page in pages
+        if page.name != "cli.md"  # written from the commands' own help
+        for language, text in re.findall(
+            r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
+    ]
+
+
+def of(page: str, language: str) -> list[Block]:
+    return [block for block in blocks() if (block.page, block.language) == (page, language)]
+
+
+def test_every_block_is_run_or_known_not_to_be() -> None:
+    run = [
+        *of("docs/openai.md", "console"),
+        *of("docs/serving.md", "console"),
+        *of("docs/serving.md", "toml"),
+    ]
+    run += of("README.md", "python")
+    others = [block for block in blocks() if block not in run]
+    unknown = [
+        block
+        for block in others
+        if not any(block.page == page and block.text.startswith(text) for page, text in NOT_RUN)
+    ]
+    assert unknown == []
+    assert all(any(block.text.startswith(text) for block in others) for _, text in NOT_RUN), "one is no more"
+
+
+def test_the_requests_of_the_openai_page_are_answered(server: ServerProcess) -> None:
+    examples = [command for block in of("docs/openai.md", "console") for command in block.commands]
+    assert len(examples) == 5
+    told = []
+    for program, url, flag, header, data_flag, body in examples:
+        assert (program, flag, data_flag) == ("curl", "-H", "-d")
+        name, _, value = header.partition(": ")
+        answer = httpx2.post(
+            url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        told.append(answer.text)
+    chat, texts, scored, tokens, text = told
+    assert chat.endswith("data: [DONE]\n\n")
+    assert len({choice["text"] for choice in orjson.loads(texts)["choices"]}) == 2
+    (choice,) = orjson.loads(scored)["choices"]
+    assert choice["text"] == "The capital of France is Paris."
+    assert len(choice["logprobs"]["token_logprobs"]) > 5
+    assert orjson.loads(tokens)["token_strs"]
+    assert orjson.loads(text)["prompt"]
+
+
+def test_the_example_of_the_readme_prints_an_answer(server: ServerProcess) -> None:
+    (block,) = of("README.md", "python")
+    assert ADDRESS in block.text
+    ended = subprocess.run(
+        [sys.executable, "-c", block.text.replace(ADDRESS, server.url)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout) > 20
+
+
+@pytest.fixture
+def as_documented(home: Path, default_model_path: Path) -> Iterator[ServerProcess]:
+    """The server that docs/serving.md starts, with the settings file that it shows."""
+    (settings,) = of("docs/serving.md", "toml")
+    ((program, command, *arguments),) = of("docs/serving.md", "console")[0].commands
+    assert (program, command) == ("stoker", "serve")
+    (home / "config.toml").write_text(settings.text)
+    (home / "my-model.gguf").symlink_to(default_model_path)
+    with ServerProcess(home, *arguments) as server:
+        server.wait_ready()
+        yield server
+
+
+def test_the_commands_of_the_serving_page_do_what_it_says(home: Path, as_documented: ServerProcess) -> None:
+    models = {model["name"]: model for model in orjson.loads(as_documented.get("/admin/models")[1])["models"]}
+    assert models.keys() == {MODEL, "mine"}
+    assert models["mine"]["context_length"] == 4096
+    environment = clean_environment(home, {"STOKER_PORT": as_documented.url.rpartition(":")[2]})
+    commands = of("docs/serving.md", "console")[1].commands
+    assert [command[1] for command in commands] == ["ps", "load", "unload"]
+    printed = []
+    for _, *arguments in commands:
+        ended = subprocess.run(
+            [sys.executable, "-m", "stoker", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        printed.append(ended.stdout)
+    assert [line.split()[0] for line in printed[0].splitlines()[1:]] == [MODEL, "mine"]
+    assert "second is ready" in printed[1]
+    after = orjson.loads(as_documented.get("/admin/models")[1])["models"]
+    assert {model["name"] for model in after} == {MODEL, "mine"}
