@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.text import ChatTemplate
 
-HI = [Message("user", "Hi")]
+HI = ChatPrompt((Message("user", "Hi"),))
 MOST_BYTES = 2**28
 
 
@@ -39,7 +39,7 @@ def test_a_template_that_is_not_valid_is_refused_at_load(source: str) -> None:
 
 def test_no_messages_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
-        ChatTemplate("x").render([])
+        ChatTemplate("x").render(ChatPrompt(()))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,7 @@ DOUBLING = (
 RECURSIVE = (
     "{% for x in range(9) recursive %}{% if loop.depth < 9 %}{{ loop(range(9)) }}{% endif %}{% endfor %}"
 )
+SEARCHING = "{% for a in range(99999) %}{{ range(99999) | select('eq', -1) | first }}{% endfor %}"
 LOOP = "{{% for i in range(9000) %}}{{% set ns.x = {} %}}{{% endfor %}}"
 GROWING = (
     "{{% set ns = namespace(x='ab') %}}{{% for i in range(60) %}}{{% set ns.x = {} %}}{{% endfor %}}"
@@ -101,6 +102,7 @@ NESTED = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% end
         ("{% for a in messages[0].content * 3000 %}" + NESTED + "{% endfor %}", "loops too often"),
         (DOUBLING, "loops too often"),
         (RECURSIVE, "too (often|much)"),
+        (SEARCHING, "loops too often"),
         ("{% for a in range(90000) %}0123456789{% endfor %}", "too much text"),
         ("{{ 'a' * 10 ** 9 }}", "repeats"),
         ("{{ 10 ** 9 * 'a' }}", "repeats"),
@@ -179,11 +181,11 @@ def test_a_template_cannot_fill_the_memory(source: str, reason: str) -> None:
 
 
 def test_the_bounds_grow_with_the_messages() -> None:
-    messages = [Message("user", "x" * 1000) for _ in range(3000)]
+    messages = tuple(Message("user", "x" * 1000) for _ in range(3000))
     template = ChatTemplate(
         "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}{{ m.content }}\n{% endfor %}"
     )
-    assert len(template.render(messages)) > 6_000_000
+    assert len(template.render(ChatPrompt(messages))) > 6_000_000
 
 
 def test_each_rendering_has_its_own_budget() -> None:
@@ -197,9 +199,9 @@ def test_loop_variables_survive_counting() -> None:
         "{{ loop.previtem.content if not loop.first }}"
         "{{ loop.nextitem.content if not loop.last }}{{ loop.last }};{% else %}none{% endfor %}"
     )
-    messages = [Message("system", "s"), Message("user", "a"), Message("user", "b")]
-    assert template.render(messages) == "1/2bFalse;2/2aTrue;"
-    assert template.render(messages[:1]) == "none"
+    messages = (Message("system", "s"), Message("user", "a"), Message("user", "b"))
+    assert template.render(ChatPrompt(messages)) == "1/2bFalse;2/2aTrue;"
+    assert template.render(ChatPrompt(messages[:1])) == "none"
 
 
 def test_the_date_comes_from_the_clock() -> None:
@@ -209,4 +211,4 @@ def test_the_date_comes_from_the_clock() -> None:
 
 def test_json_is_not_escaped_for_html() -> None:
     template = ChatTemplate("{{ messages[0].content | tojson }}")
-    assert template.render([Message("user", "<é> & 'x'")]) == "\"<é> & 'x'\""
+    assert template.render(ChatPrompt((Message("user", "<é> & 'x'"),))) == "\"<é> & 'x'\""
