@@ -49,9 +49,7 @@ class ChatEncoder:
         rendered, restore = self._render(prompt, check)
         return self._tokenizer.encode_split(rendered, restore)
 
-    def _render(
-        self, prompt: ChatPrompt, check: Callable[[str], None]
-    ) -> tuple[str, Callable[[str], str]]:
+    def _render(self, prompt: ChatPrompt, check: Callable[[str], None]) -> tuple[str, Callable[[str], str]]:
         """Render with the control tokens in messages disguised, and say how to undo it."""
         pattern = self._tokenizer.control_pattern
         for index, message in enumerate(prompt.messages):

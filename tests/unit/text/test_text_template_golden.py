@@ -38,9 +38,7 @@ def prompt(messages: list[dict[str, str]]) -> ChatPrompt:
 def test_renders_byte_for_byte(name: str) -> None:
     template = ChatTemplate(CORPUS.TEMPLATES[name], SPECIAL)
     rendered = {
-        conversation: template.render(
-            prompt(CORPUS.CONVERSATIONS[conversation])
-        )
+        conversation: template.render(prompt(CORPUS.CONVERSATIONS[conversation]))
         for conversation in GOLDEN[name]
     }
     assert rendered == GOLDEN[name]
