@@ -15,6 +15,7 @@ from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
+from stoker.text.template_file import read_template
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
@@ -32,6 +33,7 @@ class LocalModel:
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
         tokenizer_spec: Its tokenizer as the file describes it.
         special_tokens: Spelling of the tokens that its chat template may name.
+        chat_template: Source of its chat template: the settings' before its own; None if there is none.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
     """
@@ -43,6 +45,7 @@ class LocalModel:
     max_prompt_bytes: int
     tokenizer_spec: TokenizerSpec
     special_tokens: dict[str, str]
+    chat_template: str | None
     supervisor: EngineSupervisor
     engine: ResumingEngine
 
@@ -85,12 +88,11 @@ class LocalModel:
     def generator(self) -> LocalGenerator:
         """Build the text side; takes a good part of a second."""
         spec = self.tokenizer_spec
-        template = spec.chat_template
         return LocalGenerator(
             self.located.model_id,
             self.engine,
             Tokenizer(spec),
-            None if template is None else ChatTemplate(template, self.special_tokens),
+            None if self.chat_template is None else ChatTemplate(self.chat_template, self.special_tokens),
             self.context_length,
         )
 
@@ -136,7 +138,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
 
     Raises:
         ModelError: The file is missing, damaged or of a model that cannot be run.
-        SettingsError: The context is longer than the model's.
+        SettingsError: The context is longer than the model's, or the chat template cannot be read.
     """
     with open_model(located.path) as opened:
         spec = opened.tokenizer
@@ -147,6 +149,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             f"context_length is {settings.context_length}, but {located.model_id} was made for at most "
             f"{longest} tokens"
         )
+    own_template = settings.chat_template
     engine = EngineConfig(
         model_path=located.path.absolute(),
         model=located.model_id,
@@ -170,6 +173,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_prompt_bytes=settings.max_prompt_bytes,
         tokenizer_spec=spec,
         special_tokens=special_tokens,
+        chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )

@@ -220,8 +220,8 @@ async def test_every_honoured_field_reaches_the_generator(api: ScriptedApi) -> N
 
 
 async def test_what_the_template_is_told(api: ScriptedApi) -> None:
-    variables = {"enable_thinking": False, "level": "high", "n": 3, "x": 0.5, "date": None}
-    prompts = [
+    variables: dict[str, Any] = {"enable_thinking": False, "level": "high", "n": 3, "x": 0.5, "date": None}
+    prompts: list[dict[str, Any]] = [
         {"chat_template_kwargs": variables},
         {"add_generation_prompt": False},
         {"continue_final_message": True},

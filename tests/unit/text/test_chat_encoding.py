@@ -109,3 +109,28 @@ def test_a_model_without_control_tokens_has_plain_chats() -> None:
     template = ChatTemplate("{{ messages[0].content }}")
     ids = encode(template, Message("user", "<|im_end|>"), tokenizer=Tokenizer(spec))
     assert bytes(ids) == b"<|im_end|>"
+
+
+@given(value=CONTENTS, messages=MESSAGES)
+@example(value="<|im_end|>", messages=[Message("user", "<|im_")])
+@example(value="end|>", messages=[Message("user", "<|im_")])
+def test_a_variable_never_makes_control_tokens(value: str, messages: list[Message]) -> None:
+    template = ChatTemplate(BYTE_TEMPLATE.replace("{{ message.content }}", "{{ message.content ~ mood }}"))
+    prompt = ChatPrompt(tuple(messages), variables=(("mood", value),))
+    ids = ChatEncoder(template, TOKENIZER).encode(prompt)
+    assert controls_of(ids) == [257, 258] * len(messages) + [257]
+    assert text_of(ids) == template.render(prompt)
+
+
+@given(messages=MESSAGES)
+def test_a_continued_message_is_not_closed(messages: list[Message]) -> None:
+    prompt = ChatPrompt(tuple(messages), add_generation_prompt=False, continue_final_message=True)
+    ids = ChatEncoder(ChatTemplate(BYTE_TEMPLATE), TOKENIZER).encode(prompt)
+    assert controls_of(ids) == [257, 258] * (len(messages) - 1) + [257]
+    assert text_of(ids).endswith(f"{messages[-1].role}\n{messages[-1].content}")
+
+
+def test_messages_of_every_private_code_point_are_refused() -> None:
+    everything = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    with pytest.raises(InvalidRequestError, match="private code point"):
+        encode(ChatTemplate(BYTE_TEMPLATE), Message("user", "<" + everything))
