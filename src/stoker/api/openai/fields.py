@@ -89,7 +89,7 @@ _SHARED = (
 
 _TEMPLATE = (
     honoured("continue_final_message", "extension: go on with the last message, in it; default false"),
-    honoured("chat_template_kwargs", "extension: up to 16 variables of the model's chat template; see below"),
+    honoured("chat_template_kwargs", "extension: up to 16 variables of the model's chat template"),
     refused("chat_template", note="a model's template is set by who runs the server"),
     refused("documents", [], note="accepted: `[]`"),
     refused("mm_processor_kwargs", {}, note="accepted: `{}`"),
