@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stoker.core.errors import InvalidRequestError
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.word_rules import WHOLE_WORDS, WORD_RULES, word_rule
@@ -58,7 +58,8 @@ def tokenizer(spec: TokenizerSpec) -> Tokenizer:
 @pytest.fixture(scope="module")
 def chat(spec: TokenizerSpec, tokenizer: Tokenizer) -> Callable[[list[Message]], list[int]]:
     assert spec.chat_template is not None
-    return ChatEncoder(ChatTemplate(spec.chat_template), tokenizer).encode
+    encoder = ChatEncoder(ChatTemplate(spec.chat_template), tokenizer)
+    return lambda messages: encoder.encode(ChatPrompt(tuple(messages)))
 
 
 def test_corpus_is_a_few_hundred_kilobytes() -> None:
@@ -107,7 +108,8 @@ def test_a_conversation_gives_the_text_and_ids_of_transformers(
 ) -> None:
     assert spec.chat_template is not None
     messages = CONVERSATIONS[name]
-    assert ChatTemplate(spec.chat_template).render(messages) == GOLDEN["chats"]["text"][name]
+    prompt = ChatPrompt(tuple(messages))
+    assert ChatTemplate(spec.chat_template).render(prompt) == GOLDEN["chats"]["text"][name]
     assert chat(messages) == GOLDEN["chats"]["ids"][name]
 
 

@@ -16,6 +16,7 @@ from stoker.core.errors import (
     SettingsError,
     SourceError,
     StokerError,
+    UnsupportedFieldError,
 )
 from stoker.models.library import LocatedModel, ModelLibrary
 from stoker.models.sources import Progress
@@ -147,6 +148,11 @@ class Fleet:
                 "paths.",
                 param="model",
                 code="invalid_value",
+            )
+        if overrides.chat_template is not None:
+            raise UnsupportedFieldError(
+                "'chat_template' is a file of the server's, which only the settings may name. Leave it out.",
+                param="chat_template",
             )
         settings, key = self._settings(), model.lower()
         try:

@@ -15,6 +15,7 @@ from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
+from stoker.text.template_file import read_template
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
@@ -31,6 +32,7 @@ class LocalModel:
         max_waiting: Most sequences that its engine queues behind them.
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
         tokenizer_spec: Its tokenizer as the file describes it.
+        chat_template: Source of its chat template: the settings' before its own; None if there is none.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
     """
@@ -41,6 +43,7 @@ class LocalModel:
     max_waiting: int
     max_prompt_bytes: int
     tokenizer_spec: TokenizerSpec
+    chat_template: str | None
     supervisor: EngineSupervisor
     engine: ResumingEngine
 
@@ -83,12 +86,13 @@ class LocalModel:
     def generator(self) -> LocalGenerator:
         """Build the text side; takes a good part of a second."""
         spec = self.tokenizer_spec
-        template = spec.chat_template
+        source = self.chat_template
+        template = None if source is None else ChatTemplate(source, spec.special_tokens)
         return LocalGenerator(
             self.located.model_id,
             self.engine,
             Tokenizer(spec),
-            None if template is None else ChatTemplate(template, spec.special_tokens),
+            template,
             self.context_length,
         )
 
@@ -134,7 +138,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
 
     Raises:
         ModelError: The file is missing, damaged or of a model that cannot be run.
-        SettingsError: The context is longer than the model's.
+        SettingsError: The context is longer than the model's, or the chat template cannot be read.
     """
     with open_model(located.path, settings.quantize) as opened:
         spec = opened.tokenizer
@@ -144,6 +148,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             f"context_length is {settings.context_length}, but {located.model_id} was made for at most "
             f"{longest} tokens"
         )
+    own_template = settings.chat_template
     engine = EngineConfig(
         model_path=located.path.absolute(),
         quantize=settings.quantize,
@@ -167,6 +172,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting=settings.max_waiting,
         max_prompt_bytes=settings.max_prompt_bytes,
         tokenizer_spec=spec,
+        chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )

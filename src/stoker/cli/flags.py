@@ -124,5 +124,7 @@ def _metavar(field: str, annotation: Any) -> str:
     types = [t for t in get_args(annotation) if t is not type(None)]
     if field.endswith("_s"):
         return "SECONDS"
+    if field == "chat_template":
+        return "FILE"
     of_type = {ByteSize: "SIZE", int: "N", Path: "FOLDER"}
     return of_type.get(types[0] if types else annotation, field.rsplit("_", maxsplit=1)[-1].upper())

@@ -54,6 +54,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "step_tokens",
         "kv_memory",
         "context_length",
+        "chat_template",
     ),
     Effect.RESTART: ("home", "model", "host", "port", "log_format"),
 }

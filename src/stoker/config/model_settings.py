@@ -1,5 +1,6 @@
 """Settings of one model among several: a table of the settings file, or part of a request to load one."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, field_validator
@@ -18,6 +19,9 @@ class ModelSettings(BaseModel):
 
     alias: ModelAlias | None = Field(
         default=None, description="Name that clients use for the model; unset, it is the model's own."
+    )
+    chat_template: Path | None = Field(
+        default=None, description="Only in the settings file: a request must not name files."
     )
     context_length: int | None = Field(default=None, ge=1, le=2**24)
     kv_memory: ByteSize | None = Field(default=None, ge=1)

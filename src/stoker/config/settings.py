@@ -59,6 +59,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "step_tokens",
         "kv_memory",
         "context_length",
+        "chat_template",
         "engine_timeout_s",
         "resume_timeout_s",
     ),
@@ -86,6 +87,11 @@ class Settings(BaseModel):
         description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
         "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
         "`stoker serve` takes several.",
+    )
+    chat_template: Path | None = Field(
+        default=None,
+        description="File with a Jinja2 chat template that takes the place of the model's own, for a model "
+        "that has none or a wrong one. It is read when the model is loaded.",
     )
     offline: bool = Field(
         default=False,
@@ -118,8 +124,8 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` and `threads`; what is left "
-        "out is as for all models. A table does not load its model.",
+        "`chat_template`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` and "
+        "`threads`; what is left out is as for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -291,10 +297,10 @@ class Settings(BaseModel):
         "terminal, else json.",
     )
 
-    @field_validator("home", mode="after")
+    @field_validator("home", "chat_template", mode="after")
     @classmethod
-    def _absolute(cls, home: Path | None) -> Path | None:
-        return None if home is None else home.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
 
     @field_validator("hf_endpoint", mode="after")
     @classmethod

@@ -13,17 +13,32 @@ class Message:
     content: str
 
 
+TemplateValue = str | int | float | bool | None
+"""A value that a request may give to a variable of the chat template."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """A conversation, to be rendered by the model's own chat template.
 
     Attributes:
         messages: Its turns.
-        add_generation_prompt: Whether it ends with what begins the assistant's answer.
+        add_generation_prompt: Whether it ends with what begins the assistant's answer; not with
+            `continue_final_message`.
+        continue_final_message: Whether it ends inside its last message, which is to be gone on with.
+        variables: Names and values of the template's own variables (``enable_thinking``).
     """
 
     messages: tuple[Message, ...]
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: tuple[tuple[str, TemplateValue], ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """Everything of it that may be long."""
+        values = (value for _, value in self.variables if isinstance(value, str))
+        return [*(message.content for message in self.messages), *values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ def prompt_bytes(prompt: Prompt, *, context_length: int) -> int:
         context_length: Most tokens of one sequence.
     """
     match prompt:
-        case ChatPrompt(messages):
-            texts = [message.content for message in messages]
+        case ChatPrompt():
+            texts = prompt.texts
         case TextPrompt(text):
             texts = [text]
         case _:

@@ -75,18 +75,14 @@ class PromptEncoder:
 
     def _encode(self, prompt: Prompt) -> list[int]:
         match prompt:
-            case ChatPrompt(messages, add_generation_prompt):
+            case ChatPrompt():
                 if self._chat is None:
                     raise InvalidRequestError(
                         "This model has no chat template, so it cannot take messages. "
                         "Send a text prompt (completions) instead.",
                         param="messages",
                     )
-                ids = self._chat.encode(
-                    messages,
-                    lambda text: self._check_length(text, "messages"),
-                    add_generation_prompt=add_generation_prompt,
-                )
+                ids = self._chat.encode(prompt, lambda text: self._check_length(text, "messages"))
             case TextPrompt(text):
                 self._check_length(text, "prompt")
                 ids = self.beginning(prompt) + self._tokenizer.encode(text)
@@ -165,7 +161,7 @@ def output_room(request: TextRequest, n_prompt: int, context_length: int) -> int
 def _size(prompt: Prompt) -> int:
     match prompt:
         case ChatPrompt(messages):
-            return sum(len(message.content) + _MESSAGE_CHARS for message in messages)
+            return sum(map(len, prompt.texts)) + _MESSAGE_CHARS * len(messages)
         case TextPrompt(text):
             return len(text)
         case TokensPrompt(token_ids):

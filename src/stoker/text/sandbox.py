@@ -33,10 +33,13 @@ _CALL_STEPS = 5
 
 _MAX_TIME_CHARS = 256
 
-_FILTERS = frozenset(
-    {"abs", "attr", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list"}
-    | {"map", "reject", "rejectattr", "reverse", "safe", "select", "selectattr"}
-)
+_LIGHT_FILTERS = frozenset({"attr", "count", "d", "default", "first", "last", "length"})
+"""Filters that take as long whatever the value's size, and make nothing."""
+
+_LAZY_FILTERS = frozenset({"map", "reject", "rejectattr", "select", "selectattr"})
+"""Filters that go through a value's elements when somebody asks for the next one."""
+
+_FILTERS = frozenset({"abs", "float", "int", "items", "list", "reverse", "safe"}) | _LAZY_FILTERS
 """Filters that look at a value's own elements only."""
 
 _DEEP_FILTERS = frozenset(
@@ -95,7 +98,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             optimized=False,  # nothing is computed, uncounted, when a template is compiled
         )
         known = self.filters
-        self.filters = {name: _bounded(name, known[name]) for name in _FILTERS | _DEEP_FILTERS}
+        self.filters = {
+            name: _bounded(name, known[name]) for name in _LIGHT_FILTERS | _FILTERS | _DEEP_FILTERS
+        }
         self.filters["tojson"] = _to_json
         self.filters[_COUNTED] = _counted
         self.filters[_MADE] = _made
@@ -206,7 +211,7 @@ def _finalize(_: Context, value: Any) -> Any:
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Count a filter, and check its result's size first if it reads all of the value."""
     n_context = hasattr(function, "jinja_pass_arg")
-    deep = name in _DEEP_FILTERS
+    deep, light = name in _DEEP_FILTERS, name in _LIGHT_FILTERS
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -216,10 +221,13 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if deep:
             value = unroll(value)
             check_filter(name, value, tuple(rest), kwargs)
-        else:
+        elif not light:
             limits.make_like(value)
+            if name in _LAZY_FILTERS and value:
+                value = _counted(value)
         result = function(*before, value, *rest, **kwargs)
-        limits.make_like(result)
+        if not light:
+            limits.make_like(result)
         return result
 
     return bounded

@@ -219,6 +219,27 @@ async def test_every_honoured_field_reaches_the_generator(api: ScriptedApi) -> N
     )
 
 
+async def test_what_the_template_is_told(api: ScriptedApi) -> None:
+    variables: dict[str, Any] = {"enable_thinking": False, "level": "high", "n": 3, "x": 0.5, "date": None}
+    prompts: list[dict[str, Any]] = [
+        {"chat_template_kwargs": variables},
+        {"add_generation_prompt": False},
+        {"continue_final_message": True},
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}},
+    ]
+    for fields in prompts:
+        assert (await post(api.app, URL, HI | fields).done()).status == 200
+    messages = (Message("user", "hi"),)
+    assert [request.prompt for request in api.generator.requests] == [
+        ChatPrompt(messages, variables=tuple(variables.items())),
+        ChatPrompt(messages, add_generation_prompt=False),
+        ChatPrompt(messages, add_generation_prompt=False, continue_final_message=True),
+        ChatPrompt(messages, add_generation_prompt=False, continue_final_message=True),
+        ChatPrompt(messages),
+    ]
+
+
 async def test_defaults(api: ScriptedApi) -> None:
     await post(api.app, URL, HI | dict.fromkeys(("max_tokens", "seed", "stop", "logprobs", "n"))).done()
     (request,) = api.generator.requests

@@ -36,6 +36,11 @@ ASKING: dict[str, Any] = {
     "suffix": "x",
     "tool_choice": "required",
     "tools": [{"type": "function", "function": {"name": "f"}}],
+    "add_special_tokens": True,
+    "chat_template": "{{ messages }}",
+    "documents": [{"text": "x"}],
+    "echo": True,
+    "mm_processor_kwargs": {"x": 1},
     "verbosity": "low",
     "web_search_options": {},
 }
@@ -52,6 +57,10 @@ NEUTRAL: list[tuple[str, str, Any]] = [
     (CHAT, "verbosity", "medium"),
     (CHAT, "service_tier", "auto"),
     (CHAT, "service_tier", "default"),
+    (CHAT, "documents", []),
+    (CHAT, "echo", False),
+    (CHAT, "add_special_tokens", False),
+    (CHAT, "mm_processor_kwargs", {}),
     (TEXT, "suffix", ""),
 ]
 ROUTES = [(CHAT, HI, CHAT_FIELDS), (TEXT, GO, COMPLETION_FIELDS)]
@@ -94,7 +103,17 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "timeout",
         "prompt_logprobs",
     }
-    assert {field.name for field in CHAT_FIELDS} - chat == extensions
+    of_templates = {
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template_kwargs",
+        "chat_template",
+        "documents",
+        "mm_processor_kwargs",
+        "add_special_tokens",
+        "echo",
+    }
+    assert {field.name for field in CHAT_FIELDS} - chat == extensions | of_templates
     assert {field.name for field in COMPLETION_FIELDS} - text == extensions
 
 
@@ -248,6 +267,18 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 5}, "top_logprobs"),
     ({"logprobs": False, "top_logprobs": 0}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"add_generation_prompt": 1}, "add_generation_prompt"),
+    ({"continue_final_message": "yes"}, "continue_final_message"),
+    ({"continue_final_message": True, "add_generation_prompt": True}, "add_generation_prompt"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": []}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": {"y": 1}}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": 2**63}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": "a" * 4097}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"_x": 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x y": 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x" * 65: 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {f"x{index}": 1 for index in range(17)}}, "chat_template_kwargs"),
     ({"messages": None}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),

@@ -53,6 +53,13 @@ async def test_a_conversation(api: ScriptedApi, *, begin: bool | None) -> None:
     assert (await answer(api, "/tokenize", body))["tokens"] == tokens
 
 
+async def test_a_conversation_that_goes_on_in_its_last_message(api: ScriptedApi) -> None:
+    messages = [*MESSAGES, {"role": "assistant", "content": "ho <|im_end|>"}]
+    body = {"messages": messages, "continue_final_message": True}
+    tokens = [START, *b"user\nhi", END, *b"\n", START, *b"assistant\nho <|im_end|>"]
+    assert (await answer(api, "/tokenize", body))["tokens"] == tokens
+
+
 async def test_text_of_tokens(api: ScriptedApi) -> None:
     body = {"model": "tiny", "tokens": [START, *"h\u00e9".encode(), 0xFF, END]}
     assert await answer(api, "/detokenize", body) == {"prompt": "<|im_start|>h\u00e9\ufffd<|im_end|>"}
@@ -76,7 +83,11 @@ async def test_there_and_back(api: ScriptedApi) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"prompt": "a", "add_generation_prompt": True}, "add_generation_prompt"),
         ({"messages": MESSAGES, "add_special_tokens": True}, "add_special_tokens"),
-        ({"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ({"prompt": "a", "continue_final_message": True}, "continue_final_message"),
+        ({"prompt": "a", "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
+        ({"messages": MESSAGES, "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
+        ({"messages": MESSAGES, "chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs"),
+        ({"messages": MESSAGES, "chat_template": "x"}, "chat_template"),
         ({"messages": MESSAGES, "tools": [{}]}, "tools"),
         ({"prompt": "a", "return_token_strs": 1}, "return_token_strs"),
         ({"prompt": "a", "verbose": True}, "verbose"),

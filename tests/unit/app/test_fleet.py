@@ -21,6 +21,7 @@ from stoker.core.errors import (
     OutOfMemoryError,
     QueueFullError,
     SettingsError,
+    UnsupportedFieldError,
 )
 from stoker.core.text import Started, TextPrompt, TextRequest
 from stoker.models.catalogue import load_catalogue
@@ -255,6 +256,14 @@ async def test_an_unknown_name_leaves_no_trace(yard: Yard) -> None:
 async def test_settings_that_do_not_go_together(yard: Yard) -> None:
     with pytest.raises(InvalidRequestError, match="step_tokens"):
         await yard.fleet.load("one", ModelSettings(max_running=1000))
+
+
+async def test_a_request_cannot_name_a_file_of_the_server_s(yard: Yard) -> None:
+    await yard.started("one")
+    with pytest.raises(UnsupportedFieldError) as caught:
+        await yard.fleet.load("one", ModelSettings(alias="again", chat_template=Path("/etc/passwd")))
+    assert caught.value.param == "chat_template"
+    assert yard.status("again") is None
 
 
 async def test_unloading_gives_up_a_load(yard: Yard) -> None:

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stoker.core.errors import InvalidRequestError
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.testing.tokenizer import BYTE_CONTROLS, BYTE_TEMPLATE, byte_tokenizer_spec
 from stoker.text import ChatTemplate, Tokenizer
 from stoker.text.chat import ChatEncoder
@@ -34,6 +34,10 @@ MESSAGES = st.lists(
 )
 
 
+def encode(template: ChatTemplate, *messages: Message, tokenizer: Tokenizer = TOKENIZER) -> list[int]:
+    return ChatEncoder(template, tokenizer).encode(ChatPrompt(messages))
+
+
 def controls_of(ids: list[int]) -> list[int]:
     return [each for each in ids if TOKENIZER.is_control(each)]
 
@@ -49,7 +53,7 @@ def text_of(ids: list[int]) -> str:
 @example(messages=[Message("user", " <|im_end|> \U000f0000\U000f0001")])
 @example(messages=[Message("user", "<|im_<|im_end|>end|>")])
 def test_only_the_template_makes_control_tokens(source: str, messages: list[Message]) -> None:
-    ids = ChatEncoder(ChatTemplate(source), TOKENIZER).encode(messages)
+    ids = encode(ChatTemplate(source), *messages)
     # One start and one end for each message, and the start of the answer.
     assert controls_of(ids) == [257, 258] * len(messages) + [257]
 
@@ -58,22 +62,22 @@ def test_only_the_template_makes_control_tokens(source: str, messages: list[Mess
 @given(messages=MESSAGES)
 def test_the_text_is_the_rendered_text(source: str, messages: list[Message]) -> None:
     template = ChatTemplate(source)
-    assert text_of(ChatEncoder(template, TOKENIZER).encode(messages)) == template.render(messages)
+    assert text_of(encode(template, *messages)) == template.render(ChatPrompt(tuple(messages)))
 
 
 @pytest.mark.parametrize("source", TEMPLATES)
 @given(messages=MESSAGES)
 def test_without_spellings_the_ids_are_those_of_the_whole_text(source: str, messages: list[Message]) -> None:
     template = ChatTemplate(source)
-    rendered = template.render(messages)
+    rendered = template.render(ChatPrompt(tuple(messages)))
     whole = TOKENIZER.encode(rendered, special=True)
     if controls_of(whole) == [257, 258] * len(messages) + [257]:
-        assert ChatEncoder(template, TOKENIZER).encode(messages) == whole
+        assert encode(template, *messages) == whole
 
 
 def test_a_template_that_looks_into_messages_still_does() -> None:
     template = ChatTemplate(THINKING)
-    ids = ChatEncoder(template, TOKENIZER).encode([Message("assistant", "<hm></think>yes <|im_end|>")])
+    ids = encode(template, Message("assistant", "<hm></think>yes <|im_end|>"))
     assert text_of(ids).startswith("<|im_start|>assistant\nyes <|im_end|><|im_end|>\n")
     assert controls_of(ids) == [257, 258, 257]
 
@@ -81,7 +85,7 @@ def test_a_template_that_looks_into_messages_still_does() -> None:
 def test_a_word_is_cut_across_the_border_of_template_and_message() -> None:
     tokenizer = Tokenizer(byte_tokenizer_spec(merges=("x y",)))
     template = ChatTemplate("<|im_start|>x{{ messages[0].content }}")
-    assert ChatEncoder(template, tokenizer).encode([Message("user", "y<|im_end|>")]) == [
+    assert encode(template, Message("user", "y<|im_end|>"), tokenizer=tokenizer) == [
         257,
         259,
         *b"<|im_end|>",
@@ -91,17 +95,42 @@ def test_a_word_is_cut_across_the_border_of_template_and_message() -> None:
 def test_a_template_may_build_a_control_token_from_the_role() -> None:
     tokenizer = Tokenizer(byte_tokenizer_spec(controls=("<|user|>", "<|im_end|>")))
     template = ChatTemplate("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}")
-    assert ChatEncoder(template, tokenizer).encode([Message("user", "<b>")]) == [256, *b"<b>"]
+    assert encode(template, Message("user", "<b>"), tokenizer=tokenizer) == [256, *b"<b>"]
 
 
 def test_a_role_that_spells_a_control_token_is_refused() -> None:
-    encoder = ChatEncoder(ChatTemplate(BYTE_TEMPLATE), TOKENIZER)
     with pytest.raises(InvalidRequestError) as caught:
-        encoder.encode([Message("user", "Hi"), Message("x<|im_end|>", "Hi")])
+        encode(ChatTemplate(BYTE_TEMPLATE), Message("user", "Hi"), Message("x<|im_end|>", "Hi"))
     assert caught.value.param == "messages.1.role"
 
 
 def test_a_model_without_control_tokens_has_plain_chats() -> None:
     spec = byte_tokenizer_spec(controls=(), end="A")
-    encoder = ChatEncoder(ChatTemplate("{{ messages[0].content }}"), Tokenizer(spec))
-    assert bytes(encoder.encode([Message("user", "<|im_end|>")])) == b"<|im_end|>"
+    template = ChatTemplate("{{ messages[0].content }}")
+    ids = encode(template, Message("user", "<|im_end|>"), tokenizer=Tokenizer(spec))
+    assert bytes(ids) == b"<|im_end|>"
+
+
+@given(value=CONTENTS, messages=MESSAGES)
+@example(value="<|im_end|>", messages=[Message("user", "<|im_")])
+@example(value="end|>", messages=[Message("user", "<|im_")])
+def test_a_variable_never_makes_control_tokens(value: str, messages: list[Message]) -> None:
+    template = ChatTemplate(BYTE_TEMPLATE.replace("{{ message.content }}", "{{ message.content ~ mood }}"))
+    prompt = ChatPrompt(tuple(messages), variables=(("mood", value),))
+    ids = ChatEncoder(template, TOKENIZER).encode(prompt)
+    assert controls_of(ids) == [257, 258] * len(messages) + [257]
+    assert text_of(ids) == template.render(prompt)
+
+
+@given(messages=MESSAGES)
+def test_a_continued_message_is_not_closed(messages: list[Message]) -> None:
+    prompt = ChatPrompt(tuple(messages), add_generation_prompt=False, continue_final_message=True)
+    ids = ChatEncoder(ChatTemplate(BYTE_TEMPLATE), TOKENIZER).encode(prompt)
+    assert controls_of(ids) == [257, 258] * (len(messages) - 1) + [257]
+    assert text_of(ids).endswith(f"{messages[-1].role}\n{messages[-1].content}")
+
+
+def test_messages_of_every_private_code_point_are_refused() -> None:
+    everything = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    with pytest.raises(InvalidRequestError, match="private code point"):
+        encode(ChatTemplate(BYTE_TEMPLATE), Message("user", "<" + everything))

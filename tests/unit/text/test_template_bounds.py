@@ -5,10 +5,10 @@ import tracemalloc
 import pytest
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.text.template import ChatTemplate
 
-HI = [Message("user", "Hi")]
+HI = ChatPrompt((Message("user", "Hi"),))
 MAX_MEMORY_BYTES = 64 * 2**20
 
 

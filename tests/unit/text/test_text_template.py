@@ -2,15 +2,16 @@
 
 import time
 import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from stoker.core.errors import InvalidRequestError, UnsupportedModelError
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.text import ChatTemplate
 
-HI = [Message("user", "Hi")]
+HI = ChatPrompt((Message("user", "Hi"),))
 MOST_BYTES = 2**28
 
 
@@ -39,7 +40,7 @@ def test_a_template_that_is_not_valid_is_refused_at_load(source: str) -> None:
 
 def test_no_messages_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
-        ChatTemplate("x").render([])
+        ChatTemplate("x").render(ChatPrompt(()))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ DOUBLING = (
 RECURSIVE = (
     "{% for x in range(9) recursive %}{% if loop.depth < 9 %}{{ loop(range(9)) }}{% endif %}{% endfor %}"
 )
+SEARCHING = "{% for a in range(99999) %}{{ range(99999) | select('eq', -1) | first }}{% endfor %}"
 LOOP = "{{% for i in range(9000) %}}{{% set ns.x = {} %}}{{% endfor %}}"
 GROWING = (
     "{{% set ns = namespace(x='ab') %}}{{% for i in range(60) %}}{{% set ns.x = {} %}}{{% endfor %}}"
@@ -101,6 +103,7 @@ NESTED = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% end
         ("{% for a in messages[0].content * 3000 %}" + NESTED + "{% endfor %}", "loops too often"),
         (DOUBLING, "loops too often"),
         (RECURSIVE, "too (often|much)"),
+        (SEARCHING, "loops too often"),
         ("{% for a in range(90000) %}0123456789{% endfor %}", "too much text"),
         ("{{ 'a' * 10 ** 9 }}", "repeats"),
         ("{{ 10 ** 9 * 'a' }}", "repeats"),
@@ -179,11 +182,11 @@ def test_a_template_cannot_fill_the_memory(source: str, reason: str) -> None:
 
 
 def test_the_bounds_grow_with_the_messages() -> None:
-    messages = [Message("user", "x" * 1000) for _ in range(3000)]
+    messages = tuple(Message("user", "x" * 1000) for _ in range(3000))
     template = ChatTemplate(
         "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}{{ m.content }}\n{% endfor %}"
     )
-    assert len(template.render(messages)) > 6_000_000
+    assert len(template.render(ChatPrompt(messages))) > 6_000_000
 
 
 def test_each_rendering_has_its_own_budget() -> None:
@@ -197,9 +200,9 @@ def test_loop_variables_survive_counting() -> None:
         "{{ loop.previtem.content if not loop.first }}"
         "{{ loop.nextitem.content if not loop.last }}{{ loop.last }};{% else %}none{% endfor %}"
     )
-    messages = [Message("system", "s"), Message("user", "a"), Message("user", "b")]
-    assert template.render(messages) == "1/2bFalse;2/2aTrue;"
-    assert template.render(messages[:1]) == "none"
+    messages = (Message("system", "s"), Message("user", "a"), Message("user", "b"))
+    assert template.render(ChatPrompt(messages)) == "1/2bFalse;2/2aTrue;"
+    assert template.render(ChatPrompt(messages[:1])) == "none"
 
 
 def test_the_date_comes_from_the_clock() -> None:
@@ -209,4 +212,83 @@ def test_the_date_comes_from_the_clock() -> None:
 
 def test_json_is_not_escaped_for_html() -> None:
     template = ChatTemplate("{{ messages[0].content | tojson }}")
-    assert template.render([Message("user", "<é> & 'x'")]) == "\"<é> & 'x'\""
+    assert template.render(ChatPrompt((Message("user", "<é> & 'x'"),))) == "\"<é> & 'x'\""
+
+
+THINKING = (
+    "{{ messages[0].content }} {{ 'thinks' if enable_thinking | default(true) else 'answers' }} {{ n }}"
+)
+
+
+def test_a_prompt_sets_the_template_s_variables() -> None:
+    template = ChatTemplate(THINKING)
+    assert template.variables == {"enable_thinking", "n"}
+    assert template.render(HI) == "Hi thinks "
+    told = replace(HI, variables=(("enable_thinking", False), ("n", 2.5)))
+    assert template.render(told) == "Hi answers 2.5"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (THINKING, "enable_thought"),
+        (THINKING, "messages"),
+        ("{{ add_generation_prompt }}{{ tools }}{{ documents }}", "tools"),
+        ("{{ bos_token }}", "bos_token"),
+        ("{{ raise_exception('no') if false }}", "raise_exception"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "m"),
+        ("{% set x = 1 %}{{ x }}", "x"),
+    ],
+)
+def test_a_variable_that_is_not_the_request_s_to_set_is_refused(source: str, name: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"no variable '{name}'") as caught:
+        ChatTemplate(source).render(replace(HI, variables=((name, 1),)))
+    assert caught.value.param == "chat_template_kwargs"
+
+
+def test_a_variable_cannot_make_a_template_endless() -> None:
+    template = ChatTemplate("{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}")
+    with pytest.raises(InvalidRequestError, match="loops too often"):
+        template.render(replace(HI, variables=(("n", 99_999),)))
+
+
+GOING_ON = "{% for m in messages %}<{{ m.role }}>{{ m.content KEPT }}</>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("kept", "content", "expected"),
+    [
+        ("", "So, the ", "<user>Hi</><assistant>So, the "),
+        ("| trim", " So, the ", "<user>Hi</><assistant>So, the"),
+        ("", "", "<user>Hi</><assistant>"),
+        ("", "<user>Hi</>", "<user>Hi</><assistant><user>Hi</>"),
+        ("", "\U00100000 \U00100001", "<user>Hi</><assistant>\U00100000 \U00100001"),
+    ],
+)
+def test_the_last_message_stays_open(kept: str, content: str, expected: str) -> None:
+    messages = (*HI.messages, Message("assistant", content))
+    prompt = ChatPrompt(messages, add_generation_prompt=False, continue_final_message=True)
+    assert ChatTemplate(GOING_ON.replace("KEPT", kept)).render(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ messages[0].content }}", "{{ messages[-1].content | replace('t', '') }}"]
+)
+def test_a_message_that_does_not_come_out_cannot_be_continued(source: str) -> None:
+    messages = (*HI.messages, Message("assistant", "text"))
+    with pytest.raises(InvalidRequestError, match="cannot be continued") as caught:
+        ChatTemplate(source).render(ChatPrompt(messages, continue_final_message=True))
+    assert caught.value.param == "continue_final_message"
+
+
+def test_messages_of_every_private_code_point_cannot_be_continued() -> None:
+    everything = "".join(map(chr, range(0x100000, 0x10FFFE)))
+    prompt = ChatPrompt((Message("user", everything),), continue_final_message=True)
+    with pytest.raises(InvalidRequestError, match="private code point"):
+        ChatTemplate("{{ messages[0].content }}").render(prompt)
+
+
+def test_long_conversations_stay_within_the_bounds() -> None:
+    turn = "{{ m.role }}{% if loop.index0 == messages | length - 1 and messages | first %}!{% endif %}"
+    template = ChatTemplate("{% for m in messages[::-1] %}" + turn + "{% endfor %}")
+    assert template.render(ChatPrompt(HI.messages * 4096)) == "user" * 4096 + "!"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.text import ChatTemplate
 
 GOLDEN_DIR = Path(__file__).parent.parent.parent / "golden" / "tokenizer"
@@ -30,13 +30,15 @@ def load_corpus() -> Any:
 CORPUS = load_corpus()
 
 
+def prompt(messages: list[dict[str, str]]) -> ChatPrompt:
+    return ChatPrompt(tuple(Message(each["role"], each["content"]) for each in messages))
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_renders_byte_for_byte(name: str) -> None:
     template = ChatTemplate(CORPUS.TEMPLATES[name], SPECIAL)
     rendered = {
-        conversation: template.render(
-            [Message(each["role"], each["content"]) for each in CORPUS.CONVERSATIONS[conversation]]
-        )
+        conversation: template.render(prompt(CORPUS.CONVERSATIONS[conversation]))
         for conversation in GOLDEN[name]
     }
     assert rendered == GOLDEN[name]
@@ -47,7 +49,7 @@ def test_renders_published_templates_byte_for_byte(name: str) -> None:
     source = (GOLDEN_DIR / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
     template = ChatTemplate(source, SPECIAL, now=lambda: datetime.fromisoformat(CORPUS.TODAY))
     rendered = {
-        conversation: template.render([Message(each["role"], each["content"]) for each in messages])
+        conversation: template.render(prompt(messages))
         for conversation, messages in CORPUS.CONVERSATIONS.items()
     }
     assert rendered == PUBLISHED[name]

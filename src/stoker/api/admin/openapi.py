@@ -31,7 +31,7 @@ def admin_part() -> Part:
             "type": "object",
             "properties": {
                 "model": {"type": "string", "minLength": 1, "maxLength": 256},
-                **load["properties"],
+                **{name: each for name, each in load["properties"].items() if name != "chat_template"},
             },
             "required": ["model"],
             "additionalProperties": False,

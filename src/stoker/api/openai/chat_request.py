@@ -7,7 +7,7 @@ from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import CHAT_FIELDS, MESSAGE_FIELDS, PART_FIELDS, FieldTable
 from stoker.api.openai.job import Job, make_job, sift_stream_options
 from stoker.api.openai.validation import validate
-from stoker.api.openai.wire import ChatBody, MessageBody
+from stoker.api.openai.wire import ChatBody, MessageBody, TemplateFields
 from stoker.core.errors import InvalidRequestError, UnsupportedFieldError
 from stoker.core.text import ChatPrompt, Message
 
@@ -27,7 +27,7 @@ def parse_chat(body: dict[str, Any], limits: ApiLimits, request_id: str) -> Job:
     sift_stream_options(fields)
     messages = fields.pop("messages", None)
     chat = validate(ChatBody, fields)
-    prompt = ChatPrompt(parse_messages(messages, limits))
+    prompt = chat_prompt(chat, messages, limits)
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' is only allowed together with 'logprobs': true.",
@@ -41,6 +41,27 @@ def parse_chat(body: dict[str, Any], limits: ApiLimits, request_id: str) -> Job:
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         limits=limits,
         request_id=request_id,
+    )
+
+
+def chat_prompt(wire: TemplateFields, messages: object, limits: ApiLimits) -> ChatPrompt:
+    """Build the prompt of a request that has ``messages``.
+
+    Raises:
+        InvalidRequestError: Whatever is wrong with them, or fields that contradict each other.
+    """
+    if wire.continue_final_message and wire.add_generation_prompt:
+        raise InvalidRequestError(
+            "'add_generation_prompt': true begins another message, so it cannot go together with "
+            "'continue_final_message': true. Leave one of them out.",
+            param="add_generation_prompt",
+            code="invalid_value",
+        )
+    return ChatPrompt(
+        parse_messages(messages, limits),
+        add_generation_prompt=wire.add_generation_prompt is not False and not wire.continue_final_message,
+        continue_final_message=wire.continue_final_message,
+        variables=wire.chat_template_kwargs,
     )
 
 

@@ -88,6 +88,14 @@ _SHARED = (
     refused("prompt_logprobs", note="instead: `echo` with `logprobs` on `/v1/completions`"),
 )
 
+_TEMPLATE = (
+    honoured("continue_final_message", "extension: go on with the last message, in it; default false"),
+    honoured("chat_template_kwargs", "extension: up to 16 variables of the model's chat template"),
+    refused("chat_template", note="a model's template is set by who runs the server"),
+    refused("documents", [], note="accepted: `[]`"),
+    refused("mm_processor_kwargs", {}, note="accepted: `{}`"),
+)
+
 CHAT_FIELDS = (
     honoured("messages", "required; 1 to 4,096; see below"),
     honoured("max_tokens", "1 or above; default: the rest of the context"),
@@ -95,6 +103,10 @@ CHAT_FIELDS = (
     honoured("logprobs", "true or false, default false"),
     honoured("top_logprobs", "0 to 20, only with `logprobs`"),
     *_SHARED,
+    honoured("add_generation_prompt", "extension: begin the assistant's answer; default true"),
+    *_TEMPLATE,
+    refused("add_special_tokens", False, note="accepted: false; the chat template says what comes first"),
+    refused("echo", False, note="accepted: false"),
     no_op("metadata", "labels for stored completions"),
     no_op("store", "nothing is stored"),
     no_op("safety_identifier", "names the end user"),
@@ -110,7 +122,7 @@ CHAT_FIELDS = (
     refused("response_format", {"type": "text"}, note='accepted: `{"type": "text"}`'),
     refused("modalities", ["text"], note='accepted: `["text"]`'),
     refused("audio"),
-    refused("reasoning_effort", "none", note='accepted: `"none"`'),
+    refused("reasoning_effort", "none", note='accepted: `"none"`; some templates have it as a variable'),
     refused("verbosity", "medium", note='accepted: `"medium"`'),
     refused("service_tier", "auto", "default", note='accepted: `"auto"`, `"default"`'),
     refused("web_search_options"),
@@ -163,11 +175,8 @@ TOKENIZE_FIELDS = (
     honoured("add_special_tokens", "begin as texts of the model begin; default true, with `messages` false"),
     honoured("add_generation_prompt", "only with `messages`: begin the assistant's answer; default true"),
     honoured("return_token_strs", "spell the tokens too; default false"),
-    refused("continue_final_message", False, note="accepted: false"),
     refused("tools", [], note="accepted: `[]`"),
-    refused("chat_template"),
-    refused("chat_template_kwargs", {}, note="accepted: `{}`"),
-    refused("mm_processor_kwargs", {}, note="accepted: `{}`"),
+    *_TEMPLATE,
 )
 """Fields of ``POST /tokenize``, which are vLLM's."""
 

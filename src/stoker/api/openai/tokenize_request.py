@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.chat_request import parse_messages
+from stoker.api.openai.chat_request import chat_prompt
 from stoker.api.openai.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, FieldTable
 from stoker.api.openai.validation import validate
-from stoker.api.openai.wire import DetokenizeBody, TokenizeBody
+from stoker.api.openai.wire import DetokenizeBody, TemplateFields, TokenizeBody
 from stoker.core.errors import ContextLengthError, InvalidRequestError, UnsupportedFieldError
 from stoker.core.text import ChatPrompt, Prompt, TextPrompt
 
@@ -58,12 +58,11 @@ def parse_tokenize(body: dict[str, Any], limits: ApiLimits) -> TokenizeJob:
 
 
 def _text(wire: TokenizeBody) -> TextPrompt:
-    if wire.add_generation_prompt is not None:
-        raise InvalidRequestError(
-            "'add_generation_prompt' is only allowed together with 'messages'.",
-            param="add_generation_prompt",
-            code="invalid_value",
-        )
+    for name, field in TemplateFields.model_fields.items():
+        if getattr(wire, name) != field.default:
+            raise InvalidRequestError(
+                f"'{name}' is only allowed together with 'messages'.", param=name, code="invalid_value"
+            )
     return TextPrompt(wire.prompt or "", add_special_tokens=wire.add_special_tokens is not False)
 
 
@@ -74,9 +73,7 @@ def _chat(wire: TokenizeBody, messages: object, limits: ApiLimits) -> ChatPrompt
             "what a conversation begins with. Leave it out.",
             param="add_special_tokens",
         )
-    return ChatPrompt(
-        parse_messages(messages, limits), add_generation_prompt=wire.add_generation_prompt is not False
-    )
+    return chat_prompt(wire, messages, limits)
 
 
 def parse_detokenize(body: dict[str, Any], limits: ApiLimits) -> DetokenizeJob:

@@ -4,6 +4,7 @@ The field tables have been applied before: what arrives here is honoured and not
 """
 
 import re
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -18,12 +19,15 @@ from stoker.core.sampling import (
     MAX_TOP_K,
     MIN_REPETITION_PENALTY,
 )
+from stoker.core.text import TemplateValue
 from stoker.core.tokens import MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S
 
 DEFAULT_COMPLETION_TOKENS = 16
 MAX_STOPS = 16
 MAX_STOP_CHARS = 512
 MAX_MODEL_CHARS = 256
+MAX_VARIABLES = 16
+MAX_VARIABLE_CHARS = 4096
 
 _MAX_INT32 = 2**31 - 1
 _MIN_INT64 = -(2**63)
@@ -59,6 +63,61 @@ def _bias_pairs(value: Any) -> Any:
     return tuple((int(key), float(bias)) for key, bias in value.items())
 
 
+_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+def _is_plain(value: Any) -> bool:
+    match value:
+        case None | bool() | str():
+            return True
+        case int():
+            return _MIN_INT64 <= value <= _MAX_INT64
+        case _:
+            return isinstance(value, float) and isfinite(value)
+
+
+def _template_variables(value: Any) -> Any:
+    """Turn an object of names and plain values into pairs."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("variables_type", "it should be an object of variables and their values")
+    if len(value) > MAX_VARIABLES:
+        raise PydanticCustomError(
+            "variables_count",
+            "it should have at most {most} variables, not {count}",
+            {"most": MAX_VARIABLES, "count": len(value)},
+        )
+    for name, each in value.items():
+        if not _VARIABLE.fullmatch(name):
+            raise PydanticCustomError(
+                "variables_name", "its names should be 1 to 64 letters, digits or '_', a letter first"
+            )
+        if not _is_plain(each):
+            raise PydanticCustomError(
+                "variables_value",
+                "the value of {name} should be a string, a number, true, false or null",
+                {"name": name},
+            )
+        if isinstance(each, str) and len(each) > MAX_VARIABLE_CHARS:
+            raise PydanticCustomError(
+                "variables_length",
+                "the value of {name} should have at most {most} characters, not {count}",
+                {"name": name, "most": MAX_VARIABLE_CHARS, "count": len(each)},
+            )
+    return tuple(value.items())
+
+
+_VARIABLES_SCHEMA = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$"},
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "string", "maxLength": MAX_VARIABLE_CHARS},
+            {"type": "integer", "minimum": _MIN_INT64, "maximum": _MAX_INT64},
+            {"type": ["number", "boolean", "null"]},
+        ]
+    },
+    "maxProperties": MAX_VARIABLES,
+}
 _BIAS_SCHEMA = {
     "type": "object",
     "propertyNames": {"pattern": f"^{_TOKEN_KEY.pattern}$"},
@@ -70,6 +129,11 @@ _STOPS_SCHEMA = {"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA
 
 LogitBias = Annotated[
     tuple[tuple[int, float], ...], BeforeValidator(_bias_pairs), WithJsonSchema(_BIAS_SCHEMA)
+]
+TemplateVariables = Annotated[
+    tuple[tuple[str, TemplateValue], ...],
+    BeforeValidator(_template_variables),
+    WithJsonSchema(_VARIABLES_SCHEMA),
 ]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
@@ -129,7 +193,15 @@ class MessageBody(Wire):
     content: str
 
 
-class ChatBody(GenerationBody):
+class TemplateFields(Wire):
+    """How a conversation is rendered; a part of every request that has ``messages``."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    chat_template_kwargs: TemplateVariables = ()
+
+
+class ChatBody(GenerationBody, TemplateFields):
     """``POST /v1/chat/completions``, apart from ``messages``."""
 
     max_tokens: PositiveInt | None = None
@@ -147,13 +219,12 @@ class CompletionBody(GenerationBody):
     echo: bool = False
 
 
-class TokenizeBody(Wire):
+class TokenizeBody(TemplateFields):
     """``POST /tokenize``, apart from ``messages``."""
 
     model: ModelName | None = None
     prompt: str | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
     return_token_strs: bool = False
 
 

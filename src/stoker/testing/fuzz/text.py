@@ -2,7 +2,7 @@
 
 import re
 
-from stoker.core.text import Message
+from stoker.core.text import ChatPrompt, Message
 from stoker.models.config import TokenizerSpec
 from stoker.text.template import ChatTemplate
 from stoker.text.tokenizer import Tokenizer
@@ -51,10 +51,10 @@ def template(data: bytes) -> None:
     """
     source, *contents = data.decode(errors="replace").split("\f")
     compiled = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
-    messages = [
+    messages = tuple(
         Message("user" if index % 2 == 0 else "assistant", content)
         for index, content in enumerate(contents[:16] or ["Hi"])
-    ]
-    rendered = compiled.render(messages)
+    )
+    rendered = compiled.render(ChatPrompt(messages))
     if len(rendered) > _MAX_RENDERED_CHARS + 16 * len(data):
         raise AssertionError(f"{len(data)} bytes became {len(rendered)} characters")
