@@ -150,7 +150,7 @@ def test_awq(tmp_path: Path, group_size: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_any_rows_can_be_read(tmp_path: Path, method: str) -> None:
+def test_any_rows_can_be_read(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Packed(4, 32)
     if method == "gptq":
         matrix = read(made.gptq(tmp_path), gptq(4, 32))
@@ -158,7 +158,8 @@ def test_any_rows_can_be_read(tmp_path: Path, method: str) -> None:
         matrix = read(made.awq(tmp_path), Quantization(method="awq", bits=4, group_size=32))
     whole = bytes(matrix.read(0, OUTPUTS))
     row_bytes = len(whole) // OUTPUTS
-    for start, stop in ((0, 1), (3, 13), (15, 16), (8, 16)):
+    monkeypatch.setattr("stoker.models.huggingface.packed._CHUNK_ELEMENTS", 3 * INPUTS)
+    for start, stop in ((0, 1), (3, 13), (15, 16), (8, 16), (0, OUTPUTS)):
         assert bytes(matrix.read(start, stop)) == whole[start * row_bytes : stop * row_bytes]
 
 
@@ -196,6 +197,16 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     wide = replace(whole, scales=stored(tmp_path, "scales", raw(made.scales.T.astype(np.float32))))
     with pytest.raises(UnsupportedModelError, match="'scales' has the type F32; Stoker reads F16"):
         read(wide, gptq(4, 32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 60_000.0])
+def test_scales_that_no_block_holds_are_refused(tmp_path: Path, value: float) -> None:
+    made = Packed(4, 32, zero=15)
+    made.scales[3, 2] = value
+    made.zeros[3] = [0, 15, 15, 0]
+    matrix = read(made.gptq(tmp_path), gptq(4, 32))
+    with pytest.raises(CorruptFileError, match="A quantized matrix holds"):
+        matrix.read(0, OUTPUTS)
 
 
 def test_quantization_configs() -> None:
