@@ -74,6 +74,7 @@ class FileDetails:
         digest: Names the weights.
         config: Shape of the model.
         tensor_types: How many tensors are stored in each type, most frequent first.
+        quantized: How a folder's matrices are quantized and how well that is held, or None.
         n_parameters: Elements of all tensors.
         title: The model's name in the file, or None.
         licence: The licence in the file, or None.
@@ -84,6 +85,7 @@ class FileDetails:
     digest: str
     config: ModelConfig
     tensor_types: Mapping[str, int]
+    quantized: str | None
     n_parameters: int
     title: str | None
     licence: str | None
@@ -351,6 +353,7 @@ def _read_details(path: Path) -> FileDetails:
             digest=model.digest,
             config=model.config,
             tensor_types=dict(types.most_common()),
+            quantized=model.quantized,
             n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
             title=model.title,
             licence=model.licence,

@@ -100,6 +100,11 @@ class OpenedGguf:
         """The weights' licence in the file, or None."""
         return self._stated("general.license")
 
+    @property
+    def quantized(self) -> None:
+        """Nothing beside the tensors' types."""
+        return
+
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer.

@@ -181,6 +181,8 @@ def test_a_gptq_folder_is_close_to_the_model_that_it_was_made_from(tmp_path: Pat
     with open_model(folder) as model, open_model(write_tiny_folder(tmp_path / "plain")) as plain:
         assert model.tensors["blk.0.attn_q.weight"].dtype == "Q4_1"
         assert model.tensors["token_embd.weight"].dtype == "F16"
+        assert model.quantized == f"gptq, 4 bits (14 {'exact' if sym else 'rounded minimums'})"
+        assert plain.quantized is None
         for name in expected_shapes(model.config):
             values = decoded(plain, name)
             blocks = values.reshape(-1, 32)

@@ -90,7 +90,7 @@ def read(parts: PackedParts, scheme: Quantization) -> PackedMatrix:
 def test_symmetric_4_bits_are_exact(tmp_path: Path, group_size: int) -> None:
     made = Packed(4, group_size, zero=8)
     matrix = read(made.gptq(tmp_path), gptq(4, group_size))
-    assert matrix.dtype == "Q4_1"
+    assert (matrix.dtype, matrix.fidelity) == ("Q4_1", "exact")
     assert np.array_equal(decoded(matrix), made.values())
 
 
@@ -99,7 +99,7 @@ def test_other_zeros_lose_what_rounding_the_minimum_loses(tmp_path: Path, offset
     made = Packed(4, 32)
     assert {0, 15} <= set(made.zeros.ravel())
     matrix = read(made.gptq(tmp_path, offset=offset), gptq(4, 32, offset))
-    assert matrix.dtype == "Q4_1"
+    assert (matrix.dtype, matrix.fidelity) == ("Q4_1", "rounded minimums")
     minima = np.abs(made.zeros * made.scales.astype(np.float64))[:, made.groups]
     assert (np.abs(decoded(matrix) - made.values()) <= minima * 2**-11 + 1e-7).all()
 
@@ -107,14 +107,14 @@ def test_other_zeros_lose_what_rounding_the_minimum_loses(tmp_path: Path, offset
 def test_symmetric_8_bits_are_exact(tmp_path: Path) -> None:
     made = Packed(8, 64, zero=128)
     matrix = read(made.gptq(tmp_path), gptq(8, 64))
-    assert matrix.dtype == "Q8_0"
+    assert (matrix.dtype, matrix.fidelity) == ("Q8_0", "exact")
     assert np.array_equal(decoded(matrix), made.values())
 
 
 def test_other_zeros_of_8_bits_are_rounded_to_halves(tmp_path: Path) -> None:
     made = Packed(8, 64)
     matrix = read(made.gptq(tmp_path), gptq(8, 64))
-    assert matrix.dtype == "F16"
+    assert (matrix.dtype, matrix.fidelity) == ("F16", "rounded to f16")
     assert np.array_equal(decoded(matrix), made.values().astype(np.float16))
 
 

@@ -1,5 +1,6 @@
 """A model folder in Hugging Face's layout, opened."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -48,6 +49,7 @@ class OpenedFolder:
         try:
             inventory = Inventory(str(path), self._shards.tensors, quantization)
             self._config = read_shape(description, inventory.embedding_type)
+            self._quantization, self._packed = quantization, inventory.packed
             self._tensors = map_tensors(inventory, description.family, self._config, quantize)
         except BaseException:
             self._shards.close()
@@ -83,6 +85,16 @@ class OpenedFolder:
         """The weights' licence; a folder states none."""
         return None
 
+    @property
+    def quantized(self) -> str | None:
+        """How the folder's matrices are quantized and how well that is held, or None."""
+        scheme = self._quantization
+        if scheme is None:
+            return None
+        counts = Counter(matrix.fidelity for matrix in self._packed)
+        held = ", ".join(f"{count} {fidelity}" for fidelity, count in counts.most_common())
+        return f"{scheme.method}, {scheme.bits} bits" + (f" ({held})" if held else "")
+
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer, with a token for each row of the embedding matrix.
@@ -117,7 +129,7 @@ class OpenedFolder:
 
     def close(self) -> None:
         """Let go of the files; bytes handed out earlier stay valid."""
-        self._tensors = {}
+        self._tensors, self._packed = {}, []
         self._shards.close()
 
     def __enter__(self) -> Self:

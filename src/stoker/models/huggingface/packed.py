@@ -35,7 +35,9 @@ _WORD_BITS = 32
 _AWQ_PLACES = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 """Which of eight outputs the i-th nibble of a word belongs to."""
 
-_SYMMETRIC_ZERO = 128
+_SYMMETRIC_ZEROS = {4: 8, 8: 128}
+"""By the bits of a code."""
+
 _LARGEST_HALF = 65504.0
 _CHUNK_ELEMENTS = 2**20
 """How much is converted at a time: what is made on the way takes several times the result."""
@@ -114,14 +116,26 @@ class PackedMatrix:
             case _:
                 return raw_bytes(_products(scales[:, self._groups], codes - zeros[:, self._groups]))
 
+    @property
+    def fidelity(self) -> str:
+        """How the blocks hold what is stored: ``exact``, ``rounded minimums`` or ``rounded to f16``."""
+        if self.dtype == "Q4_1" and not self._all_zeros(_SYMMETRIC_ZEROS[4]):
+            return "rounded minimums"
+        return "rounded to f16" if self.dtype == "F16" else "exact"
+
+    def _all_zeros(self, zero: int) -> bool:
+        """Tell whether all zero points are this one."""
+        places = range(0, _WORD_BITS, self._scheme.bits)
+        word = sum((zero - self._scheme.zero_offset) << place for place in places)
+        return bool((self._zero_words == np.uint32(word)).all())
+
     def _choose_type(self) -> str:
         blocks = self._groups.reshape(-1, BLOCK)
         if (blocks != blocks[:, :1]).any():
             return "F16"
         if self._scheme.bits == 4:  # noqa: PLR2004 - a nibble
             return "Q4_1"
-        stored = np.uint32((_SYMMETRIC_ZERO - self._scheme.zero_offset) * 0x01010101)
-        return "Q8_0" if (self._zero_words == stored).all() else "F16"
+        return "Q8_0" if self._all_zeros(_SYMMETRIC_ZEROS[8]) else "F16"
 
     def _codes(self, start: int, stop: int) -> Codes:
         """``[stop - start, inputs]``."""
@@ -208,5 +222,5 @@ def _q8_0(codes: Codes, scales: Halves) -> memoryview:
     """Blocks of an f16 scale and 32 signed bytes."""
     out = np.empty((*scales.shape, 34), np.uint8)
     out[..., 0:2] = np.ascontiguousarray(scales)[..., None].view(np.uint8)
-    out[..., 2:] = (codes ^ _SYMMETRIC_ZERO).reshape(*scales.shape, BLOCK)  # less 128, as a signed byte
+    out[..., 2:] = (codes ^ _SYMMETRIC_ZEROS[8]).reshape(*scales.shape, BLOCK)  # less 128, as a signed byte
     return raw_bytes(out)
