@@ -93,15 +93,10 @@ size_t Model::weight_bytes() const {
   return total;
 }
 
-void Model::set_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* data, size_t size,
-                       bool adjacent_pairs) {
+Model::MatrixSlot Model::matrix_slot(const std::string& name, int layer) {
   const int q_width = shape_.n_heads * shape_.head_size;
   const int kv_width = shape_.n_kv_heads * shape_.head_size;
-  struct Slot {
-    PackedMatrix* matrix;
-    int rows, columns, heads;
-  };
-  Slot slot{};
+  MatrixSlot slot{};
   if (name == "embedding") {
     slot = {&embedding_, shape_.vocab_size, shape_.width, 0};
   } else if (name == "output") {
@@ -118,6 +113,12 @@ void Model::set_matrix(const std::string& name, int layer, const std::string& ty
     if (name == "down") slot = {&l.down, shape_.width, shape_.ffn_width, 0};
   }
   require(slot.matrix != nullptr, "unknown matrix '" + name + "'");
+  return slot;
+}
+
+void Model::set_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* data, size_t size,
+                       bool adjacent_pairs) {
+  const MatrixSlot slot = matrix_slot(name, layer);
   const SourceType source = source_type(type);
   const size_t expected = source_row_size(source, slot.columns) * static_cast<size_t>(slot.rows);
   require(size == expected,

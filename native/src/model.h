@@ -82,6 +82,12 @@ class Model {
                   bool adjacent_pairs);
   // `name` is attn_norm, ffn_norm or output_norm.
   void set_norm(const std::string& name, int layer, const float* data, size_t count);
+  // In place of set_matrix: packed bytes as `packed_matrix` has shown them, of a model of this shape and these options.
+  // They must outlive the model. Throws std::invalid_argument.
+  void map_matrix(const std::string& name, int layer, const std::string& weight_type, const uint8_t* bytes,
+                  size_t size);
+  // The matrix as it is held. Throws std::invalid_argument when it has not been set.
+  const PackedMatrix& packed_matrix(const std::string& name, int layer);
   // Throws std::invalid_argument when something has not been set. Without an output matrix the embedding serves.
   void finish();
 
@@ -93,6 +99,12 @@ class Model {
   void logits(const Batch& batch, float* out);
 
  private:
+  struct MatrixSlot {
+    PackedMatrix* matrix;
+    int rows, columns, heads;
+  };
+  // Throws std::invalid_argument for an unknown name or layer.
+  MatrixSlot matrix_slot(const std::string& name, int layer);
   void check(const Batch& batch) const;
   void plan_rows(const Batch& batch);
   void plan_attention(const Batch& batch);

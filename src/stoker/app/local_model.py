@@ -159,6 +159,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         isa=settings.isa,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,
+        packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
+        max_packs_bytes=settings.max_packs_bytes,
         log_format=log_format(settings),
     )
     supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)

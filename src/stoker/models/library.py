@@ -19,7 +19,8 @@ from stoker.models.catalogue import (
 )
 from stoker.models.config import ModelConfig
 from stoker.models.gguf import Metadata
-from stoker.models.opened import open_model
+from stoker.models.opened import DIGEST_CHARS, open_model
+from stoker.models.packs import PackFolder
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
 from stoker.models.sources.space import require_space
@@ -130,12 +131,20 @@ class ModelLibrary:
         models_dir: The model store's folder; made when the first model is pulled.
         catalogue: What can be pulled; see `load_catalogue`.
         network: How sources reach other machines.
+        packs: Where repacked weights are kept, to be removed with their model.
     """
 
-    def __init__(self, models_dir: Path, catalogue: Catalogue, network: Network | None = None) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        catalogue: Catalogue,
+        network: Network | None = None,
+        packs: PackFolder | None = None,
+    ) -> None:
         self.store = ModelStore(models_dir)
         self.catalogue = catalogue
         self.network = network or Network()
+        self.packs = packs
 
     def locate(self, name: str) -> LocatedModel | None:
         """The model, if it is on this machine; nothing is fetched and no file is read.
@@ -225,13 +234,23 @@ class ModelLibrary:
         )
 
     def remove(self, name: str) -> None:
-        """Remove a model from the store; a file outside the store is never touched.
+        """Remove a model from the store, and its packs; a file outside the store is never touched.
 
         Raises:
             UnknownModelError: The store has no such model.
             SourceError: It cannot be removed.
         """
-        self.store.remove(name if _is_path(name) else _key(name))
+        key = name if _is_path(name) else _key(name)
+        stored = self.store.find(key)
+        self.store.remove(key)
+        if stored is not None and self.packs is not None:
+            try:
+                self.packs.remove(stored.sha256[:DIGEST_CHARS])
+            except OSError as error:
+                raise SourceError(
+                    f"The model {key} is removed, but its packs in {self.packs.folder} cannot be: "
+                    f"{error.strerror or error}."
+                ) from error
 
     def sampling(self, name: str) -> RecommendedSampling:
         """How the makers of a model in the catalogue recommend to sample; nothing for any other."""
@@ -312,7 +331,8 @@ def open_library(settings: Settings) -> ModelLibrary:
         hub=settings.hf_endpoint,
         hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
     )
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network)
+    packs = PackFolder(settings.packs_dir, settings.max_packs_bytes)
+    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network, packs)
 
 
 def _is_path(name: str) -> bool:
