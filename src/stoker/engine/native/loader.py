@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
+from stoker.engine.native.packing import load_weights, weights_key
 from stoker.engine.native.sizing import (
     available_memory_bytes,
     choose_kv_blocks,
@@ -12,7 +13,6 @@ from stoker.engine.native.sizing import (
     packed_bytes,
     scratch_bytes,
 )
-from stoker.engine.native.weights import load_weights, weights_key
 from stoker.models.config import WeightSource
 from stoker.models.packs import PackFolder
 

@@ -51,9 +51,7 @@ class PackFile:
             os.close(descriptor)
         self._view = memoryview(self._map)
         self.header = read_header(self._view, str(path))
-        self.parts: Mapping[tuple[str, int], PackPart] = {
-            (part.name, part.layer): part for part in self.header.description.parts
-        }
+        self.parts: Mapping[str, PackPart] = {part.name: part for part in self.header.description.parts}
 
     def data(self, part: PackPart) -> memoryview:
         """Return a part's bytes; they stay mapped as long as the view lives."""

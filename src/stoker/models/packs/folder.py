@@ -46,7 +46,6 @@ class NewPart:
     """A matrix or vector to be written: as in `PackPart`, with its bytes."""
 
     name: str
-    layer: int
     kind: str
     data: memoryview
 
@@ -113,7 +112,7 @@ class PackFolder:
         Raises:
             OSError: The disk is full, or the folder cannot be written to; nothing of it is left.
         """
-        sizes = [(part.name, part.layer, part.kind, len(part.data)) for part in parts]
+        sizes = [(part.name, part.kind, len(part.data)) for part in parts]
         description = PackDescription(__version__, key.digest, key.recipe, placed(sizes))
         start = data_start(description)
         self._sweep()

@@ -49,7 +49,7 @@ PACK_NAME = re.compile(r"^[0-9a-f]{32}-[0-9a-f]{16}\.pack\Z")
 PRELUDE = Struct("<8sIIQII32s")
 _UNSIGNED_BYTES = 32
 
-_Name = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
+_Name = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,128}\Z")]
 _Offset = Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
 
 
@@ -75,15 +75,13 @@ class PackPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One matrix or vector.
 
     Attributes:
-        name: As the engine calls it.
-        layer: Its layer; 0 for what is in none.
+        name: The tensor's, as in `stoker.models.config.Tensor`.
         kind: How its bytes are to be read, in the engine's words.
         start: Its first byte, from the beginning of the data.
         size_bytes: Its length.
     """
 
     name: _Name
-    layer: Annotated[int, Meta(ge=0, le=MAX_PARTS)]
     kind: _Name
     start: _Offset
     size_bytes: _Offset
@@ -158,12 +156,12 @@ def encode_header(layout: int, description: PackDescription, checksums: list[int
     return (unsigned + digest + text + table).ljust(start, b"\0")
 
 
-def placed(parts: list[tuple[str, int, str, int]]) -> tuple[PackPart, ...]:
-    """Lay parts out one behind the other; each is given as name, layer, kind and length."""
+def placed(parts: list[tuple[str, str, int]]) -> tuple[PackPart, ...]:
+    """Lay parts out one behind the other; each is given as name, kind and length."""
     out = []
     start = 0
-    for name, layer, kind, size_bytes in parts:
-        out.append(PackPart(name, layer, kind, start, size_bytes))
+    for name, kind, size_bytes in parts:
+        out.append(PackPart(name, kind, start, size_bytes))
         start = aligned(start + size_bytes)
     return tuple(out)
 
@@ -207,9 +205,9 @@ def _check_places(description: PackDescription, data_bytes: int, n_checksums: in
     """Check that parts lie one behind the other, fill the data and are checksummed."""
     start, seen = 0, set()
     for part in description.parts:
-        if part.start != start or (part.name, part.layer) in seen:
-            raise CorruptFileError(f"{label}: the part {part.name} of layer {part.layer} is out of place.")
-        seen.add((part.name, part.layer))
+        if part.start != start or part.name in seen:
+            raise CorruptFileError(f"{label}: the part {part.name} is out of place.")
+        seen.add(part.name)
         start = aligned(part.start + part.size_bytes)
     if description.data_bytes != data_bytes or n_chunks(data_bytes) != n_checksums:
         raise CorruptFileError(

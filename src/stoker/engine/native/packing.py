@@ -86,7 +86,7 @@ def _map_pack(
         return False
     try:
         for weight in _weights(source):
-            part = pack.parts[weight.name, weight.layer]
+            part = pack.parts[weight.tensor.name]
             if part.kind == VECTOR:
                 model.set_norm(weight.name, weight.layer, np.frombuffer(pack.data(part), np.float32))
             else:
@@ -155,7 +155,7 @@ def _set_weights(model: _native.Model, source: WeightSource) -> list[NewPart]:
                 raise CorruptFileError(f"tensor {tensor.name}: {error}") from error
             kind, packed = model.packed_matrix(name, layer)
             data = packed.data
-        parts.append(NewPart(name, layer, kind, data))
+        parts.append(NewPart(tensor.name, kind, data))
     return parts
 
 
