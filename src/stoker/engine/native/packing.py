@@ -93,7 +93,7 @@ def _map_pack(
                 packed = np.frombuffer(pack.data(part), np.uint8)
                 model.map_matrix(weight.name, weight.layer, part.kind, packed)
     except (KeyError, ValueError) as error:
-        _log.warning("the pack %s is not used: it does not hold this model: %s", pack.path, error)
+        _log.warning("the pack %s is not used: it does not hold this model: %s", pack.path, str(error))
         return False
     return True
 

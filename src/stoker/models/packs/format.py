@@ -9,7 +9,7 @@ Numbers are little-endian::
     16      8     size of the whole file
     24      4     size of the description
     28      4     number of checksums
-    32      32    SHA-256 of what precedes it and of what follows it up to the data
+    32      32    SHA-256 of what precedes it and of all that follows it up to the data
     64            description: a `PackDescription` as JSON
                   checksums: CRC-32 of each `CHUNK_BYTES` of the data, 4 bytes each; the last chunk may
                   be shorter
@@ -152,8 +152,8 @@ def encode_header(layout: int, description: PackDescription, checksums: list[int
     size_bytes = start + description.data_bytes
     numbers = (MAGIC, FORMAT_VERSION, layout, size_bytes, len(text), len(checksums))
     unsigned = PRELUDE.pack(*numbers, b"")[:_UNSIGNED_BYTES]
-    digest = sha256(unsigned + text + table).digest()
-    return (unsigned + digest + text + table).ljust(start, b"\0")
+    rest = (text + table).ljust(start - PRELUDE.size, b"\0")
+    return unsigned + sha256(unsigned + rest).digest() + rest
 
 
 def placed(parts: list[tuple[str, str, int]]) -> tuple[PackPart, ...]:
@@ -185,17 +185,16 @@ def read_header(data: memoryview, label: str) -> PackHeader:
         )
     if size_bytes != len(data):
         raise CorruptFileError(f"{label} has {len(data)} bytes; its header says {size_bytes}.")
-    end = PRELUDE.size + description_bytes + 4 * n_checksums
-    if description_bytes > MAX_DESCRIPTION_BYTES or end > len(data):
-        raise CorruptFileError(f"{label} has a header of {end} bytes, which cannot be.")
-    unsigned, rest = bytes(data[:_UNSIGNED_BYTES]), bytes(data[PRELUDE.size : end])
+    start = _data_start(description_bytes, n_checksums)
+    if description_bytes > MAX_DESCRIPTION_BYTES or start > len(data):
+        raise CorruptFileError(f"{label} has a header of {start} bytes, which cannot be.")
+    unsigned, rest = bytes(data[:_UNSIGNED_BYTES]), bytes(data[PRELUDE.size : start])
     if sha256(unsigned + rest).digest() != digest:
         raise CorruptFileError(f"{label} has a damaged header: its checksum is wrong.")
     try:
         description = msgspec.json.decode(rest[:description_bytes], type=PackDescription)
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise CorruptFileError(f"{label} has a malformed description: {str(error)[:200]}") from error
-    start = _data_start(description_bytes, n_checksums)
     _check_places(description, len(data) - start, n_checksums, label)
     checksums = Struct(f"<{n_checksums}I").unpack_from(rest, description_bytes)
     return PackHeader(layout, description, checksums, start)
