@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from stoker.core.errors import SettingsError
-from stoker.observe.logs import LogFormat
+from stoker.observe.late_logs import LogFormat
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from stoker.observe.logs import LogFormat, configure_logs
+from stoker.observe.late_logs import LogFormat
+from stoker.observe.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
