@@ -20,6 +20,7 @@ TARGETS: Mapping[str, Target] = {
     "frames": worker.frames,
     "gguf": models.gguf,
     "manifest": models.manifest,
+    "pack": models.pack,
     "request": api.request,
     "template": text.template,
     "tokenizer": text.tokenizer,
