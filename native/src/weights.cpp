@@ -96,21 +96,19 @@ bool place_values(SourceType source, WeightType type, const uint8_t* row, int g,
   return finite || is_plain(source);
 }
 
-// Where row `row` of the packed matrix stands in the file: packed heads keep rotary pairs half a head apart.
-int source_row(int row, int n, int rotary_heads) {
-  if (rotary_heads == 0) return row;
-  const int head_size = n / rotary_heads;
-  const int half = head_size / 2;
-  const int in_head = row % head_size;
-  return row - in_head + 2 * (in_head % half) + in_head / half;
-}
-
 }  // namespace
+
+int neighbours_row(int row, int head_size, int rotary_pairs) {
+  const int in_head = row % head_size;
+  if (in_head >= 2 * rotary_pairs) return row;
+  return row - in_head + 2 * (in_head % rotary_pairs) + in_head / rotary_pairs;
+}
 
 PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool) {
   const size_t row_size = source_row_size(type, k);
   if (n <= 0) throw std::invalid_argument("a matrix needs at least one row");
-  if (options.rotary_heads > 0 && n % (2 * options.rotary_heads) != 0) {
+  const int heads = options.rotary_heads;
+  if (heads > 0 && (n % heads != 0 || options.rotary_pairs < 0 || options.rotary_pairs > n / heads / 2)) {
     throw std::invalid_argument("rows do not divide into heads of rotary pairs");
   }
   PackedMatrix matrix;
@@ -125,7 +123,8 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
   pool.run(matrix.n_blocks(), [&](int block, int) {
     uint8_t* out = matrix.memory.as<uint8_t>() + static_cast<size_t>(block) * matrix.block_size;
     for (int lane = 0; lane < kLanes && block * kLanes + lane < n; ++lane) {
-      const int row = source_row(block * kLanes + lane, n, options.rotary_heads);
+      const int packed_row = block * kLanes + lane;
+      const int row = heads > 0 ? neighbours_row(packed_row, n / heads, options.rotary_pairs) : packed_row;
       const uint8_t* source = rows + static_cast<size_t>(row) * row_size;
       for (int g = 0; g < k / kGroup; ++g) {
         uint8_t* packed = out + static_cast<size_t>(g) * packed_group;

@@ -57,7 +57,11 @@ struct PackedMatrix {
 struct PackOptions {
   bool dequantize = false;  // to f32, for the float path
   int rotary_heads = 0;     // > 0: rows are this many heads whose rotary pairs are neighbours; store them as halves
+  int rotary_pairs = 0;     // pairs of each head, from its first row on; the rows after them stay
 };
+
+// Where row `row` of heads that keep rotary pairs as halves stands where they are neighbours.
+int neighbours_row(int row, int head_size, int rotary_pairs);
 
 // Packs `n` rows of `k` values stored as `type`. The last column block is padded with zeros.
 // Throws std::invalid_argument when sizes do not fit the layout, a scale does not fit fp16, or a value computed from

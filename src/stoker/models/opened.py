@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stoker.models.architecture import read_config
+from stoker.models.architectures import locate_tensors, read_config
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
 from stoker.models.gguf import GgufFile, Metadata, TensorInfo
 from stoker.models.manifest import recorded_sha256
@@ -20,21 +20,27 @@ _SAMPLE_BYTES = 4096
 
 
 class TensorMap(Mapping[str, Tensor]):
-    """The tensors of a file by name; views of the mapped file, made when asked for."""
+    """A model's tensors by the names of `expected_shapes`; views of the mapped file, made when asked for.
 
-    def __init__(self, file: GgufFile) -> None:
+    Args:
+        file: The file.
+        places: Where each tensor lies.
+    """
+
+    def __init__(self, file: GgufFile, places: Mapping[str, TensorInfo]) -> None:
         self._file = file
+        self._places = places
 
     def __getitem__(self, name: str) -> Tensor:
-        info = self._file.tensors[name]
+        info = self._places[name]
         data = self._file.view(info.start, info.size_bytes)
         return Tensor(info.name, info.type.name, info.shape, lambda: data)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file.tensors)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._file.tensors)
+        return len(self._places)
 
 
 class OpenedModel:
@@ -51,8 +57,8 @@ class OpenedModel:
     def __init__(self, file: GgufFile, recorded_sha256: str | None = None) -> None:
         self._file = file
         self._recorded_sha256 = recorded_sha256
-        self._config = read_config(str(file.path), file.metadata, file.tensors)
-        self._tensors = TensorMap(file)
+        self._config = read_config(file)
+        self._tensors = TensorMap(file, locate_tensors(str(file.path), self._config, file.tensors))
 
     @property
     def path(self) -> Path:
@@ -76,12 +82,12 @@ class OpenedModel:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Every tensor by name; the data is mapped, not copied."""
+        """Every tensor by the names of `expected_shapes`; the data is mapped, not copied."""
         return self._tensors
 
     @property
     def tensor_infos(self) -> Mapping[str, TensorInfo]:
-        """Type, shape and place of every tensor by name."""
+        """Type, shape and place of every tensor as the file stores it, by the file's name."""
         return self._file.tensors
 
     @cached_property

@@ -249,7 +249,7 @@ def test_the_number_of_the_packed_layout_changes_with_the_layout(tmp_path: Path)
         packs = PackFolder(tmp_path / dtype, 1 << 30)
         load(path, packs)
         with open_model(path) as model:
-            key = packing.weights_key(model, float_path=False)
+            key = packing.pack_key(model, float_path=False)
         pack = packs.open(key, layout=_native.PACK_LAYOUT, n_threads=1)
         assert pack is not None
         for part in pack.parts.values():

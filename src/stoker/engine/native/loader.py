@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
-from stoker.engine.native.packing import load_weights, weights_key
+from stoker.engine.native.packing import ModelPack, load_weights
+from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     available_memory_bytes,
     choose_kv_blocks,
@@ -68,10 +69,12 @@ def load_engine(
             f"context_length is {settings.context_length}, but the model was made for"
             f" {config.context_length} tokens"
         )
-    key = weights_key(source, float_path=settings.float_path)
-    available_bytes = available_memory_bytes()
-    if packs is not None:
-        available_bytes -= packs.in_use_bytes(beside=key)
+    pack = (
+        None
+        if packs is None
+        else ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
+    )
+    available_bytes = available_memory_bytes() - (0 if pack is None else pack.others_bytes())
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=kv_block_bytes(config, float_path=settings.float_path),
@@ -80,7 +83,6 @@ def load_engine(
             config,
             step_tokens=settings.step_tokens,
             max_running=settings.max_running,
-            context_length=settings.context_length,
         ),
         available_bytes=available_bytes,
         kv_memory_bytes=settings.kv_memory_bytes,
@@ -90,16 +92,7 @@ def load_engine(
     )
     try:
         model = _native.Model(
-            n_layers=config.n_layers,
-            width=config.width,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            head_size=config.head_size,
-            ffn_width=config.ffn_width,
-            vocab_size=config.vocab_size,
-            context_length=settings.context_length,
-            frequencies=config.rotaries[0].frequencies,
-            norm_epsilon=config.norm_epsilon,
+            native_shape(config, settings.context_length),
             isa=settings.isa,
             n_threads=settings.threads,
             kv_blocks=kv_blocks,
@@ -107,7 +100,7 @@ def load_engine(
             max_step_seqs=settings.max_running,
             float_path=settings.float_path,
         )
-        load_weights(model, source, key, packs, n_threads=settings.threads)
+        load_weights(model, source, pack)
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"
