@@ -21,6 +21,8 @@ from stoker.models import open_model
 from stoker.models.packs import PackFolder
 from stoker.testing.gguf_blocks import TYPE_NUMBERS
 from stoker.testing.gguf_files import write_tiny_llama
+from stoker.testing.native_shapes import CONTEXT, RANDOM
+from stoker.testing.random_source import random_source
 
 TOKENS = list(range(5, 25))
 
@@ -82,6 +84,20 @@ def test_the_bits_are_those_of_repacked_weights(
     for engine in (first, second):
         np.testing.assert_array_equal(logits(engine), logits(expected))
         assert engine.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_part_of_every_architecture_goes_through_a_pack(packs: PackFolder, name: str) -> None:
+    source = random_source(RANDOM[name], dtype="Q8_0")
+    settings = NativeEngineSettings(
+        threads=1, kv_memory_bytes=1 << 24, context_length=CONTEXT, max_running=1, step_tokens=64
+    )
+    expected = logits(load_engine(source, settings))
+    for _ in range(2):
+        engine = load_engine(source, settings, packs)
+        np.testing.assert_array_equal(logits(engine), expected)
+        assert len(mapped_packs()) == 1
+        engine.close()
 
 
 def test_the_second_start_touches_no_tensor(
