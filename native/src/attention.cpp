@@ -141,8 +141,7 @@ void Model::norm_rows_of_heads(const Layer& layer, int index) {
     for (int head = 0; head < shape_.n_kv_heads; ++head) {
       float* key = keys + ptrdiff_t{head} * head_size;
       turn(index, row, key, 1.0f);
-      kernels_->store_key(key, head_size, at.position % kBlockTokens, kv_type_,
-                          kv_at(keys_, index, at.kv_block, head));
+      kernels_->store_key(key, head_size, at.position % kBlockTokens, kv_type_, kv_at(keys_, index, at.kv_block, head));
     }
   });
 }

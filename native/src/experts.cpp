@@ -160,9 +160,8 @@ void Model::feed_experts(const Layer& layer) {
     float* sum = scratch.branch.row(row);
     std::memset(sum, 0, static_cast<size_t>(width) * sizeof(float));
     for (int rank = 0; rank < n_used; ++rank) {
-      float* output =
-          experts.outputs.row(experts.places[static_cast<size_t>(row) * static_cast<size_t>(n_used) +
-                                             static_cast<size_t>(rank)]);
+      float* output = experts.outputs.row(
+          experts.places[static_cast<size_t>(row) * static_cast<size_t>(n_used) + static_cast<size_t>(rank)]);
       kernels_->scale(output, experts.shares.row(row)[rank], width);
       kernels_->add(sum, output, width);
     }

@@ -81,10 +81,10 @@ struct Kernels {
   // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.
   void (*quantize_twice)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
-  void (*add)(float* x, const float* y, int n);         // x += y
-  void (*scale)(float* x, float factor, int n);         // x *= factor, for any n
-  void (*softcap)(float* x, float cap, int n);          // x = cap * tanh(x / cap)
-  Activate *swiglu, *geglu, *clamped_swiglu;            // by the names of Activation: silu, gelu_tanh, clamped_swiglu
+  void (*add)(float* x, const float* y, int n);  // x += y
+  void (*scale)(float* x, float factor, int n);  // x *= factor, for any n
+  void (*softcap)(float* x, float cap, int n);   // x = cap * tanh(x / cap)
+  Activate *swiglu, *geglu, *clamped_swiglu;     // by the names of Activation: silu, gelu_tanh, clamped_swiglu
   // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are given, then scales; for any half.
   void (*rotate)(float* x, const float* cosine, const float* sine, int half, float scale);
   // Store one position's key or value of one head into its block; `slot` is the position inside the block.

@@ -120,10 +120,10 @@ struct Scratch {
   std::vector<int> sampled_seqs;
   std::vector<int> logit_rows;
   std::vector<AttentionPlan> plans;
-  FloatRows residual;  // [rows][width]
-  FloatRows branch;    // [rows][width] what a layer adds to it, where that is not added at once
-  FloatRows queries;   // [rows][n_heads * head_size]
-  FloatRows keys;      // [rows][n_kv_heads * head_size] not yet normed, for norms over rows
+  FloatRows residual;          // [rows][width]
+  FloatRows branch;            // [rows][width] what a layer adds to it, where that is not added at once
+  FloatRows queries;           // [rows][n_heads * head_size]
+  FloatRows keys;              // [rows][n_kv_heads * head_size] not yet normed, for norms over rows
   std::vector<Angles> angles;  // of each rotary embedding
   ActivationBuffer normed, attended, inner;
   ActivationBuffer normed_twice;  // what is normed at 16 bits: two rows each, coarse and fine
