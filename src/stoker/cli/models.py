@@ -71,6 +71,7 @@ def show(settings: Settings, name: str, /) -> None:
         "sha256": details.sha256,
         "pulled": None if details.pulled_at is None else f"{details.pulled_at:%Y-%m-%d %H:%M} UTC",
         **({"file": "not pulled yet"} if details.file is None else _file_rows(details.file)),
+        "loss": None if details.file is None else _loss(details.file),
     }
     for key, value in rows.items():
         if value is not None:
@@ -107,3 +108,16 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
         "vocabulary": str(config.vocab_size),
         "context": f"{config.context_length} tokens",
     }
+
+
+def _loss(file: FileDetails) -> str | None:
+    """Say how far weights that are not held exactly are from the file's; None when all are held exactly."""
+    if not any(_NOTES[kind] for kind in file.tensor_types):
+        return None
+    from stoker.engine.native.fidelity import measure_losses  # noqa: PLC0415 - imports NumPy and the library
+    from stoker.models import open_model  # noqa: PLC0415 - only here
+
+    with open_model(file.path) as model:
+        losses = measure_losses(model.tensors)
+    errors = ", ".join(f"{error:.1e} of {kind}" for kind, error in losses.items())
+    return f"relative RMS error of weights {errors} (sampled)"

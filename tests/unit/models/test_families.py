@@ -21,16 +21,12 @@ from stoker.models.rope import (
     yarn_frequencies,
 )
 from stoker.models.tensor_layout import expected_shapes
+from stoker.models.word_rules import WORD_RULES
 from stoker.testing.gguf_architectures import (
-    CONTEXT_LENGTH,
-    EXPERT_WIDTH,
-    FFN_WIDTH,
-    HEAD_SIZE,
-    KEYS,
-    MIXTRAL_TENSORS,
-    N_KV_HEADS,
-    WIDTH,
+    TINY,
+    TinySizes,
     booleans,
+    layer_tensors,
     tiny_metadata,
     tiny_tensors,
     vector,
@@ -38,6 +34,7 @@ from stoker.testing.gguf_architectures import (
 from stoker.testing.gguf_blocks import decode_blocks
 from stoker.testing.gguf_files import MetadataValue, StoredTensor, encode_gguf
 
+HEAD_SIZE, WIDTH, KV_WIDTH, FFN_WIDTH = TINY.head_size, TINY.width, TINY.kv_width, TINY.ffn_width
 Changes = Mapping[str, MetadataValue | None]
 PLAIN = Rotary(frequencies=rope_frequencies(10_000.0, HEAD_SIZE))
 
@@ -71,8 +68,13 @@ def rotary_indexes(config: ModelConfig) -> list[int | None]:
     return [layer.rotary for layer in config.layers]
 
 
-def test_the_fakes_have_every_family() -> None:
-    assert set(KEYS) == set(FAMILIES)
+def test_the_page_lists_every_architecture_and_tokenizers_that_are_known() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    section = page.split("### Architectures")[1].split("###")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    assert [architecture.strip(" `") for architecture, *_ in rows] == list(FAMILIES)
+    for _, _, tokenizers, _ in rows:
+        assert set(re.findall("`([^`]+)`", tokenizers)) <= WORD_RULES.keys()
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -81,8 +83,8 @@ def test_the_sizes_are_read_and_every_expected_tensor_is_found(tmp_path: Path, a
         config = model.config
         assert config.architecture == architecture
         assert (config.width, config.n_heads, config.n_kv_heads, config.head_size) == (128, 4, 2, 32)
-        assert config.ffn_width == (EXPERT_WIDTH if config.experts else FFN_WIDTH)
-        assert config.context_length == CONTEXT_LENGTH
+        assert config.ffn_width == (TINY.expert_width if config.experts else FFN_WIDTH)
+        assert config.context_length == TINY.context_length
         found = {name: tensor.shape for name, tensor in model.tensors.items()}
         assert found == expected_shapes(config)
         for tensor in model.tensors.values():
@@ -236,10 +238,19 @@ def test_gemma2_without_the_keys_of_later_converters(tmp_path: Path) -> None:
 def test_the_largest_gemmas_scale_scores_by_the_share_of_the_width(
     tmp_path: Path, architecture: str, n_layers: int
 ) -> None:
-    tensors = tiny_tensors(architecture, n_layers=n_layers)
-    changes = {"block_count": n_layers, "embedding_length": WIDTH, "attention.head_count": 4}
-    with opened(tmp_path, architecture, changes, tensors) as model:
-        assert model.config.score_scale == (WIDTH / 4) ** -0.5
+    sizes = TinySizes(width=64, n_heads=1, n_kv_heads=1, n_layers=n_layers)
+    narrow = {"attention.key_length": 32, "attention.value_length": 32}
+    path = tmp_path / "model.gguf"
+    named = layer_tensors(architecture, sizes) | {
+        "attn_q.weight": (32, 64), "attn_k.weight": (32, 64), "attn_v.weight": (32, 64),
+        "attn_output.weight": (64, 32),
+    }  # fmt: skip
+    if architecture == "gemma3":
+        named |= {"attn_q_norm.weight": (32,), "attn_k_norm.weight": (32,)}
+    tensors = tiny_tensors(architecture, named, sizes=sizes)
+    path.write_bytes(encode_gguf(tiny_metadata(architecture, narrow, sizes), tensors))
+    with open_model(path) as model:
+        assert model.config.score_scale == 64**-0.5
 
 
 def test_gemma3_stretches_the_rotary_embedding_of_full_layers_alone(tmp_path: Path) -> None:
@@ -299,6 +310,7 @@ def test_phi3_has_factors_for_short_and_long_contexts(tmp_path: Path) -> None:
     magnitude = sqrt(1 + log(4) / log(128))
     changes: Changes = {
         "rope.dimension_count": 24,  # of 32, as in Phi-4 mini
+        "rope.scaling.type": "longrope",
         "rope.scaling.original_context_length": 128,
         "rope.scaling.attn_factor": magnitude,
     }
@@ -327,10 +339,10 @@ def test_phi3s_fused_matrices_are_cut_into_rows(tmp_path: Path, dtype: str) -> N
             for name, tensor in model.tensors.items()
             if tensor.dtype == dtype
         }
-    rows, kv_width = whole["blk.1.attn_qkv.weight"], N_KV_HEADS * HEAD_SIZE
+    rows = whole["blk.1.attn_qkv.weight"]
     assert np.array_equal(parts["blk.1.attn_q.weight"], rows[:WIDTH])
-    assert np.array_equal(parts["blk.1.attn_k.weight"], rows[WIDTH : WIDTH + kv_width])
-    assert np.array_equal(parts["blk.1.attn_v.weight"], rows[WIDTH + kv_width :])
+    assert np.array_equal(parts["blk.1.attn_k.weight"], rows[WIDTH : WIDTH + KV_WIDTH])
+    assert np.array_equal(parts["blk.1.attn_v.weight"], rows[WIDTH + KV_WIDTH :])
     rows = whole["blk.1.ffn_up.weight"]
     assert np.array_equal(parts["blk.1.ffn_gate.weight"], rows[:FFN_WIDTH])
     assert np.array_equal(parts["blk.1.ffn_up.weight"], rows[FFN_WIDTH:])
@@ -343,13 +355,13 @@ def test_gpt_oss_calls_the_feed_forward_norm_otherwise_and_keeps_experts_as_mxfp
         norm = model.tensors["blk.1.ffn_norm.weight"]
         assert bytes(norm.data) == by_name["blk.1.post_attention_norm.weight"].data
         experts = model.tensors["blk.1.ffn_up_exps.weight"]
-        assert (experts.dtype, experts.shape) == ("MXFP4", (4, EXPERT_WIDTH, WIDTH))
+        assert (experts.dtype, experts.shape) == ("MXFP4", (4, TINY.expert_width, WIDTH))
         assert bytes(experts.data) == by_name["blk.1.ffn_up_exps.weight"].data
 
 
 def test_mixtral_is_a_llama_with_experts(tmp_path: Path) -> None:
     changes: Changes = {"expert_count": 4, "expert_used_count": 2}
-    with opened(tmp_path, "llama", changes, tiny_tensors("llama", MIXTRAL_TENSORS)) as model:
+    with opened(tmp_path, "llama", changes, tiny_tensors("llama", layer_tensors("mixtral"))) as model:
         assert model.config.experts == Experts(n_experts=4, n_used=2, normalized=True)
         assert model.config.ffn_width == FFN_WIDTH
 
@@ -402,6 +414,7 @@ def test_refuses_by_name(tmp_path: Path, architecture: str, changes: Changes, wo
          "lists 1 layers, expected 4"),
         ("gemma3", {"attention.sliding_window_pattern": [0, 1, 2, 0, 0, 0, 0]}, "expected an array of bool"),
         ("gemma3", {"attention.sliding_window_pattern": ["a"]}, "expected an array of integers"),
+        ("phi3", {"rope.scaling.type": "longrope"}, "is 'longrope', but there is no rope_factors_long"),
         ("phi3", {"rope.dimension_count": 34}, "an even number from 2 to the head's size 32"),
         ("phi3", {"rope.dimension_count": 15}, "an even number"),
         ("phi3", {"rope.dimension_count": 0}, "an even number"),

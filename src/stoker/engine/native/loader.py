@@ -18,7 +18,6 @@ from stoker.models.config import WeightSource
 from stoker.models.packs import PackFolder
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeEngineSettings:
     """How the native engine runs.

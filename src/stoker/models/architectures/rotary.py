@@ -66,6 +66,10 @@ def read_rotaries(
             f"{keys.label} has {next(iter(factors))} beside {keys.name('rope.scaling.type')} 'yarn'; "
             "Stoker computes one of the two."
         )
+    if scaling == "longrope" and LONG_FACTORS not in factors:
+        raise CorruptFileError(
+            f"{keys.label}: {keys.name('rope.scaling.type')} is 'longrope', but there is no {LONG_FACTORS}."
+        )
 
     def stretched(base: float, *, scaled: bool, by: str | None = None) -> Frequencies:
         if scaled and yarn is not None:

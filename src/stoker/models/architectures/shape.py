@@ -18,6 +18,7 @@ _SOFTMAX, _SOFTMAX_OF_USED = 1, 3
 """GGUF's numbers of ways to make shares of router scores: over all experts, over the used ones."""
 
 _MAX_WINDOW = 2**31
+_MAX_KIND = 2**31
 
 
 def read_config(file: GgufFile) -> ModelConfig:
@@ -160,7 +161,7 @@ def _read_experts(keys: ArchitectureKeys, family: Family) -> Experts | None:
     n_experts = keys.integer("expert_count", limits.MAX_EXPERTS, default, least=least)
     if n_experts == 0:
         return None
-    gating = keys.integer("expert_gating_func", _MAX_WINDOW, _SOFTMAX, least=0)
+    gating = keys.integer("expert_gating_func", _MAX_KIND, _SOFTMAX, least=0)
     if gating not in (_SOFTMAX, _SOFTMAX_OF_USED):
         raise UnsupportedModelError(
             f"{keys.label} sets {keys.name('expert_gating_func')} to {gating}; Stoker computes "

@@ -2,14 +2,18 @@
 
 import tempfile
 from hashlib import sha256
+from math import isfinite, prod
 from pathlib import Path
 from struct import Struct
 
 from stoker.models import open_model
 from stoker.models.catalogue import load_catalogue
+from stoker.models.config import Tensor
+from stoker.models.gguf import TENSOR_TYPES
 from stoker.models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stoker.models.packs import PackFile
 from stoker.models.packs.format import ALIGNMENT, FORMAT_VERSION, MAGIC, PRELUDE
+from stoker.models.tensor_layout import expected_shapes
 
 _PACK_SIZES = Struct("<HBB")
 """How an input for `pack` begins: bytes of description, checksums, a byte that says nothing."""
@@ -24,11 +28,22 @@ def gguf(data: bytes) -> None:
             n_tokens = len(model.tokenizer.tokens)
             if n_tokens > model.config.vocab_size:
                 raise AssertionError(f"{n_tokens} tokens, but {model.config.vocab_size} rows")
+            shapes = expected_shapes(model.config)
+            if {name: tensor.shape for name, tensor in model.tensors.items()} != shapes:
+                raise AssertionError("other tensors than the forward pass needs")
             for tensor in model.tensors.values():
-                if len(tensor.data) > len(data):
-                    raise AssertionError(f"{tensor.name} is larger than its file")
+                if len(tensor.data) != _size_bytes(tensor):
+                    raise AssertionError(f"{tensor.name} has {len(tensor.data)} bytes")
+            for rotary in model.config.rotaries:
+                if not all(map(isfinite, (*rotary.frequencies, rotary.magnitude))):
+                    raise AssertionError(f"{rotary} turns by what is not a number")
             if not model.digest:
                 raise AssertionError("no digest")
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    (kind,) = (kind for kind in TENSOR_TYPES.values() if kind.name == tensor.dtype)
+    return prod(tensor.shape) // kind.block_elements * kind.block_bytes
 
 
 def manifest(data: bytes) -> None:
