@@ -1,6 +1,7 @@
 """Targets among the readers of Hugging Face folders."""
 
 import tempfile
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -25,11 +26,10 @@ class _Entry(msgspec.Struct):
 def safetensors(data: bytes) -> None:
     """Open a safetensors file and read every tensor; also with the length of the header set right."""
     end = data.rfind(b"}") + 1
-    try:
-        _read_file(data)
-    finally:
-        if end > _LENGTH_BYTES:
+    if end > _LENGTH_BYTES:
+        with suppress(StokerError):
             _read_file((end - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "little") + data[_LENGTH_BYTES:])
+    _read_file(data)
 
 
 def _read_file(data: bytes) -> None:
