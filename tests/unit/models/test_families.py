@@ -249,7 +249,7 @@ def test_the_largest_gemmas_scale_scores_by_the_share_of_the_width(
         named |= {"attn_q_norm.weight": (32,), "attn_k_norm.weight": (32,)}
     tensors = tiny_tensors(architecture, named, sizes=sizes)
     path.write_bytes(encode_gguf(tiny_metadata(architecture, narrow, sizes), tensors))
-    with open_model(path) as model:
+    with open_gguf(path) as model:
         assert model.config.score_scale == 64**-0.5
 
 
