@@ -138,6 +138,23 @@ class PyModel {
     model_.set_matrix(name, layer, type, data.data(), data.size(), adjacent_pairs);
   }
 
+  // Keeps `bytes` alive as long as the model.
+  void map_matrix(const std::string& name, int layer, const std::string& weight_type, Array<uint8_t> bytes) {
+    const std::lock_guard lock(mutex_);
+    model_.map_matrix(name, layer, weight_type, bytes.data(), bytes.size());
+    mapped_.push_back(std::move(bytes));
+  }
+
+  // Type and bytes of a matrix; the array is a view of them.
+  nb::tuple packed_matrix(const std::string& name, int layer) {
+    const std::lock_guard lock(mutex_);
+    const PackedMatrix& matrix = model_.packed_matrix(name, layer);
+    const size_t shape[1] = {matrix.bytes()};
+    return nb::make_tuple(weight_type_name(matrix.type),
+                          nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(matrix.memory.as<const uint8_t>(), 1,
+                                                                             shape, nb::find(this)));
+  }
+
   void set_vector(const std::string& name, int layer, Array<float> data, bool adjacent_pairs) {
     const std::lock_guard lock(mutex_);
     model_.set_vector(name, layer, data.data(), data.size(), adjacent_pairs);
@@ -197,6 +214,7 @@ class PyModel {
     if (!finished_) throw std::invalid_argument("finish() has not been called");
   }
 
+  std::vector<Array<uint8_t>> mapped_;  // outlives what points into it
   Model model_;
   ModelOptions options_;
   std::mutex mutex_;
@@ -211,6 +229,7 @@ NB_MODULE(_native, m) {
   using namespace stoker;
   m.doc() = "The C++ compute library: weights, KV cache, forward pass and sampling.";
   m.attr("MAX_LOGPROBS") = kMaxLogprobs;
+  m.attr("PACK_LAYOUT") = kPackLayout;
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
@@ -233,6 +252,9 @@ NB_MODULE(_native, m) {
           nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
       .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("dtype"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
+      .def("map_matrix", &PyModel::map_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("weight_type"),
+           nb::arg("packed"))
+      .def("packed_matrix", &PyModel::packed_matrix, nb::arg("name"), nb::arg("layer"))
       .def("set_vector", &PyModel::set_vector, nb::arg("name"), nb::arg("layer"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
       .def("finish", &PyModel::finish)

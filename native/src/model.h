@@ -102,6 +102,12 @@ class Model {
   void set_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* data, size_t size,
                   bool adjacent_pairs);
   void set_vector(const std::string& name, int layer, const float* data, size_t count, bool adjacent_pairs);
+  // In place of set_matrix: packed bytes as `packed_matrix` has shown them, of a model of this shape and these options.
+  // They must outlive the model. Throws std::invalid_argument.
+  void map_matrix(const std::string& name, int layer, const std::string& weight_type, const uint8_t* bytes,
+                  size_t size);
+  // The matrix as it is held. Throws std::invalid_argument when it has not been set.
+  const PackedMatrix& packed_matrix(const std::string& name, int layer) const;
   // Throws std::invalid_argument when something that the shape has is not set.
   void finish() const;
 

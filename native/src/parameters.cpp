@@ -40,6 +40,19 @@ void Model::set_matrix(const std::string& name, int layer, const std::string& ty
   *slot.matrix = pack(source, data, slot.rows, slot.columns, options, pool_);
 }
 
+void Model::map_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* bytes, size_t size) {
+  const MatrixSlot& slot = find_slot(matrices_, "matrix", name, layer);
+  const WeightType held = weight_type(type);
+  require(!slot.options.dequantize || held == WeightType::f32, name + ": expected f32, got " + type);
+  *slot.matrix = view_packed(held, bytes, size, slot.rows, slot.columns);
+}
+
+const PackedMatrix& Model::packed_matrix(const std::string& name, int layer) const {
+  const PackedMatrix* matrix = find_slot(matrices_, "matrix", name, layer).matrix;
+  require(matrix->n > 0, name + " has not been set");
+  return *matrix;
+}
+
 void Model::set_vector(const std::string& name, int layer, const float* data, size_t count, bool adjacent_pairs) {
   const VectorSlot& slot = find_slot(vectors_, "vector", name, layer);
   require(count == static_cast<size_t>(slot.size),

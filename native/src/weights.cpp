@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 
 #include "fp16.h"
@@ -11,6 +12,8 @@
 namespace stoker {
 
 namespace {
+
+constexpr const char* kTypeNames[] = {"u4", "u8", "f16", "bf16", "f32"};  // in the order of WeightType
 
 bool finite_half(uint16_t half) { return (half & 0x7c00u) != 0x7c00u; }
 
@@ -114,7 +117,7 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
   matrix.k = k;
   const size_t packed_group = packed_group_size(matrix.type);
   matrix.block_size = packed_group * static_cast<size_t>(k / kGroup);
-  matrix.memory = Memory(matrix.block_size * static_cast<size_t>(matrix.n_blocks()));
+  matrix.memory = Memory(matrix.bytes());
 
   std::atomic<bool> finite{true};
   pool.run(matrix.n_blocks(), [&](int block, int) {
@@ -132,6 +135,30 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
     }
   });
   if (!finite.load()) throw std::invalid_argument("a quantization scale is infinite, not a number, or too large");
+  return matrix;
+}
+
+const char* weight_type_name(WeightType type) { return kTypeNames[static_cast<size_t>(type)]; }
+
+WeightType weight_type(const std::string& name) {
+  for (size_t i = 0; i < std::size(kTypeNames); ++i) {
+    if (name == kTypeNames[i]) return static_cast<WeightType>(i);
+  }
+  throw std::invalid_argument("unknown type of packed weights '" + name + "'");
+}
+
+PackedMatrix view_packed(WeightType type, const uint8_t* bytes, size_t size, int n, int k) {
+  if (n <= 0 || k <= 0 || k % kGroup != 0) throw std::invalid_argument("a packed matrix has no such shape");
+  PackedMatrix matrix;
+  matrix.type = type;
+  matrix.n = n;
+  matrix.k = k;
+  matrix.block_size = packed_group_size(type) * static_cast<size_t>(k / kGroup);
+  if (size != matrix.bytes()) {
+    throw std::invalid_argument("expected " + std::to_string(matrix.bytes()) + " packed bytes, got " +
+                                std::to_string(size));
+  }
+  matrix.memory = Memory::borrowed(bytes, size);
   return matrix;
 }
 

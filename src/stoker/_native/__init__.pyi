@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from stoker._native import kernels as kernels
 
 MAX_LOGPROBS: int
+PACK_LAYOUT: int
+"""Number of the packed layout: `packed_matrix` of one number means nothing to `map_matrix` of another."""
 
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
@@ -134,6 +136,15 @@ class Model:
             data: The rows, one after the other.
             adjacent_pairs: Rotary pairs are neighbours in the rows of q and k.
         """
+
+    def map_matrix(self, name: str, layer: int, weight_type: str, packed: NDArray[np.uint8]) -> None:
+        """Hold a matrix in bytes that `packed_matrix` has shown, without a copy; they are kept alive.
+
+        They must not change while the model lives.
+        """
+
+    def packed_matrix(self, name: str, layer: int) -> tuple[str, NDArray[np.uint8]]:
+        """Return a matrix as it is held: type and bytes, a view that ends when it is set anew."""
 
     def set_vector(self, name: str, layer: int, data: NDArray[np.float32], adjacent_pairs: bool) -> None:
         """Set a norm, bias or the like that the shape has; arguments as for `set_matrix`.

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stoker.config import Settings
 from stoker.core.errors import NotReadyError, SettingsError
@@ -13,11 +14,13 @@ from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
-from stoker.observe.logs import LogFormat
-from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
+from stoker.observe.late_logs import LogFormat
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
+
+if TYPE_CHECKING:
+    from stoker.text import LocalGenerator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,11 @@ class LocalModel:
             stats=self.supervisor.stats,
         )
 
-    def generator(self) -> LocalGenerator:
+    def generator(self) -> "LocalGenerator":
         """Build the text side; takes a good part of a second."""
+        # Its libraries are loaded while the engine starts, not before.
+        from stoker.text import ChatTemplate, LocalGenerator, Tokenizer  # noqa: PLC0415
+
         spec = self.tokenizer_spec
         template = spec.chat_template
         return LocalGenerator(
@@ -92,7 +98,7 @@ class LocalModel:
             self.context_length,
         )
 
-    async def start(self) -> LocalGenerator:
+    async def start(self) -> "LocalGenerator":
         """Start the engine while the text side is built, and return that when both are ready.
 
         Raises:
@@ -157,6 +163,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         isa=settings.isa,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,
+        packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
+        max_packs_bytes=settings.max_packs_bytes,
         log_format=log_format(settings),
     )
     supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)

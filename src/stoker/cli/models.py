@@ -101,6 +101,7 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
         "architecture": config.architecture,
         "parameters": f"{file.n_parameters / 1e6:.1f} million",
         "tensors": tensors,
+        "quantized": file.quantized,
         "layers": str(config.n_layers),
         "width": str(config.width),
         "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",

@@ -42,6 +42,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
     ),
     Effect.LOAD: (
         "models",
+        "max_packs_bytes",
         "offline",
         "hf_endpoint",
         "hf_token",

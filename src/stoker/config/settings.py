@@ -61,6 +61,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "context_length",
         "engine_timeout_s",
         "resume_timeout_s",
+        "max_packs_bytes",
     ),
     "Logs": ("log_level", "log_format"),
 }
@@ -79,13 +80,21 @@ class Settings(BaseModel):
     home: Path | None = Field(
         default=None,
         description="Folder for everything that Stoker keeps. Unset, models are stored in "
-        "`~/.cache/stoker/models`, and the settings file is `~/.config/stoker/config.toml`.",
+        "`~/.cache/stoker/models`, packs in `~/.cache/stoker/packs`, and the settings file "
+        "is `~/.config/stoker/config.toml`.",
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
         description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
         "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
         "`stoker serve` takes several.",
+    )
+    max_packs_bytes: ByteSize = Field(
+        default=ByteSize(64 * 2**30),
+        ge=0,
+        description="Most bytes of all packs, such as `20GiB`: repacked weights that are kept in `packs` "
+        "below `home` (`~/.cache/stoker/packs`), so that later starts map them. Those used least recently "
+        "are removed when a new one needs the room. With 0 none is kept or used: every start repacks.",
     )
     offline: bool = Field(
         default=False,
@@ -342,6 +351,11 @@ class Settings(BaseModel):
     def models_dir(self) -> Path:
         """Where pulled models are stored."""
         return (self.home or Path("~/.cache/stoker").expanduser()) / "models"
+
+    @property
+    def packs_dir(self) -> Path:
+        """Where packs are kept."""
+        return (self.home or Path("~/.cache/stoker").expanduser()) / "packs"
 
     @property
     def catalogue_file(self) -> Path:

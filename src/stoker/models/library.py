@@ -18,8 +18,10 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.config import ModelConfig
-from stoker.models.huggingface.files import CONFIG_NAME, is_model_folder
+from stoker.models.huggingface.files import CONFIG_NAME, QUANTIZE, folder_digest, is_model_folder
+from stoker.models.opened import DIGEST_CHARS
 from stoker.models.opening import open_model
+from stoker.models.packs import PackFolder
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
 from stoker.models.sources.space import require_space
@@ -74,6 +76,7 @@ class FileDetails:
         digest: Names the weights.
         config: Shape of the model.
         tensor_types: How many tensors are stored in each type, most frequent first.
+        quantized: How a folder's matrices are quantized and how well that is held, or None.
         n_parameters: Elements of all tensors.
         title: The model's name in the file, or None.
         licence: The licence in the file, or None.
@@ -84,6 +87,7 @@ class FileDetails:
     digest: str
     config: ModelConfig
     tensor_types: Mapping[str, int]
+    quantized: str | None
     n_parameters: int
     title: str | None
     licence: str | None
@@ -127,12 +131,20 @@ class ModelLibrary:
         models_dir: The model store's folder; made when the first model is pulled.
         catalogue: What can be pulled; see `load_catalogue`.
         network: How sources reach other machines.
+        packs: Where repacked weights are kept, to be removed with their model.
     """
 
-    def __init__(self, models_dir: Path, catalogue: Catalogue, network: Network | None = None) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        catalogue: Catalogue,
+        network: Network | None = None,
+        packs: PackFolder | None = None,
+    ) -> None:
         self.store = ModelStore(models_dir)
         self.catalogue = catalogue
         self.network = network or Network()
+        self.packs = packs
 
     def locate(self, name: str) -> LocatedModel | None:
         """The model, if it is on this machine; nothing is fetched and no file is read.
@@ -222,13 +234,24 @@ class ModelLibrary:
         )
 
     def remove(self, name: str) -> None:
-        """Remove a model from the store; a file outside the store is never touched.
+        """Remove a model from the store, and its packs; a file outside the store is never touched.
 
         Raises:
             UnknownModelError: The store has no such model.
             SourceError: It cannot be removed.
         """
-        self.store.remove(name if _is_path(name) else _key(name))
+        key = name if _is_path(name) else _key(name)
+        stored = self.store.find(key)
+        self.store.remove(key)
+        if stored is not None and self.packs is not None:
+            try:
+                for digest in _digests(stored):
+                    self.packs.remove(digest)
+            except OSError as error:
+                raise SourceError(
+                    f"The model {key} is removed, but its packs in {self.packs.folder} cannot be: "
+                    f"{error.strerror or error}."
+                ) from error
 
     def sampling(self, name: str) -> RecommendedSampling:
         """How the makers of a model in the catalogue recommend to sample; nothing for any other."""
@@ -309,7 +332,8 @@ def open_library(settings: Settings) -> ModelLibrary:
         hub=settings.hf_endpoint,
         hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
     )
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network)
+    packs = PackFolder(settings.packs_dir, settings.max_packs_bytes)
+    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network, packs)
 
 
 def _is_path(name: str) -> bool:
@@ -338,6 +362,13 @@ def _referenced(name: str) -> CatalogueEntry:
     )
 
 
+def _digests(stored: StoredModel) -> list[str]:
+    """Return what names a stored model's weights, in each way that they can be served."""
+    if stored.path.suffix == SUFFIX:
+        return [stored.sha256[:DIGEST_CHARS]]
+    return [folder_digest(stored.sha256, quantize) for quantize in QUANTIZE]
+
+
 def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
     """Report progress to nobody."""
 
@@ -351,6 +382,7 @@ def _read_details(path: Path) -> FileDetails:
             digest=model.digest,
             config=model.config,
             tensor_types=dict(types.most_common()),
+            quantized=model.quantized,
             n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
             title=model.title,
             licence=model.licence,

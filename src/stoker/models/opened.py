@@ -100,6 +100,11 @@ class OpenedGguf:
         """The weights' licence in the file, or None."""
         return self._stated("general.license")
 
+    @property
+    def quantized(self) -> None:
+        """Nothing beside the tensors' types."""
+        return
+
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer.
@@ -128,6 +133,13 @@ class OpenedGguf:
             offset = max(0, info.size_bytes - _SAMPLE_BYTES) // 2
             state.update(self._file.view(info.start + offset, min(_SAMPLE_BYTES, info.size_bytes)))
         return state.hexdigest()[:DIGEST_CHARS]
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the whole file if it is known, else its size and when it was modified."""
+        if self._recorded_sha256 is not None:
+            return self._recorded_sha256
+        return f"{self._file.size_bytes} {self._file.modified_ns}"
 
     def _stated(self, key: str) -> str | None:
         value = self._file.metadata.get(key)

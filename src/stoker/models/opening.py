@@ -34,6 +34,10 @@ class OpenedModel(WeightSource, Protocol):
         """The weights' licence likewise, or None."""
 
     @property
+    def quantized(self) -> str | None:
+        """How a folder's matrices are quantized and how well that is held, or None; types tell a file's."""
+
+    @property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer.
 

@@ -7,7 +7,7 @@ import msgspec
 
 from stoker.core.errors import SettingsError
 from stoker.models.huggingface.files import Quantize
-from stoker.observe.logs import LogFormat
+from stoker.observe.late_logs import LogFormat
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +29,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
+        packs_dir: Where repacked weights are kept; None to keep none.
+        max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
     """
 
@@ -46,6 +48,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     isa: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
+    packs_dir: Path | None = None
+    max_packs_bytes: int = 0
     log_format: LogFormat = "console"
 
     def to_line(self) -> bytes:

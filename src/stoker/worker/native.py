@@ -4,6 +4,7 @@ from typing import NoReturn
 
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
 from stoker.worker.process import engine_main
@@ -22,6 +23,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         ModelError: The file cannot be read or run, or does not fit the memory.
         SettingsError: A setting does not go with this model or this processor.
     """
+    packs = None if config.packs_dir is None else PackFolder(config.packs_dir, config.max_packs_bytes)
     with open_model(config.model_path, config.quantize) as source:
         model = source.config
         settings = NativeEngineSettings(
@@ -33,7 +35,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             max_running=config.max_running,
             step_tokens=config.step_tokens,
         )
-        engine = load_engine(source, settings)
+        engine = load_engine(source, settings, packs)
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,

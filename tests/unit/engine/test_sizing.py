@@ -6,6 +6,7 @@ import pytest
 from stoker import _native
 from stoker.core.errors import OutOfMemoryError
 from stoker.engine.native import sizing
+from stoker.engine.native.packing import load_weights
 from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     RESERVE_BYTES,
@@ -15,7 +16,6 @@ from stoker.engine.native.sizing import (
     packed_bytes,
     scratch_bytes,
 )
-from stoker.engine.native.weights import set_weights
 from stoker.models import open_model
 from stoker.models.config import Experts, ModelConfig, Tensor
 from stoker.testing.gguf_files import write_tiny_llama
@@ -104,7 +104,7 @@ def test_packed_weights_are_counted(dtype: str, float_path: bool) -> None:
             max_step_seqs=3,
             float_path=float_path,
         )
-        set_weights(model, source)
+        load_weights(model, source, None)
         vectors = sum(len(tensor.data) for tensor in source.tensors.values() if is_vector(tensor))
         assert (
             packed_bytes(list(source.tensors.values()), float_path=float_path) == model.weight_bytes + vectors

@@ -1,6 +1,7 @@
 """Whole folders: their tensors under Stoker's names, tokenizer, digest, and what is refused."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from stoker.core.errors import CorruptFileError, SettingsError, StokerError, Unk
 from stoker.core.step import StepPlan
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import OpenedModel, open_model
-from stoker.models.huggingface.files import Quantize
+from stoker.models.huggingface.files import QUANTIZE, Quantize
+from stoker.models.library import ModelLibrary
+from stoker.models.packs import PackFolder
+from stoker.models.sources import Network
 from stoker.models.tensor_layout import expected_shapes
 from stoker.testing.gguf_blocks import decode_blocks
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE
 from stoker.testing.golden_models import golden_models
+from stoker.testing.hub_server import HubServer
 from stoker.testing.model_folders import (
     RawTensor,
     TinyFolder,
@@ -181,6 +186,8 @@ def test_a_gptq_folder_is_close_to_the_model_that_it_was_made_from(tmp_path: Pat
     with open_model(folder) as model, open_model(write_tiny_folder(tmp_path / "plain")) as plain:
         assert model.tensors["blk.0.attn_q.weight"].dtype == "Q4_1"
         assert model.tensors["token_embd.weight"].dtype == "F16"
+        assert model.quantized == f"gptq, 4 bits (14 {'exact' if sym else 'rounded minimums'})"
+        assert plain.quantized is None
         for name in expected_shapes(model.config):
             values = decoded(plain, name)
             blocks = values.reshape(-1, 32)
@@ -267,6 +274,35 @@ def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with open_model(folder) as model, pytest.raises(CorruptFileError, match=r"tokenizer\.json is missing"):
         assert model.tokenizer
+
+
+def test_each_way_of_serving_has_a_pack_of_its_own_and_all_go_with_the_model(tmp_path: Path) -> None:
+    packs = PackFolder(tmp_path / "packs", 1 << 30)
+    repo = write_tiny_folder(tmp_path / "hub" / "someone" / "tiny")
+    with HubServer(repo.parents[1]) as hub:
+        library = ModelLibrary(tmp_path / "models", {}, Network(hub=hub.url), packs)
+        stored = library.pull("hf:someone/tiny").path
+    settings = NativeEngineSettings(
+        threads=1, context_length=64, step_tokens=64, kv_memory_bytes=1 << 22, max_running=1
+    )
+    for quantize in QUANTIZE:
+        for _ in range(2):
+            with open_model(stored, quantize) as model:
+                load_engine(model, settings, packs)
+    assert len(list(packs.folder.glob("*.pack"))) == 3
+    library.remove("hf:someone/tiny")
+    assert list(packs.folder.glob("*.pack")) == []
+
+
+def test_an_edited_folder_is_known_by_its_times(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path)
+    with open_model(folder) as model:
+        before = model.identity
+    path = folder / "model.safetensors"
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    with open_model(folder) as model:
+        assert model.identity != before
 
 
 def test_the_digest_depends_on_config_and_weights(tmp_path: Path) -> None:

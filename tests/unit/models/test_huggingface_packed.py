@@ -90,7 +90,7 @@ def read(parts: PackedParts, scheme: Quantization) -> PackedMatrix:
 def test_symmetric_4_bits_are_exact(tmp_path: Path, group_size: int) -> None:
     made = Packed(4, group_size, zero=8)
     matrix = read(made.gptq(tmp_path), gptq(4, group_size))
-    assert matrix.dtype == "Q4_1"
+    assert (matrix.dtype, matrix.fidelity) == ("Q4_1", "exact")
     assert np.array_equal(decoded(matrix), made.values())
 
 
@@ -99,7 +99,7 @@ def test_other_zeros_lose_what_rounding_the_minimum_loses(tmp_path: Path, offset
     made = Packed(4, 32)
     assert {0, 15} <= set(made.zeros.ravel())
     matrix = read(made.gptq(tmp_path, offset=offset), gptq(4, 32, offset))
-    assert matrix.dtype == "Q4_1"
+    assert (matrix.dtype, matrix.fidelity) == ("Q4_1", "rounded minimums")
     minima = np.abs(made.zeros * made.scales.astype(np.float64))[:, made.groups]
     assert (np.abs(decoded(matrix) - made.values()) <= minima * 2**-11 + 1e-7).all()
 
@@ -107,14 +107,14 @@ def test_other_zeros_lose_what_rounding_the_minimum_loses(tmp_path: Path, offset
 def test_symmetric_8_bits_are_exact(tmp_path: Path) -> None:
     made = Packed(8, 64, zero=128)
     matrix = read(made.gptq(tmp_path), gptq(8, 64))
-    assert matrix.dtype == "Q8_0"
+    assert (matrix.dtype, matrix.fidelity) == ("Q8_0", "exact")
     assert np.array_equal(decoded(matrix), made.values())
 
 
 def test_other_zeros_of_8_bits_are_rounded_to_halves(tmp_path: Path) -> None:
     made = Packed(8, 64)
     matrix = read(made.gptq(tmp_path), gptq(8, 64))
-    assert matrix.dtype == "F16"
+    assert (matrix.dtype, matrix.fidelity) == ("F16", "rounded to f16")
     assert np.array_equal(decoded(matrix), made.values().astype(np.float16))
 
 
@@ -150,7 +150,7 @@ def test_awq(tmp_path: Path, group_size: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_any_rows_can_be_read(tmp_path: Path, method: str) -> None:
+def test_any_rows_can_be_read(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Packed(4, 32)
     if method == "gptq":
         matrix = read(made.gptq(tmp_path), gptq(4, 32))
@@ -158,7 +158,8 @@ def test_any_rows_can_be_read(tmp_path: Path, method: str) -> None:
         matrix = read(made.awq(tmp_path), Quantization(method="awq", bits=4, group_size=32))
     whole = bytes(matrix.read(0, OUTPUTS))
     row_bytes = len(whole) // OUTPUTS
-    for start, stop in ((0, 1), (3, 13), (15, 16), (8, 16)):
+    monkeypatch.setattr("stoker.models.huggingface.packed._CHUNK_ELEMENTS", 3 * INPUTS)
+    for start, stop in ((0, 1), (3, 13), (15, 16), (8, 16), (0, OUTPUTS)):
         assert bytes(matrix.read(start, stop)) == whole[start * row_bytes : stop * row_bytes]
 
 
@@ -196,6 +197,16 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     wide = replace(whole, scales=stored(tmp_path, "scales", raw(made.scales.T.astype(np.float32))))
     with pytest.raises(UnsupportedModelError, match="'scales' has the type F32; Stoker reads F16"):
         read(wide, gptq(4, 32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 60_000.0])
+def test_scales_that_no_block_holds_are_refused(tmp_path: Path, value: float) -> None:
+    made = Packed(4, 32, zero=15)
+    made.scales[3, 2] = value
+    made.zeros[3] = [0, 15, 15, 0]
+    matrix = read(made.gptq(tmp_path), gptq(4, 32))
+    with pytest.raises(CorruptFileError, match="A quantized matrix holds"):
+        matrix.read(0, OUTPUTS)
 
 
 def test_quantization_configs() -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stoker.core.errors import CorruptFileError
-from stoker.models.huggingface.files import Quantize
+from stoker.models.huggingface.files import QUANTIZE, Quantize
 from stoker.models.huggingface.folder import OpenedFolder
 from stoker.models.huggingface.matrices import FloatMatrix
 from stoker.models.huggingface.quantize import QuantizedMatrix
@@ -17,8 +17,6 @@ from stoker.testing.gguf_blocks import decode_blocks, encode_blocks
 from stoker.testing.model_folders import write_tiny_folder
 
 Floats = NDArray[np.float32]
-
-KINDS: tuple[Quantize, ...] = ("none", "q8", "q4")
 
 
 def stored(values: Floats, dtype: str = "F32") -> FloatMatrix:
@@ -98,7 +96,7 @@ def test_matrices_alone_are_quantized_embeddings_finer(tmp_path: Path) -> None:
 
 def test_tensors_have_the_length_that_type_and_shape_say(tmp_path: Path) -> None:
     folder = write_tiny_folder(tmp_path, dtype="F16")
-    for quantize in KINDS:
+    for quantize in QUANTIZE:
         with OpenedFolder(folder, quantize) as model:
             for tensor in model.tensors.values():
                 decode_blocks(tensor.data, tensor.dtype, tensor.shape)
@@ -107,7 +105,7 @@ def test_tensors_have_the_length_that_type_and_shape_say(tmp_path: Path) -> None
 def test_the_digest_tells_how_a_folder_is_served(tmp_path: Path) -> None:
     folder = write_tiny_folder(tmp_path)
     digests = set()
-    for quantize in KINDS:
+    for quantize in QUANTIZE:
         with OpenedFolder(folder, quantize) as model:
             digests.add(model.digest)
     assert len(digests) == 3

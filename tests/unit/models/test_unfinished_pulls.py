@@ -107,24 +107,6 @@ def test_a_forgotten_download_is_swept_when_it_is_old_and_removed_by_name(
         assert list(tmp_path.glob("models/.partial/*")) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a file system: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        unmount = ["umount", str(folder)]
-        subprocess.run(unmount, check=True)
-
-
 def free_bytes(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
+from stoker.engine.native.packing import ModelPack, load_weights
 from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     available_memory_bytes,
@@ -13,8 +14,8 @@ from stoker.engine.native.sizing import (
     packed_bytes,
     scratch_bytes,
 )
-from stoker.engine.native.weights import set_weights
 from stoker.models.config import WeightSource
+from stoker.models.packs import PackFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +42,17 @@ class NativeEngineSettings:
     float_path: bool = False
 
 
-def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeEngine:
-    """Pack a model's weights and reserve its KV cache.
+def load_engine(
+    source: WeightSource, settings: NativeEngineSettings, packs: PackFolder | None = None
+) -> NativeEngine:
+    """Map a model's pack, or repack its weights; and reserve its KV cache.
 
     The file may be closed afterwards.
+
+    Args:
+        source: The model file.
+        settings: How the engine runs.
+        packs: Where its pack is, or shall be; None to hold the weights in memory of this process's own.
 
     Raises:
         CorruptFileError: A tensor's contents cannot be used.
@@ -61,6 +69,12 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             f"context_length is {settings.context_length}, but the model was made for"
             f" {config.context_length} tokens"
         )
+    pack = (
+        None
+        if packs is None
+        else ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
+    )
+    available_bytes = available_memory_bytes() - (0 if pack is None else pack.others_bytes())
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=kv_block_bytes(config, float_path=settings.float_path),
@@ -70,7 +84,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             step_tokens=settings.step_tokens,
             max_running=settings.max_running,
         ),
-        available_bytes=available_memory_bytes(),
+        available_bytes=available_bytes,
         kv_memory_bytes=settings.kv_memory_bytes,
         kv_sharers=settings.kv_sharers,
         context_length=settings.context_length,
@@ -86,7 +100,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             max_step_seqs=settings.max_running,
             float_path=settings.float_path,
         )
-        set_weights(model, source)
+        load_weights(model, source, pack)
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"

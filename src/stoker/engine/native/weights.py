@@ -1,5 +1,8 @@
 """Hands a model file's tensors to the native library."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +49,10 @@ _VECTORS = {
 """Native names of norms, biases and the like, likewise."""
 
 
+VECTOR = "vector"
+"""In place of the type of a packed matrix: fp32 as they come."""
+
+
 def _floats(tensor: Tensor) -> NDArray[np.float32]:
     match tensor.dtype:
         case "F32":
@@ -60,25 +67,69 @@ def _floats(tensor: Tensor) -> NDArray[np.float32]:
             )
 
 
-def set_weights(model: _native.Model, source: WeightSource) -> None:
-    """Pack every tensor of the source into a model of its shape, and finish the model.
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor, and where it goes in a native model.
 
-    Raises:
-        CorruptFileError: A tensor's contents cannot be used.
+    Attributes:
+        name: Its name, one of `expected_shapes`.
+        tensor: As the model file has it.
+        place: The native library's name of a matrix or vector.
+        layer: Its layer; 0 for what is in none.
+        is_matrix: Whether it is packed.
     """
-    adjacent = source.config.rope_pairs == "adjacent"
+
+    name: str
+    tensor: Tensor
+    place: str
+    layer: int
+    is_matrix: bool
+
+
+def list_weights(source: WeightSource) -> Iterator[Weight]:
+    """Yield every weight that a model of the source's shape has, in an order that is always the same."""
     for name in expected_shapes(source.config):
-        tensor = source.tensors[name]
         layer, within = 0, name
         if name.startswith("blk."):
             _, number, within = name.split(".", 2)
             layer = int(number)
-        try:
-            if within in _MATRICES:
-                data = np.frombuffer(tensor.data, np.uint8)
-                model.set_matrix(_MATRICES[within], layer, tensor.dtype, data, adjacent)
-            else:
-                model.set_vector(_VECTORS[within], layer, _floats(tensor), adjacent)
-        except ValueError as error:
-            raise CorruptFileError(f"tensor {name}: {error}") from error
-    model.finish()
+        is_matrix = within in _MATRICES
+        place = _MATRICES[within] if is_matrix else _VECTORS[within]
+        yield Weight(name, source.tensors[name], place, layer, is_matrix)
+
+
+def set_weight(model: _native.Model, weight: Weight, *, adjacent_pairs: bool) -> tuple[str, memoryview]:
+    """Pack a matrix into the model, or take a vector over.
+
+    Returns:
+        The type of the packed matrix or `VECTOR`, and the bytes that `map_weight` takes for the same. Those
+        of a matrix are a view that ends when it is set anew.
+
+    Raises:
+        CorruptFileError: The tensor's contents cannot be used.
+    """
+    try:
+        if not weight.is_matrix:
+            vector = _floats(weight.tensor)
+            model.set_vector(weight.place, weight.layer, vector, adjacent_pairs)
+            return VECTOR, vector.data.cast("B")
+        data = np.frombuffer(weight.tensor.data, np.uint8)
+        model.set_matrix(weight.place, weight.layer, weight.tensor.dtype, data, adjacent_pairs)
+    except ValueError as error:
+        raise CorruptFileError(f"tensor {weight.name}: {error}") from error
+    kind, packed = model.packed_matrix(weight.place, weight.layer)
+    return kind, packed.data
+
+
+def map_weight(
+    model: _native.Model, weight: Weight, kind: str, data: memoryview, *, adjacent_pairs: bool
+) -> None:
+    """Do as `set_weight`, out of what that has returned; a matrix is not copied.
+
+    Raises:
+        ValueError: It is not of this weight.
+    """
+    if weight.is_matrix:
+        model.map_matrix(weight.place, weight.layer, kind, np.frombuffer(data, np.uint8))
+    else:
+        model.set_vector(weight.place, weight.layer, np.frombuffer(data, np.float32), adjacent_pairs)

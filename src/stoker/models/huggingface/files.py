@@ -1,7 +1,8 @@
 """Reading the small files of a model folder, each bounded."""
 
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
@@ -18,12 +19,26 @@ Quantize = Literal["none", "q8", "q4"]
 codes, but embeddings and output matrix as 8-bit ones. Vectors, and the routers of experts, stay floats.
 """
 
+QUANTIZE: tuple[Quantize, ...] = get_args(Quantize)
+
+_DIGEST_CHARS = 32
+
 _T = TypeVar("_T")
 
 
 def is_model_folder(path: Path) -> bool:
     """Tell whether there is a folder with a ``config.json``."""
     return (path / CONFIG_NAME).is_file()
+
+
+def folder_digest(recorded_sha256: str, quantize: Quantize) -> str:
+    """Name the weights of a stored folder, as they are served, in 32 hex digits.
+
+    Args:
+        recorded_sha256: Its `stoker.models.manifest.folder_sha256`.
+        quantize: How it is served.
+    """
+    return sha256(f"stoker folder 1\0{quantize}\0{recorded_sha256}".encode()).hexdigest()[:_DIGEST_CHARS]
 
 
 def read_optional(path: Path, max_bytes: int) -> bytes | None:

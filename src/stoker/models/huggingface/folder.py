@@ -1,5 +1,6 @@
 """A model folder in Hugging Face's layout, opened."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +11,14 @@ from typing import Any, Self
 
 from stoker.core.errors import CorruptFileError
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
-from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, Quantize, read_json, read_optional
+from stoker.models.huggingface.files import (
+    CONFIG_NAME,
+    MAX_CONFIG_BYTES,
+    Quantize,
+    folder_digest,
+    read_json,
+    read_optional,
+)
 from stoker.models.huggingface.inventory import Inventory
 from stoker.models.huggingface.quantization import read_quantization
 from stoker.models.huggingface.shape import describe, read_shape
@@ -48,6 +56,7 @@ class OpenedFolder:
         try:
             inventory = Inventory(str(path), self._shards.tensors, quantization)
             self._config = read_shape(description, inventory.embedding_type)
+            self._quantization, self._packed = quantization, inventory.packed
             self._tensors = map_tensors(inventory, description.family, self._config, quantize)
         except BaseException:
             self._shards.close()
@@ -83,6 +92,16 @@ class OpenedFolder:
         """The weights' licence; a folder states none."""
         return None
 
+    @property
+    def quantized(self) -> str | None:
+        """How the folder's matrices are quantized and how well that is held, or None."""
+        scheme = self._quantization
+        if scheme is None:
+            return None
+        counts = Counter(matrix.fidelity for matrix in self._packed)
+        held = ", ".join(f"{count} {fidelity}" for fidelity, count in counts.most_common())
+        return f"{scheme.method}, {scheme.bits} bits" + (f" ({held})" if held else "")
+
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
         """The tokenizer, with a token for each row of the embedding matrix.
@@ -101,11 +120,9 @@ class OpenedFolder:
         pulled; for any other folder of the config, the headers and 4 KiB from the middle of each tensor:
         a change of single weights can go unseen, so do not edit a served folder in place.
         """
-        recorded = recorded_folder_sha256(self._path)
-        state = sha256(f"stoker folder digest 1\0{self._quantize}\0".encode())
-        if recorded is not None:
-            state.update(bytes.fromhex(recorded))
-            return state.hexdigest()[:DIGEST_CHARS]
+        if self._recorded_sha256 is not None:
+            return folder_digest(self._recorded_sha256, self._quantize)
+        state = sha256(f"stoker sampled folder 1\0{self._quantize}\0".encode())
         state.update(read_optional(self._path / CONFIG_NAME, MAX_CONFIG_BYTES) or b"")
         for file in self._shards.files:
             state.update(file.size_bytes.to_bytes(8, "little"))
@@ -115,9 +132,20 @@ class OpenedFolder:
                 state.update(stored.data[offset : offset + _SAMPLE_BYTES])
         return state.hexdigest()[:DIGEST_CHARS]
 
+    @property
+    def identity(self) -> str:
+        """The checksum of the whole folder if it is known, else each file's size and when it was modified."""
+        if self._recorded_sha256 is not None:
+            return self._recorded_sha256
+        return " ".join(f"{file.size_bytes} {file.modified_ns}" for file in self._shards.files)
+
+    @cached_property
+    def _recorded_sha256(self) -> str | None:
+        return recorded_folder_sha256(self._path)
+
     def close(self) -> None:
         """Let go of the files; bytes handed out earlier stay valid."""
-        self._tensors = {}
+        self._tensors, self._packed = {}, []
         self._shards.close()
 
     def __enter__(self) -> Self:

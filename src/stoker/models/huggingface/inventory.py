@@ -37,6 +37,8 @@ class Inventory:
     ) -> None:
         self.label = label
         self.quantization = quantization
+        self.packed: list[PackedMatrix] = []
+        """The quantized matrices that were asked for."""
         self._tensors = tensors
         self._taken: set[str] = set()
         found = [prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in tensors]
@@ -83,7 +85,9 @@ class Inventory:
         scheme = self.quantization
         if scheme is None or scheme.method == "mxfp4" or self.has(f"{name}.weight"):
             return FloatMatrix(self.floats(f"{name}.weight", shape))
-        return PackedMatrix(self.label, self._packed_parts(name), scheme, shape)
+        packed = PackedMatrix(self.label, self._packed_parts(name), scheme, shape)
+        self.packed.append(packed)
+        return packed
 
     def check_all_taken(self) -> None:
         """Refuse tensors that the forward pass would leave out.

@@ -35,7 +35,12 @@ _WORD_BITS = 32
 _AWQ_PLACES = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 """Which of eight outputs the i-th nibble of a word belongs to."""
 
-_SYMMETRIC_ZERO = 128
+_SYMMETRIC_ZEROS = {4: 8, 8: 128}
+"""By the bits of a code."""
+
+_LARGEST_HALF = 65504.0
+_CHUNK_ELEMENTS = 2**20
+"""How much is converted at a time: what is made on the way takes several times the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +77,16 @@ class PackedMatrix:
     def __init__(self, label: str, parts: PackedParts, scheme: Quantization, shape: tuple[int, int]) -> None:
         self.shape = shape
         self._scheme = scheme
-        outputs, inputs = shape
+        inputs = shape[1]
         group_size = min(scheme.group_size or inputs, inputs)
         n_groups = -(-inputs // group_size)
-        per_word = _WORD_BITS // scheme.bits
         _check(label, parts, scheme, shape, n_groups)
         self._words = elements(parts.qweight).view(np.uint32)
-        self._zeros = self._zero_points(elements(parts.qzeros).view(np.uint32), per_word)[:, :outputs]
+        self._zero_words = elements(parts.qzeros).view(np.uint32)
         self._scales: Halves = elements(parts.scales).view(np.float16)
-        groups = np.arange(inputs) // group_size
+        groups = np.arange(inputs, dtype=np.int32) // group_size
         if parts.g_idx is not None:
-            groups = elements(parts.g_idx).astype(np.int64)
+            groups = elements(parts.g_idx).view(np.int32)
             if groups.min() < 0 or groups.max() >= n_groups:
                 raise CorruptFileError(
                     f"{label}: the tensor {parts.g_idx.name[:80]!r} names groups beyond 0 to {n_groups - 1}."
@@ -92,17 +96,38 @@ class PackedMatrix:
         """``Q4_1``, ``Q8_0`` or ``F16``."""
 
     def read(self, start: int, stop: int) -> memoryview:
-        """Blocks of the rows from `start` up to `stop`."""
-        codes = self._codes(start, stop)
-        scales, zeros = self._scales[:, start:stop].T, self._zeros[:, start:stop].T
+        """Blocks of the rows from `start` up to `stop`.
+
+        Raises:
+            CorruptFileError: Scales are not finite, or too large.
+        """
+        step = max(1, _CHUNK_ELEMENTS // self.shape[1])
+        pieces = [self._read(first, min(stop, first + step)) for first in range(start, stop, step)]
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    def _read(self, start: int, stop: int) -> memoryview:
+        codes, zeros = self._codes(start, stop), self._zeros(start, stop)
+        scales = self._scales[:, start:stop].T
         match self.dtype:
             case "Q4_1":
                 return _q4_1(codes, scales[:, self._groups[::BLOCK]], zeros[:, self._groups[::BLOCK]])
             case "Q8_0":
                 return _q8_0(codes, scales[:, self._groups[::BLOCK]])
             case _:
-                shifted = codes.astype(np.float32) - zeros[:, self._groups]
-                return raw_bytes((shifted * scales[:, self._groups].astype(np.float32)).astype(np.float16))
+                return raw_bytes(_products(scales[:, self._groups], codes - zeros[:, self._groups]))
+
+    @property
+    def fidelity(self) -> str:
+        """How the blocks hold what is stored: ``exact``, ``rounded minimums`` or ``rounded to f16``."""
+        if self.dtype == "Q4_1" and not self._all_zeros(_SYMMETRIC_ZEROS[4]):
+            return "rounded minimums"
+        return "rounded to f16" if self.dtype == "F16" else "exact"
+
+    def _all_zeros(self, zero: int) -> bool:
+        """Tell whether all zero points are this one."""
+        places = range(0, _WORD_BITS, self._scheme.bits)
+        word = sum((zero - self._scheme.zero_offset) << place for place in places)
+        return bool((self._zero_words == np.uint32(word)).all())
 
     def _choose_type(self) -> str:
         blocks = self._groups.reshape(-1, BLOCK)
@@ -110,28 +135,30 @@ class PackedMatrix:
             return "F16"
         if self._scheme.bits == 4:  # noqa: PLR2004 - a nibble
             return "Q4_1"
-        return "Q8_0" if (self._zeros == _SYMMETRIC_ZERO).all() else "F16"
-
-    def _zero_points(self, words: Words, per_word: int) -> NDArray[np.int16]:
-        """``[groups, outputs]``."""
-        stored = _unpacked(words, per_word)
-        if self._scheme.method == "awq":
-            stored = stored[..., np.argsort(_AWQ_PLACES)]
-        joined = stored.reshape(len(words), -1).astype(np.int16) + self._scheme.zero_offset
-        # A zero of 0, stored less one, has wrapped round.
-        wrapped: NDArray[np.int16] = joined & ((1 << self._scheme.bits) - 1)
-        return wrapped
+        return "Q8_0" if self._all_zeros(_SYMMETRIC_ZEROS[8]) else "F16"
 
     def _codes(self, start: int, stop: int) -> Codes:
         """``[stop - start, inputs]``."""
-        per_word = _WORD_BITS // self._scheme.bits
         if self._scheme.method == "awq":
-            first = start // per_word
-            words = self._words[:, first : -(-stop // per_word)]
-            codes = _unpacked(words, per_word)[..., np.argsort(_AWQ_PLACES)].reshape(len(words), -1)
-            return codes[:, start - first * per_word : stop - first * per_word].T
+            return self._columns(self._words, start, stop).T
         words = self._words[:, start:stop].T
-        return _unpacked(words, per_word).reshape(len(words), -1)
+        return _unpacked(words, _WORD_BITS // self._scheme.bits).reshape(len(words), -1)
+
+    def _zeros(self, start: int, stop: int) -> NDArray[np.int16]:
+        """``[stop - start, groups]``."""
+        stored = self._columns(self._zero_words, start, stop).T.astype(np.int16)
+        # A zero of 0, stored less one, has wrapped round.
+        zeros: NDArray[np.int16] = (stored + self._scheme.zero_offset) & ((1 << self._scheme.bits) - 1)
+        return zeros
+
+    def _columns(self, words: Words, start: int, stop: int) -> Codes:
+        """Unpack words that hold neighbouring outputs: ``[rows of words, stop - start]``."""
+        per_word = _WORD_BITS // self._scheme.bits
+        first = start // per_word
+        codes = _unpacked(words[:, first : -(-stop // per_word)], per_word)
+        if self._scheme.method == "awq":
+            codes = codes[..., np.argsort(_AWQ_PLACES)]
+        return codes.reshape(len(words), -1)[:, start - first * per_word : stop - first * per_word]
 
 
 def _check(
@@ -170,9 +197,19 @@ def _unpacked(words: Words, per_word: int) -> Codes:
     return np.stack([as_bytes & 15, as_bytes >> 4], axis=-1).reshape(*words.shape, per_word)
 
 
+def _products(scales: Halves, integers: NDArray[np.int16]) -> Halves:
+    """``scales * integers``, rounded once."""
+    with np.errstate(invalid="ignore"):
+        values = scales.astype(np.float32) * integers
+    largest = max(float(values.max()), -float(values.min()))  # NaN if there is one
+    if not largest <= _LARGEST_HALF:
+        raise CorruptFileError(f"A quantized matrix holds {largest}, more than an f16 can: it is damaged.")
+    return values.astype(np.float16)
+
+
 def _q4_1(codes: Codes, scales: Halves, zeros: NDArray[np.int16]) -> memoryview:
     """Blocks of an f16 scale, an f16 minimum and 16 bytes; byte i has elements i (low) and i + 16."""
-    minima = (-scales.astype(np.float32) * zeros).astype(np.float16)
+    minima = _products(scales, -zeros)
     blocks = codes.reshape(*scales.shape, BLOCK)
     out = np.empty((*scales.shape, 20), np.uint8)
     out[..., 0:2] = np.ascontiguousarray(scales)[..., None].view(np.uint8)
@@ -185,5 +222,5 @@ def _q8_0(codes: Codes, scales: Halves) -> memoryview:
     """Blocks of an f16 scale and 32 signed bytes."""
     out = np.empty((*scales.shape, 34), np.uint8)
     out[..., 0:2] = np.ascontiguousarray(scales)[..., None].view(np.uint8)
-    out[..., 2:] = (codes ^ _SYMMETRIC_ZERO).reshape(*scales.shape, BLOCK)  # less 128, as a signed byte
+    out[..., 2:] = (codes ^ _SYMMETRIC_ZEROS[8]).reshape(*scales.shape, BLOCK)  # less 128, as a signed byte
     return raw_bytes(out)

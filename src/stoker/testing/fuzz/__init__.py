@@ -21,6 +21,7 @@ TARGETS: Mapping[str, Target] = {
     "frames": worker.frames,
     "gguf": models.gguf,
     "manifest": models.manifest,
+    "pack": models.pack,
     "request": api.request,
     "safetensors": folders.safetensors,
     "shards": folders.shards,

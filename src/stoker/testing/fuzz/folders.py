@@ -1,6 +1,7 @@
 """Targets among the readers of Hugging Face folders."""
 
 import tempfile
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stoker.models.huggingface.shards import INDEX_NAME, Shards
 from stoker.testing.model_folders import RawTensor, encode_safetensors
 
 _MAX_DATA_BYTES = 2**20
+_LENGTH_BYTES = 8
 _STORED_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "MXFP4": 4.25}
 
 
@@ -22,7 +24,15 @@ class _Entry(msgspec.Struct):
 
 
 def safetensors(data: bytes) -> None:
-    """Open a safetensors file and read every tensor."""
+    """Open a safetensors file and read every tensor; also with the length of the header set right."""
+    end = data.rfind(b"}") + 1
+    if end > _LENGTH_BYTES:
+        with suppress(StokerError):
+            _read_file((end - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "little") + data[_LENGTH_BYTES:])
+    _read_file(data)
+
+
+def _read_file(data: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(data)
