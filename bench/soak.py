@@ -33,7 +33,7 @@ from stoker.testing.soak.run import Seen, SoakPlan, soak
 from stoker.testing.soak.verdict import judge, memory, summary
 
 MODEL = "smollm2-135m-instruct"
-SERVE = "--kv-memory 400MiB --engine-timeout-s 10"
+SERVE = "--kv-memory 200MiB --engine-timeout-s 10"
 FAULTS = "kill=0.75,hang=0.1,segv=0.15"
 
 
@@ -127,12 +127,12 @@ def main() -> int:
     """Run, print a table and write the result."""
     options = read_arguments()
     started = datetime.now(UTC)
-    at_begin = machine()
+    tried, at_begin = commit(), machine()
     seen, fingerprint, log = run(options)
     verdict = judge(seen)
     report = {
         "stoker": __version__,
-        "commit": commit(),
+        "commit": tried,
         "python": sys.version.split()[0],
         "fingerprint": fingerprint,
         "started": started.isoformat(timespec="seconds"),
