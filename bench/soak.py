@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -154,10 +155,18 @@ def main() -> int:
     }
     show(report)
     if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        options.out.write_text(written(report))
     if report["tracebacks_in_log"]:
         print(log[log.index("Traceback") - 200 :][:4000])
     return 0 if report["passed"] else 1
+
+
+def written(report: dict[str, Any]) -> str:
+    """Return the report as JSON with every list of numbers on one line."""
+    return (
+        re.sub(r"\[[\d\s.,]+\]", lambda found: " ".join(found[0].split()), json.dumps(report, indent=1))
+        + "\n"
+    )
 
 
 def show(report: dict[str, Any]) -> None:
