@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from stoker.testing.soak.run import Seen, SoakPlan, soak
 from stoker.testing.soak.verdict import judge, memory, summary
 
 MODEL = "smollm2-135m-instruct"
-SERVE = "--kv-memory 400MiB --engine-timeout-s 10"
+SERVE = "--kv-memory 200MiB --engine-timeout-s 10"
 FAULTS = "kill=0.75,hang=0.1,segv=0.15"
 
 
@@ -127,12 +128,12 @@ def main() -> int:
     """Run, print a table and write the result."""
     options = read_arguments()
     started = datetime.now(UTC)
-    at_begin = machine()
+    tried, at_begin = commit(), machine()
     seen, fingerprint, log = run(options)
     verdict = judge(seen)
     report = {
         "stoker": __version__,
-        "commit": commit(),
+        "commit": tried,
         "python": sys.version.split()[0],
         "fingerprint": fingerprint,
         "started": started.isoformat(timespec="seconds"),
@@ -154,10 +155,18 @@ def main() -> int:
     }
     show(report)
     if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        options.out.write_text(written(report))
     if report["tracebacks_in_log"]:
         print(log[log.index("Traceback") - 200 :][:4000])
     return 0 if report["passed"] else 1
+
+
+def written(report: dict[str, Any]) -> str:
+    """Return the report as JSON with every list of numbers on one line."""
+    return (
+        re.sub(r"\[[\d\s.,]+\]", lambda found: " ".join(found[0].split()), json.dumps(report, indent=1))
+        + "\n"
+    )
 
 
 def show(report: dict[str, Any]) -> None:

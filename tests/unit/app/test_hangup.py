@@ -8,6 +8,7 @@ import sys
 
 EARLY = """
 import os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves run under
 if len(sys.argv) > 1:
     os.open(sys.argv[1], os.O_RDWR)  # the first terminal that a session's leader opens is the session's
 {before}
