@@ -91,8 +91,9 @@ class Model {
   size_t kv_bytes() const { return keys_.size() + values_.size(); }
   size_t step_bytes() const;  // of the buffers that grow with a step's largest number of tokens and sequences
 
-  // Every matrix that the shape has, in a fixed order.
+  // Everything that the shape has and that is to be set, in a fixed order.
   const std::vector<MatrixSlot>& matrices() const { return matrices_; }
+  const std::vector<VectorSlot>& vectors() const { return vectors_; }
 
   // Matrices are embedding, output, and a layer's q, k, v, o, router, gate, up and down; `layer` is ignored for the
   // first two. Vectors are output_norm, and a layer's members of those names in Layer. Sizes follow from the shape and

@@ -13,6 +13,7 @@ namespace {
 // Rows of a matrix, and so every width: what a parallel region can count in column blocks.
 constexpr int64_t kMostRows = int64_t{1} << 24;
 constexpr int kMostLayers = 1 << 16;
+constexpr int kLongestContext = 1 << 30;
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
@@ -36,7 +37,7 @@ void check_sizes(const ModelShape& s) {
   require(s.head_size > 0 && s.head_size % kGroup == 0, "head size must be a multiple of 32");
   require(s.width % kGroup == 0 && s.ffn_width % kGroup == 0, "widths must be multiples of 32");
   require(s.layers.size() <= kMostLayers && countable(s.width) && countable(s.ffn_width) && countable(s.vocab_size) &&
-              countable(s.n_heads, s.head_size),
+              countable(s.n_heads, s.head_size) && s.context_length <= kLongestContext,
           "a size of the model is too large");
 }
 
