@@ -13,9 +13,9 @@ from stoker.core.protocols import Generator
 from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
+from stoker.models.template_file import read_template
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.late_logs import LogFormat
-from stoker.text.template_file import read_template
 from stoker.worker.config import EngineConfig
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.errors import SettingsError
-from stoker.text.template_file import read_template
+from stoker.models.template_file import read_template
 
 
 def test_a_template_is_read_as_it_is(tmp_path: Path) -> None:
