@@ -14,6 +14,7 @@ from stoker.models import open_model
 from stoker.models.config import LayerConfig, ModelConfig, Rotary
 from stoker.testing.golden_models import GoldenModel, golden_models
 from stoker.testing.reference_forward import ReferenceForward
+from stoker.text import Tokenizer
 
 MODELS = list(golden_models(Path(__file__).parents[2] / "golden" / "architectures"))
 CLOSE = 1e-4
@@ -28,6 +29,19 @@ def test_logits_are_those_of_transformers(golden: GoldenModel) -> None:
     with open_model(golden.path) as model:
         forward = ReferenceForward(model.config, model.tensors, context_length=golden.context_length)
         assert golden.error(forward.logits(golden.tokens)) <= CLOSE
+
+
+def test_both_formats_have_the_same_tokenizer() -> None:
+    text = "Hello, the world has 2026 things;  <|im_start|> is spelt, \u00fcber \U0001f600."
+    by_name: dict[str, set[tuple[int, ...]]] = {}
+    for golden in MODELS:
+        with open_model(golden.path) as model:
+            tokenizer = Tokenizer(model.tokenizer)
+            assert tokenizer.vocab_size == model.config.vocab_size
+            by_name.setdefault(golden.name, set()).add(tuple(tokenizer.encode(text)))
+            assert model.tokenizer.end_token_ids == {0, 2}
+    assert len(by_name) == 16
+    assert set(map(len, by_name.values())) == {1}
 
 
 LEFT_OUT: dict[str, Callable[[ModelConfig], ModelConfig]] = {
