@@ -133,8 +133,8 @@ def _folder(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
 def _complete(label: str, folder: tuple[RepoFile, ...]) -> tuple[RepoFile, ...]:
     if all(each.name != TOKENIZER_NAME for each in folder):
         raise SourceError(
-            f"The {label} has a folder of safetensors without {TOKENIZER_NAME}, which Stoker needs: look for a "
-            "repository that has it, or for a GGUF file."
+            f"The {label} has a folder of safetensors without {TOKENIZER_NAME}, which Stoker needs: look for "
+            "a repository that has it, or for a GGUF file."
         )
     return folder
 
