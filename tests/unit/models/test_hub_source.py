@@ -316,6 +316,15 @@ def test_a_folder_that_cannot_be_run_is_refused_before_its_weights_are_fetched(
     assert left_behind(tmp_path) == []
 
 
+def test_a_folder_without_a_tokenizer_is_refused_before_anything_is_fetched(
+    tmp_path: Path, hub: HubServer, folder_repo: Path
+) -> None:
+    (folder_repo / "tokenizer.json").unlink()
+    with pytest.raises(SourceError, match=r"a folder of safetensors without tokenizer\.json"):
+        library(tmp_path, network(hub)).pull("hf:someone/folder")
+    assert len(hub.asked) == 1
+
+
 def test_of_both_formats_gguf_is_taken_unless_the_folder_is_asked_for(
     tmp_path: Path, hub: HubServer, folder_repo: Path, tiny_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """`config.json` of every family, in the spellings of several versions of `transformers`."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +42,14 @@ def test_every_family_is_read(model_type: str) -> None:
     assert (config.experts is not None) == (model_type in {"mixtral", "qwen3_moe", "gpt_oss"})
     assert config.pre_norms == (model_type != "olmo2")
     assert config.post_norms == (model_type in {"olmo2", "gemma2", "gemma3_text"})
+
+
+def test_every_family_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    for family in FAMILIES.values():
+        assert f"| `{family.model_type}` | `{family.classes[0]}`" in page
+    for kind in ("linear", "llama3", "yarn", "longrope"):
+        assert f"`{kind}`" in page
 
 
 def test_what_sets_the_families_apart() -> None:

@@ -14,6 +14,9 @@ MAX_CONFIG_BYTES = 2**23
 CONFIG_NAME = "config.json"
 """What makes a folder a model."""
 
+TOKENIZER_NAME = "tokenizer.json"
+"""The tokenizer of such a folder."""
+
 Quantize = Literal["none", "q8", "q4"]
 """``none``: matrices are served as they are stored. ``q8``: those of floats as 8-bit codes. ``q4``: as 4-bit
 codes, but embeddings and output matrix as 8-bit ones. Vectors, and the routers of experts, stay floats.

@@ -14,9 +14,7 @@ from stoker.models.huggingface.safetensors import StoredTensor, shown
 _PREFIXES = ("model.", "language_model.model.", "model.language_model.")
 """What stands before the names of a decoder's tensors."""
 
-_NOT_COMPUTED = re.compile(
-    r"(model\.)?(vision_tower|multi_modal_projector)\.|.*\.rotary_emb\.inv_freq\Z|.*\.attention\.bias\Z"
-)
+_NOT_COMPUTED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|.*\.rotary_emb\.inv_freq\Z")
 """Tensors of parts that are not run, and tables that are computed anew."""
 
 

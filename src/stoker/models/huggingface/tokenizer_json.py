@@ -9,7 +9,13 @@ import msgspec
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
-from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, read_json, read_optional
+from stoker.models.huggingface.files import (
+    CONFIG_NAME,
+    MAX_CONFIG_BYTES,
+    TOKENIZER_NAME,
+    read_json,
+    read_optional,
+)
 from stoker.models.huggingface.tokenizer_steps import recognize
 from stoker.models.tokenizer_spec import END_TEXTS, MAX_TEMPLATE_CHARS
 
@@ -97,7 +103,7 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
         CorruptFileError: A file is missing, too large, malformed or contradicts itself or another.
         UnsupportedModelError: A tokenizer that Stoker does not run exactly, or no end token.
     """
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER_NAME
     label = str(path)
     if not path.is_file():
         raise CorruptFileError(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from stoker.core.errors import SourceError
-from stoker.models.huggingface.files import CONFIG_NAME
+from stoker.models.huggingface.files import CONFIG_NAME, TOKENIZER_NAME
 from stoker.models.sources.hub_listing import RepoFile
 
 FOLDER_FILES = frozenset(
@@ -15,7 +15,7 @@ FOLDER_FILES = frozenset(
         CONFIG_NAME,
         "generation_config.json",
         "model.safetensors.index.json",
-        "tokenizer.json",
+        TOKENIZER_NAME,
         "tokenizer_config.json",
         "special_tokens_map.json",
         "chat_template.jinja",
@@ -93,7 +93,7 @@ def select_model(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
             f"{_listed(ggufs)}"
         )
     if folder:
-        return folder
+        return _complete(label, folder)
     if any(each.name.endswith((".bin", ".pt", ".pth")) for each in files):
         raise SourceError(
             f"The {label} holds pickled weights only, which can run code when they are opened: Stoker reads "
@@ -114,7 +114,7 @@ def select_folder(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]
             f"The {label} holds no folder of safetensors: {CONFIG_NAME} is missing, or files that are called "
             f"like weights. {_listed(_ggufs(files))}"
         )
-    return folder
+    return _complete(label, folder)
 
 
 def is_weights(name: str) -> bool:
@@ -128,6 +128,15 @@ def _folder(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
     if not tensors or all(each.name != CONFIG_NAME for each in texts):
         return ()
     return (*_checked(label, texts, tensors), *tensors)
+
+
+def _complete(label: str, folder: tuple[RepoFile, ...]) -> tuple[RepoFile, ...]:
+    if all(each.name != TOKENIZER_NAME for each in folder):
+        raise SourceError(
+            f"The {label} has a folder of safetensors without {TOKENIZER_NAME}, which Stoker needs: look for "
+            "a repository that has it, or for a GGUF file."
+        )
+    return folder
 
 
 def _checked(label: str, texts: list[RepoFile], tensors: list[RepoFile]) -> list[RepoFile]:
