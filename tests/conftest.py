@@ -23,18 +23,26 @@ def default_model_path() -> Path:
     return library.ensure(DEFAULT_MODEL).path
 
 
+@pytest.fixture(scope="session")
+def shared_packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packs for all homes of a test run: a hundred of them take ten gigabytes."""
+    return tmp_path_factory.mktemp("packs")
+
+
 @pytest.fixture
-def home(tmp_path: Path, default_model_path: Path) -> Path:
+def home(tmp_path: Path, default_model_path: Path, shared_packs: Path) -> Path:
     """A fresh home folder whose store has the default model."""
-    seed_model_store(tmp_path, default_model_path)
+    seed_model_store(tmp_path, default_model_path, packs=shared_packs)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, default_model_path: Path) -> Iterator[ServerProcess]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, default_model_path: Path, shared_packs: Path
+) -> Iterator[ServerProcess]:
     """A server with default settings that the tests share; it must survive all of them."""
     home = tmp_path_factory.mktemp("server")
-    seed_model_store(home, default_model_path)
+    seed_model_store(home, default_model_path, packs=shared_packs)
     with ServerProcess(home) as process:
         process.wait_ready()
         yield process

@@ -43,6 +43,32 @@ struct TinyModel {
   }
 };
 
+// A model that holds another one's matrices in memory that is neither's, as it does out of a pack.
+class MappedModel {
+ public:
+  MappedModel(const TinyModel& tiny, const std::string& isa, int kv_blocks, int step_tokens)
+      : model(tiny.shape, ModelOptions{isa, 1, kv_blocks, step_tokens, 1, tiny.float_path}) {
+    const auto packed = tiny.build(isa, 1, 1, 1, 1);
+    for (const MatrixSlot& slot : packed->matrices()) {
+      const PackedMatrix& matrix = packed->packed_matrix(slot.name, slot.layer);
+      pack_.emplace_back(matrix.bytes());
+      std::memcpy(pack_.back().as<uint8_t>(), matrix.block(0), matrix.bytes());
+      model.map_matrix(slot.name, slot.layer, weight_type_name(matrix.type), pack_.back().as<const uint8_t>(),
+                       matrix.bytes());
+    }
+    for (const VectorSlot& slot : packed->vectors()) {
+      model.set_vector(slot.name, slot.layer, slot.values->data(), slot.values->size(), false);
+    }
+    model.finish();
+  }
+
+ private:
+  std::vector<Memory> pack_;
+
+ public:
+  Model model;
+};
+
 // A sequence whose tokens are computed bit by bit, and its logits so far.
 struct Sequence {
   std::vector<int32_t> tokens;
@@ -167,10 +193,11 @@ void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const st
   for (size_t i = 0; i < lengths.size(); ++i) {
     for (int n = 0; n < lengths[i]; ++n) sequences[i].tokens.push_back(random.below(tiny.shape.vocab_size));
   }
-  // Each alone, whole where it fits one step, on one thread.
+  // Each alone, whole where it fits one step, on one thread; and the same out of a pack.
   std::vector<std::vector<float>> alone;
   {
     const auto model = tiny.build(isa, 1, (longest + 15) / kBlockTokens, std::max(longest, 1), 1);
+    MappedModel mapped(tiny, isa, (longest + 15) / kBlockTokens, std::max(longest, 1));
     for (Sequence& sequence : sequences) {
       std::vector<Sequence> one{sequence};
       deal_blocks(one, (longest + 15) / kBlockTokens, random);
@@ -179,6 +206,8 @@ void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const st
       std::vector<float> logits(sequence.tokens.size() * static_cast<size_t>(tiny.shape.vocab_size));
       model->logits(batch.view(), logits.data());
       alone.push_back(logits);
+      mapped.model.logits(batch.view(), logits.data());
+      CHECK(same_bits(logits, alone.back()));
       for (const float x : logits) CHECK(std::isfinite(x));
     }
   }
@@ -296,6 +325,15 @@ void test_bad_arguments() {
   const std::vector<uint8_t> bytes(32 * 18);
   const std::vector<float> norm(32, 1.0f);
   CHECK(refuses([&] { unfinished.finish(); }));
+  CHECK(refuses([&] { unfinished.packed_matrix("v", 0); }));  // not set
+  const std::vector<uint8_t> packed(2 * 320);                 // 32 rows of 32 in u4
+  CHECK(!refuses([&] { unfinished.map_matrix("v", 0, "u4", packed.data(), packed.size()); }));
+  CHECK(refuses([&] { unfinished.map_matrix("v", 0, "u4", packed.data(), packed.size() - 1); }));
+  CHECK(refuses([&] { unfinished.map_matrix("v", 0, "u8", packed.data(), packed.size()); }));
+  CHECK(refuses([&] { unfinished.map_matrix("v", 0, "u5", packed.data(), packed.size()); }));
+  CHECK(refuses([&] { unfinished.map_matrix("v", 1, "u4", packed.data(), packed.size()); }));
+  Model exact(shape, {"auto", 1, 4, 16, 2, true});
+  CHECK(refuses([&] { exact.map_matrix("v", 0, "u4", packed.data(), packed.size()); }));
   CHECK(refuses([&] { unfinished.set_matrix("q", 0, "Q4_0", bytes.data(), bytes.size(), true); }));  // q has 64 rows
   CHECK(refuses([&] { unfinished.set_matrix("k", 1, "Q4_0", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_matrix("k", -1, "Q4_0", bytes.data(), bytes.size(), true); }));

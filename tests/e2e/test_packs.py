@@ -10,12 +10,19 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from stoker.testing.server_process import ServerProcess, clean_environment
+from stoker.testing.server_process import ServerProcess, clean_environment, seed_model_store
 
 pytestmark = pytest.mark.e2e
 
 MODEL = "smollm2-135m-instruct"
 TWIN = "twin"
+
+
+@pytest.fixture
+def home(tmp_path: Path, default_model_path: Path) -> Path:
+    """A home that shares no packs with others."""
+    seed_model_store(tmp_path, default_model_path)
+    return tmp_path
 
 
 def ask(server: ServerProcess, model: str = MODEL) -> str:

@@ -31,8 +31,16 @@ def clean_environment(home: Path, extra: Mapping[str, str] | None = None) -> dic
     return {**kept, "STOKER_HOME": str(home), **(extra or {})}
 
 
-def seed_model_store(home: Path, stored_model: Path) -> None:
-    """Put a stored model's folder, by hard links where possible, into the store of another home."""
+def seed_model_store(home: Path, stored_model: Path, *, packs: Path | None = None) -> None:
+    """Put a stored model's folder, by hard links where possible, into the store of another home.
+
+    Args:
+        home: The other home.
+        stored_model: The model's file in its store.
+        packs: Folder of packs that several homes share; None if this one's are its own.
+    """
+    if packs is not None:
+        (home / "packs").symlink_to(packs)
     target = home / "models" / stored_model.parent.name
     if target.exists():
         return

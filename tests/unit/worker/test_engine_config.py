@@ -21,6 +21,8 @@ def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> 
         model="model",
         kv_memory_bytes=SizeWithUnits(2**30),
         isa="portable",
+        packs_dir=Path(os.fsdecode(b"/packs/\xff")),
+        max_packs_bytes=SizeWithUnits(2**36),
         parent_pid=7,
     )
     line = config.to_line()

@@ -61,6 +61,7 @@ class PackFolder:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self._refused: set[tuple[int, int, int]] = set()  # files found unfit, by device, number and time
 
     def open(self, key: PackKey, *, layout: int, n_threads: int) -> PackFile | None:
         """Return the pack of this key, mapped, read and compared with its checksums, or None.
@@ -74,6 +75,11 @@ class PackFolder:
         """
         path = self.folder / key.file_name
         try:
+            status = path.stat()
+            file = (status.st_dev, status.st_ino, status.st_mtime_ns)
+            if file in self._refused:  # as read before, and told
+                return None
+            self._refused.add(file)
             pack = PackFile(path)
             reason = _unfit(pack, key, layout)
             if reason is not None:
@@ -85,6 +91,7 @@ class PackFolder:
         except (CorruptFileError, OSError) as error:
             _log.warning("a pack is not used: %s", error)
             return None
+        self._refused.discard(file)
         with suppress(OSError):  # a folder that may only be read
             os.utime(path)
         return pack
