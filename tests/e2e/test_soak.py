@@ -13,7 +13,7 @@ from stoker.testing.soak.faults import FaultPlan
 from stoker.testing.soak.run import SoakPlan, soak
 from stoker.testing.soak.verdict import judge
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
 

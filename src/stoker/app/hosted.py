@@ -69,7 +69,7 @@ class ModelHost(Protocol):
         """Return None if a request would get its first token now, otherwise why not."""
 
     def fingerprint(self) -> str | None:
-        """Return what names weights and kernels, or None while no engine is ready."""
+        """Return what names weights and kernels, or None before an engine was ready."""
 
     def report(self) -> EngineReport:
         """Return what the metrics tell of its engine."""

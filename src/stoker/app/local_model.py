@@ -73,8 +73,8 @@ class LocalModel:
         return None if self.supervisor.ready else f"the engine {self.supervisor.status.value}"
 
     def fingerprint(self) -> str | None:
-        """Return what names weights and kernels, or None while no engine is ready."""
-        return self.supervisor.info.fingerprint if self.supervisor.ready else None
+        """Return what names weights and kernels, or None before an engine was ready."""
+        return self.supervisor.fingerprint
 
     def report(self) -> EngineReport:
         """Return what the metrics tell of its engine."""

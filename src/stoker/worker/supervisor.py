@@ -158,6 +158,14 @@ class EngineSupervisor:
         return self._ready_child().client.info
 
     @property
+    def fingerprint(self) -> str | None:
+        """Names weights and kernels of the engine that is, or was last, ready; None before the first.
+
+        What a dead engine's last frame brought is still answered with.
+        """
+        return None if self._child is None else self._child.client.info.fingerprint
+
+    @property
     def stats(self) -> EngineStats:
         """The engine's gauges, zeros while there is none, and the counters of all engines so far."""
         if self._child is None:

@@ -102,7 +102,7 @@ async def test_kill_9_ends_the_streams_and_the_next_engine_serves() -> None:
             for number in range(5)
         ]
         await until(lambda: supervisor.stats.running == 5 and supervisor.stats.generated_tokens_total > 0)
-        first = supervisor.pid
+        first, fingerprint = supervisor.pid, supervisor.info.fingerprint
         os.kill(first, signal.SIGKILL)
         for stream in streams:
             with pytest.raises(EngineDiedError):
@@ -113,6 +113,7 @@ async def test_kill_9_ends_the_streams_and_the_next_engine_serves() -> None:
         assert supervisor.stats.running == 0
         with pytest.raises(NotReadyError, match="being restarted"):
             supervisor.stream(make_request("between"))
+        assert supervisor.fingerprint == fingerprint, "its last tokens may be answered with yet"
         await until_status(supervisor, EngineStatus.READY)
         assert supervisor.restarts == 1
         assert supervisor.pid != first
