@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
-from stoker.models import OpenedModel, open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.logs import LogFormat
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
-from stoker.worker.config import EngineConfig
+from stoker.worker.config import EngineConfig, EngineKind
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
 
@@ -30,6 +30,7 @@ class LocalModel:
         max_running: Most sequences that its engine computes at once.
         max_waiting: Most sequences that its engine queues behind them.
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
+        engine_kind: What computes it.
         tokenizer_spec: Its tokenizer as the file describes it.
         special_tokens: Spelling of the tokens that its chat template may name.
         supervisor: Its engine processes.
@@ -41,6 +42,7 @@ class LocalModel:
     max_running: int
     max_waiting: int
     max_prompt_bytes: int
+    engine_kind: EngineKind
     tokenizer_spec: TokenizerSpec
     special_tokens: dict[str, str]
     supervisor: EngineSupervisor
@@ -138,10 +140,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         ModelError: The file is missing, damaged or of a model that cannot be run.
         SettingsError: The context is longer than the model's.
     """
-    with open_model(located.path) as opened:
-        spec = opened.tokenizer
-        special_tokens = _special_tokens(opened)
-        longest = opened.config.context_length
+    facts = choose_engine(settings.engine, located.path)
+    longest = facts.context_length
     if settings.context_length is not None and settings.context_length > longest:
         raise SettingsError(
             f"context_length is {settings.context_length}, but {located.model_id} was made for at most "
@@ -150,6 +150,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
     engine = EngineConfig(
         model_path=located.path.absolute(),
         model=located.model_id,
+        engine=facts.engine,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
@@ -168,8 +169,9 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         max_prompt_bytes=settings.max_prompt_bytes,
-        tokenizer_spec=spec,
-        special_tokens=special_tokens,
+        engine_kind=facts.engine,
+        tokenizer_spec=facts.tokenizer,
+        special_tokens=dict(facts.special_tokens),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )
@@ -195,13 +197,3 @@ def log_format(settings: Settings) -> LogFormat:
     if settings.log_format == "auto":
         return "console" if sys.stderr.isatty() else "json"
     return settings.log_format
-
-
-def _special_tokens(opened: OpenedModel) -> dict[str, str]:
-    """Return the spellings that chat templates call ``bos_token`` and so on."""
-    tokens = opened.tokenizer.tokens
-    ids = {
-        name: opened.metadata.get(f"tokenizer.ggml.{role}_token_id")
-        for name, role in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))
-    }
-    return {name: tokens[id_] for name, id_ in ids.items() if isinstance(id_, int) and id_ < len(tokens)}

@@ -47,6 +47,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "hf_token",
         "allow_http",
         "max_waiting_tokens",
+        "engine",
         "threads",
         "isa",
         "max_running",

@@ -1,6 +1,6 @@
 """Settings of one model among several: a table of the settings file, or part of a request to load one."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, field_validator
 
@@ -19,6 +19,7 @@ class ModelSettings(BaseModel):
     alias: ModelAlias | None = Field(
         default=None, description="Name that clients use for the model; unset, it is the model's own."
     )
+    engine: Literal["auto", "native", "llamacpp"] | None = None
     context_length: int | None = Field(default=None, ge=1, le=2**24)
     kv_memory: ByteSize | None = Field(default=None, ge=1)
     max_running: int | None = Field(default=None, ge=1, le=1024)

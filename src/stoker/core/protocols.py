@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from stoker.core.abilities import Ability
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.text import Event, Prompt, TextRequest
 from stoker.core.tokens import TokenEvent, TokenRequest
@@ -29,6 +30,8 @@ class EngineInfo:
         kv_blocks: KV blocks in all, of `BLOCK_TOKENS` tokens each.
         max_running: Most sequences computed in one step.
         max_waiting: Most sequences queued behind them.
+        engine: What computes, by a name for people.
+        lacks: What it cannot do.
     """
 
     model: str
@@ -38,6 +41,8 @@ class EngineInfo:
     kv_blocks: int
     max_running: int
     max_waiting: int
+    engine: str = "the native engine"
+    lacks: frozenset[Ability] = frozenset()
 
 
 class StepEngine(Protocol):

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from stoker.core.errors import SettingsError
 from stoker.observe.logs import LogFormat
+
+EngineKind = Literal["native", "llamacpp"]
+"""What an engine process computes with."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -15,6 +19,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         model_path: The model file.
         model: Name that the model is served under.
+        engine: What computes.
         socket_path: Unix socket to listen on; its folder belongs to this user alone. The supervisor
             fills it in.
         parent_pid: The process to die with; None to live on without it. The supervisor fills it in.
@@ -24,7 +29,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         step_tokens: Most tokens computed in one step.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
-        isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
+        isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``,
+            ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
         log_format: Format of the log lines.
@@ -32,6 +38,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     model_path: Path
     model: str
+    engine: EngineKind = "native"
     socket_path: Path = Path()
     parent_pid: int | None = None
     max_running: int = 64

@@ -147,6 +147,8 @@ def hello_frame(info: EngineInfo, *, incarnation: int) -> frames.Hello:
         kv_blocks=info.kv_blocks,
         max_running=info.max_running,
         max_waiting=info.max_waiting,
+        engine=info.engine,
+        lacks=tuple(sorted(info.lacks)),
     )
 
 
@@ -169,6 +171,8 @@ def engine_info(frame: frames.Hello) -> EngineInfo:
         kv_blocks=frame.kv_blocks,
         max_running=frame.max_running,
         max_waiting=frame.max_waiting,
+        engine=frame.engine,
+        lacks=frozenset(frame.lacks),
     )
 
 

@@ -23,10 +23,11 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -89,6 +90,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     kv_blocks: int
     max_running: int
     max_waiting: int
+    engine: str = ""
+    lacks: tuple[Ability, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -1,0 +1,88 @@
+"""Which engine computes a model, and what the gateway reads of its file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stoker.core.errors import ModelError, SettingsError, UnsupportedModelError
+from stoker.engine import llamacpp
+from stoker.models import open_model
+from stoker.models.config import TokenizerSpec
+from stoker.models.header import ModelHeader
+from stoker.worker.config import EngineKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What the gateway needs of a model's file.
+
+    Attributes:
+        engine: What computes it.
+        context_length: Most tokens that the model was made for.
+        tokenizer: Its tokenizer as the file describes it.
+        special_tokens: Spelling of the tokens that its chat template may name.
+    """
+
+    engine: EngineKind
+    context_length: int
+    tokenizer: TokenizerSpec
+    special_tokens: Mapping[str, str]
+
+
+def choose_engine(wanted: Literal["auto", "native", "llamacpp"], path: Path) -> TextFacts:
+    """Decide which engine computes a model.
+
+    Args:
+        wanted: ``auto`` for the native engine if it knows the model, else llama.cpp if that is installed.
+        path: The model's file or folder.
+
+    Raises:
+        ModelError: The file is missing, damaged or of a model that cannot be run.
+        SettingsError: llama.cpp is wanted and not installed.
+    """
+    if wanted == "llamacpp":
+        if not llamacpp.is_installed():
+            raise SettingsError(f"engine is llamacpp, which needs the package xllamacpp: {llamacpp.EXTRA}")
+        return _of_llamacpp(path)
+    try:
+        return _of_native(path)
+    except UnsupportedModelError as error:
+        if wanted == "native" or not path.is_file():
+            raise
+        return _of_other(path, error)
+
+
+def _of_native(path: Path) -> TextFacts:
+    with open_model(path) as opened:
+        tokenizer = opened.tokenizer
+        return TextFacts(
+            engine="native",
+            context_length=opened.config.context_length,
+            tokenizer=tokenizer,
+            special_tokens=tokenizer.special_tokens,
+        )
+
+
+def _of_other(path: Path, refusal: UnsupportedModelError) -> TextFacts:
+    """Have llama.cpp take what the native engine has refused."""
+    try:
+        facts = _of_llamacpp(path)
+    except ModelError as error:
+        raise UnsupportedModelError(f"{refusal} Nor can llama.cpp be given it: {error}") from error
+    if not llamacpp.is_installed():
+        raise UnsupportedModelError(f"{refusal} llama.cpp may run it: {llamacpp.EXTRA}") from refusal
+    return facts
+
+
+def _of_llamacpp(path: Path) -> TextFacts:
+    if path.is_dir():
+        raise UnsupportedModelError(f"{path} is a folder; llama.cpp runs GGUF files.")
+    header = ModelHeader(path)
+    tokenizer = header.tokenizer
+    return TextFacts(
+        engine="llamacpp",
+        context_length=header.context_length,
+        tokenizer=tokenizer,
+        special_tokens=tokenizer.special_tokens,
+    )
