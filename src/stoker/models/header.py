@@ -8,13 +8,14 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from stoker.core.errors import CorruptFileError
+from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
 from stoker.models.gguf import Metadata
 from stoker.models.gguf.cursor import Cursor
 from stoker.models.gguf.file import map_file, read_preamble
 from stoker.models.gguf.metadata import read_metadata
 from stoker.models.manifest import recorded_sha256
+from stoker.models.opened import open_model
 from stoker.models.tokenizer_spec import read_tokenizer
 
 MAX_CONTEXT = 2**27
@@ -90,3 +91,21 @@ class ModelHeader:
             start = self._end + (self.size_bytes - self._end) * sample // _SAMPLES
             state.update(self._map[start : start + _SAMPLE_BYTES])
         return state.hexdigest()[:_DIGEST_CHARS]
+
+
+def check_model(path: Path) -> None:
+    """Check that some engine may run a model: the native one, or one that needs its text side alone.
+
+    Raises:
+        CorruptFileError: The file is truncated or malformed.
+        UnsupportedModelError: The native engine does not run it, nor can its text be tokenized.
+    """
+    try:
+        open_model(path).close()
+    except UnsupportedModelError as refusal:
+        if path.is_dir():
+            raise
+        try:
+            _ = ModelHeader(path).tokenizer
+        except ModelError:
+            raise refusal from None

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 
 from stoker.config import Settings
-from stoker.core.errors import SourceError, UnknownModelError
+from stoker.core.errors import SourceError, UnknownModelError, UnsupportedModelError
 from stoker.models.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -19,6 +19,7 @@ from stoker.models.catalogue import (
 )
 from stoker.models.config import ModelConfig
 from stoker.models.gguf import Metadata
+from stoker.models.header import ModelHeader, check_model
 from stoker.models.opened import open_model
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
@@ -67,7 +68,7 @@ class ListedModel:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileDetails:
     """What a model's file says.
 
@@ -75,21 +76,29 @@ class FileDetails:
         path: The file.
         size_bytes: Its size.
         digest: Names the weights.
+        architecture: GGUF's name of its architecture.
+        vocab_size: Tokens of its vocabulary.
+        context_length: Most tokens that it was made for.
+        title: The model's name in the file, or None.
+        licence: The licence in the file, or None.
+        refusal: Why the native engine does not run it, or None. What follows is known only if it does.
         config: Shape of the model.
         tensor_types: How many tensors are stored in each type, most frequent first.
         n_parameters: Elements of all tensors.
-        title: The model's name in the file, or None.
-        licence: The licence in the file, or None.
     """
 
     path: Path
     size_bytes: int
     digest: str
-    config: ModelConfig
-    tensor_types: Mapping[str, int]
-    n_parameters: int
+    architecture: str
+    vocab_size: int
+    context_length: int
     title: str | None
     licence: str | None
+    refusal: str | None = None
+    config: ModelConfig | None = None
+    tensor_types: Mapping[str, int] = field(default_factory=dict)
+    n_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +268,7 @@ class ModelLibrary:
         with self.store.workspace(entry.name, needed_bytes, resume_key) as workspace:
             require_space(workspace, needed_bytes)
             fetched = source.fetch(workspace, progress, self.network)
-            open_model(fetched.path).close()
+            check_model(fetched.path)
             licence = entry.licence or fetched.licence or UNSTATED_LICENCE
             return self.store.publish(entry.name, fetched, source=fetched.source, licence=licence)
 
@@ -346,18 +355,43 @@ def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
 
 
 def _read_details(path: Path) -> FileDetails:
-    with open_model(path) as model:
+    try:
+        opened = open_model(path)
+    except UnsupportedModelError as error:
+        if path.is_dir():
+            raise
+        return _header_details(path, error)
+    with opened as model:
         types = Counter(info.type.name for info in model.tensor_infos.values())
         return FileDetails(
             path=path,
             size_bytes=model.size_bytes,
             digest=model.digest,
+            architecture=model.config.architecture,
+            vocab_size=model.config.vocab_size,
+            context_length=model.config.context_length,
+            title=_stated(model.metadata, "general.name"),
+            licence=_stated(model.metadata, "general.license"),
             config=model.config,
             tensor_types=dict(types.most_common()),
             n_parameters=sum(prod(info.shape) for info in model.tensor_infos.values()),
-            title=_stated(model.metadata, "general.name"),
-            licence=_stated(model.metadata, "general.license"),
         )
+
+
+def _header_details(path: Path, refusal: UnsupportedModelError) -> FileDetails:
+    """Return what is known of a file that the native engine does not run."""
+    header = ModelHeader(path)
+    return FileDetails(
+        path=path,
+        size_bytes=header.size_bytes,
+        digest=header.digest,
+        architecture=header.architecture,
+        vocab_size=header.vocab_size,
+        context_length=header.context_length,
+        title=_stated(header.metadata, "general.name"),
+        licence=_stated(header.metadata, "general.license"),
+        refusal=str(refusal),
+    )
 
 
 def _stated(metadata: Metadata, key: str) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from stoker.core.errors import EngineError
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.engine.llamacpp.sampling import completion, logprob_of, token_of
-from stoker.engine.llamacpp.slots import Slot, SlotBook, Tokens, holds
+from stoker.engine.llamacpp.slots import Slot, SlotBook, Tokens, shared
 
 _TICKS_PER_S = 10
 
@@ -76,18 +76,21 @@ class LlamaCppEngine:
             raise EngineError("a plan scores a prompt, which llama.cpp's server does not do")
         histories = [self._history(plan, row) for row in range(len(plan.request_ids))]
         slots = self._slots.assign(plan.request_ids, histories)
+        n_held = [shared(slot.tokens, history) for slot, history in zip(slots, histories, strict=True)]
         rows = [
             row
             for row, wanted in enumerate(plan.samples)
             # Of a chunk that another sequence left behind nothing need be computed now; what follows
             # it may be there, too, and would be lost if it was.
-            if wanted or not holds(slots[row], histories[row])
+            if wanted or n_held[row] < len(histories[row])
         ]
         self._clear(self._slots.room_for([(slots[row], histories[row]) for row in rows]))
         answers = self._client.complete([self._body(plan, row, slots[row], histories[row]) for row in rows])
         for row in rows:
             slots[row].tokens = histories[row]
-        return _result(plan, dict(zip(rows, answers, strict=True)))
+        result = _result(plan, dict(zip(rows, answers, strict=True)))
+        result.reused = _reused(plan, n_held)
+        return result
 
     def close(self) -> None:
         """End the server's threads and free its memory."""
@@ -123,6 +126,18 @@ class LlamaCppEngine:
             self._client.complete(
                 [completion(slot.index, nothing, None, None) | {"cache_prompt": False} for slot in slots]
             )
+
+
+def _reused(plan: StepPlan, n_held: list[int]) -> dict[int, int]:
+    """Return how much of each run its slot had before: a prefix that it shares with an earlier sequence."""
+    reused = {}
+    for row, (run, first, sampled) in enumerate(
+        zip(plan.tokens, plan.first_positions, plan.samples, strict=True)
+    ):
+        n_skipped = min(n_held[row] - first, len(run) - sampled)  # a sampled token's logits are computed
+        if n_skipped > 0:
+            reused[row] = n_skipped
+    return reused
 
 
 def _result(plan: StepPlan, answers: dict[int, dict[str, Any]]) -> StepResult:

@@ -85,11 +85,6 @@ class SlotBook:
         return cleared
 
 
-def holds(slot: Slot, history: Tokens) -> bool:
-    """Tell whether a slot has everything of a history."""
-    return shared(slot.tokens, history) == len(history)
-
-
 def shared(one: Tokens, other: Tokens) -> int:
     """Return how many tokens two sequences begin with alike."""
     n = min(len(one), len(other))
