@@ -7,8 +7,12 @@ import numpy as np
 
 from stoker.core.errors import EngineError
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
-from stoker.engine.llamacpp.sampling import completion, logprob_of, token_of
+from stoker.core.tokens import TokenLogprob
+from stoker.engine.llamacpp.sampling import alternatives, completion, logprob_of, token_of
 from stoker.engine.llamacpp.slots import Slot, SlotBook, Tokens, shared
+
+FEW_ALTERNATIVES = 64
+"""Looked through for a token that llama.cpp tells no probability of, before the whole vocabulary is."""
 
 _TICKS_PER_S = 10
 
@@ -37,16 +41,30 @@ class LlamaCppEngine:
         fingerprint: Names weights, KV type and the wheel's version.
         n_slots: Slots of the server.
         kv_blocks: KV blocks that they may hold together.
+        n_idle: Tokens of ended sequences that are kept for those that begin alike.
+        vocab_size: Token ids are below this.
+        end_token: A token that has no text.
     """
 
     def __init__(
-        self, server: object, client: Completions, *, fingerprint: str, n_slots: int, kv_blocks: int
+        self,
+        server: object,
+        client: Completions,
+        *,
+        fingerprint: str,
+        n_slots: int,
+        kv_blocks: int,
+        n_idle: int,
+        vocab_size: int,
+        end_token: int,
     ) -> None:
+        self._vocab_size = vocab_size
+        self._end_token = end_token
         self._server: object | None = server
         self._client = client
         self._fingerprint = fingerprint
         self._cells = np.zeros((kv_blocks, BLOCK_TOKENS), np.int32)
-        self._slots = SlotBook(n_slots, kv_blocks * BLOCK_TOKENS)
+        self._slots = SlotBook(n_slots, kv_blocks * BLOCK_TOKENS, n_idle)
 
     @property
     def kv_blocks(self) -> int:
@@ -75,7 +93,7 @@ class LlamaCppEngine:
         if plan.scoring:
             raise EngineError("a plan scores a prompt, which llama.cpp's server does not do")
         histories = [self._history(plan, row) for row in range(len(plan.request_ids))]
-        slots = self._slots.assign(plan.request_ids, histories)
+        slots = self._slots.assign(plan.request_ids, histories, plan.samples)
         n_held = [shared(slot.tokens, history) for slot, history in zip(slots, histories, strict=True)]
         rows = [
             row
@@ -88,9 +106,20 @@ class LlamaCppEngine:
         answers = self._client.complete([self._body(plan, row, slots[row], histories[row]) for row in rows])
         for row in rows:
             slots[row].tokens = histories[row]
-        result = _result(plan, dict(zip(rows, answers, strict=True)))
-        result.reused = _reused(plan, n_held)
-        return result
+        tokens = [-1] * len(slots)
+        logprobs: list[TokenLogprob | None] = [None] * len(slots)
+        for row, answer in zip(rows, answers, strict=True):
+            if plan.samples[row]:
+                tokens[row] = token_of(answer)
+                if (n_top := plan.sampling[row].logprobs) is not None:
+                    logprobs[row] = logprob_of(answer, tokens[row], n_top) or self._logprob(
+                        slots[row], histories[row], tokens[row], n_top
+                    )
+        return StepResult(tokens, logprobs, reused=_reused(plan, n_held))
+
+    def begin(self) -> None:
+        """Have a token computed: a server that is ended before its loop has begun would never end."""
+        self._client.complete([completion(0, np.zeros(1, np.int32), None, None)])
 
     def close(self) -> None:
         """End the server's threads and free its memory."""
@@ -119,6 +148,15 @@ class LlamaCppEngine:
             plan.edits.get(row) if sampled else None,
         )
 
+    def _logprob(self, slot: Slot, history: Tokens, token: int, n_top: int) -> TokenLogprob:
+        """Return what llama.cpp has not told beside a token: its likelihood, by asking again."""
+        for n_asked in (max(n_top, FEW_ALTERNATIVES), self._vocab_size):
+            (answer,) = self._client.complete([alternatives(slot.index, history, n_asked, self._end_token)])
+            found = logprob_of(answer, token, n_top)
+            if found is not None:
+                return found
+        raise EngineError(f"llama.cpp tells no probability of the token {token}")
+
     def _clear(self, slots: list[Slot]) -> None:
         """Let slots hold a single token, which is the least that they can."""
         if slots:
@@ -138,12 +176,3 @@ def _reused(plan: StepPlan, n_held: list[int]) -> dict[int, int]:
         if n_skipped > 0:
             reused[row] = n_skipped
     return reused
-
-
-def _result(plan: StepPlan, answers: dict[int, dict[str, Any]]) -> StepResult:
-    result = StepResult(token_ids=[], logprobs=[])
-    for row, sampled in enumerate(plan.samples):
-        n_top = plan.sampling[row].logprobs
-        result.token_ids.append(token_of(answers[row]) if sampled else -1)
-        result.logprobs.append(logprob_of(answers[row], n_top) if sampled and n_top is not None else None)
-    return result

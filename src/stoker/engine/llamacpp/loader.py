@@ -27,6 +27,9 @@ MAX_SLOTS = 256
 MICRO_BATCH = 512
 """Most tokens that one of its graphs computes."""
 
+DEFAULT_CONTEXTS = 4
+"""Whole contexts that the KV cache holds if no size is set: llama.cpp touches all of it at once."""
+
 SPIN_COUNT = "20000"
 """How long a compute thread spins before it sleeps: some 50 us. libgomp's own default is 100 times that,
 which a busy machine does not forgive."""
@@ -43,7 +46,8 @@ class LlamaCppSettings:
     Attributes:
         threads: Compute threads.
         socket_path: Where its server listens; the folder belongs to this user alone.
-        kv_memory_bytes: Size of the KV cache; None for a share of the memory that is left.
+        kv_memory_bytes: Size of the KV cache; None for `DEFAULT_CONTEXTS` whole contexts, at most a share of
+            the memory that is left.
         kv_sharers: Engines that this share is divided among, this one included.
         context_length: Most tokens of one sequence; at most what the model was made for.
         max_running: Most sequences in one step.
@@ -82,7 +86,7 @@ def load_engine(header: ModelHeader, settings: LlamaCppSettings) -> tuple[LlamaC
         kv_memory_bytes=settings.kv_memory_bytes,
         kv_sharers=settings.kv_sharers,
         context_length=settings.context_length,
-        max_running=settings.max_running,
+        max_running=min(settings.max_running, DEFAULT_CONTEXTS),
     )
     key = secrets.token_hex()
     parameters = _parameters(wheel, header.path, settings, n_cells=kv_blocks * BLOCK_TOKENS, key=key)
@@ -99,7 +103,11 @@ def load_engine(header: ModelHeader, settings: LlamaCppSettings) -> tuple[LlamaC
         fingerprint=f"llama.cpp-{version}-{header.digest[:12]}-f16",
         n_slots=settings.max_running,
         kv_blocks=kv_blocks,
+        n_idle=settings.context_length,
+        vocab_size=header.vocab_size,
+        end_token=min(header.tokenizer.end_token_ids),
     )
+    engine.begin()
     return engine, version
 
 

@@ -23,6 +23,8 @@ _GREEDY = ("penalties", "temperature")
 _BANNED = False
 """llama.cpp's spelling of a bias of minus infinity."""
 
+_CERTAIN = 1e6
+
 _ANSWERED = ("tokens", "completion_probabilities")
 
 
@@ -62,16 +64,32 @@ def completion(
     }
 
 
+def alternatives(slot: int, history: Tokens, n_top: int, end_token: int) -> dict[str, Any]:
+    """Return the request that tells the most likely tokens after `history`, whatever was sampled.
+
+    llama.cpp tells no probabilities beside a token that ends inside a character. So it is made to choose
+    one that has no text at all; the probabilities are of the raw logits and do not change.
+    """
+    body = completion(slot, history, SamplingParams(temperature=0.0, logprobs=n_top), None)
+    return body | {"logit_bias": [(end_token, _CERTAIN)]}
+
+
 def token_of(answer: dict[str, Any]) -> int:
     """Return the sampled token of an answer."""
     return int(answer["tokens"][0])
 
 
-def logprob_of(answer: dict[str, Any], n_top: int) -> TokenLogprob:
-    """Return its log-probabilities, which are of the raw logits."""
-    chosen = answer["completion_probabilities"][0]
-    top = tuple((int(each["id"]), float(each["logprob"])) for each in chosen["top_logprobs"][:n_top])
-    return TokenLogprob(float(chosen["logprob"]), top)
+def logprob_of(answer: dict[str, Any], token: int, n_top: int) -> TokenLogprob | None:
+    """Return a token's log-probability out of an answer, or None if it does not have it.
+
+    They are of the raw logits.
+    """
+    for chosen in answer.get("completion_probabilities", ()):
+        told = [(int(each["id"]), float(each["logprob"])) for each in chosen["top_logprobs"]]
+        for each, logprob in (*told, (int(chosen["id"]), float(chosen["logprob"]))):
+            if each == token:
+                return TokenLogprob(logprob, tuple(told[:n_top]))
+    return None
 
 
 def _seed(sampling: SamplingParams, position: int) -> int:

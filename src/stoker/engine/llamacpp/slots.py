@@ -35,28 +35,41 @@ class Slot:
 class SlotBook:
     """Gives sequences their slots, and says which ones have to be cleared for room.
 
-    A sequence keeps its slot as long as it is in every step. A new one takes over a slot that begins as
-    it does, if that is the greater part of what the slot holds; else the one not used for the longest.
+    A sequence keeps its slot as long as nobody else has taken it. A new one takes over a slot that begins as
+    it does, if that is the greater part of what the slot holds, or all that is known of the sequence; else the
+    one not used for the longest.
 
     Args:
         n_slots: How many there are; no step has more sequences.
         n_cells: Tokens that all of them together may hold.
+        n_idle: Those that slots which are not in use may hold: attention passes over them in every step.
     """
 
-    def __init__(self, n_slots: int, n_cells: int) -> None:
+    def __init__(self, n_slots: int, n_cells: int, n_idle: int) -> None:
         self._slots = [Slot(index) for index in range(n_slots)]
         self._of: dict[str, Slot] = {}
         self._n_cells = n_cells
+        self._n_idle = n_idle
         self._n_steps = 0
 
-    def assign(self, request_ids: Sequence[str], histories: Sequence[Tokens]) -> list[Slot]:
-        """Return a slot for each sequence of a step; `histories` are their tokens so far."""
+    def assign(
+        self, request_ids: Sequence[str], histories: Sequence[Tokens], samples: Sequence[bool]
+    ) -> list[Slot]:
+        """Return a slot for each sequence of a step.
+
+        Args:
+            request_ids: The sequences.
+            histories: Their tokens so far.
+            samples: Whether that is all of their prompts; what follows may be alike, too.
+        """
         self._n_steps += 1
         kept = [self._of.get(request_id) for request_id in request_ids]
         free = set(self._slots).difference(slot for slot in kept if slot is not None)
         assigned = []
-        for request_id, history, own in zip(request_ids, histories, kept, strict=True):
-            slot = own if own is not None else max(free, key=lambda each: _fitness(each, history))
+        for request_id, history, whole, own in zip(request_ids, histories, samples, kept, strict=True):
+            slot = (
+                own if own is not None else max(free, key=lambda each: _fitness(each, history, whole=whole))
+            )
             free.discard(slot)
             if own is None:
                 self._of.pop(slot.request_id or "", None)
@@ -72,14 +85,14 @@ class SlotBook:
         They are noted as empty.
         """
         coming = {slot: len(history) for slot, history in computed}
-        n_held = sum(coming.get(slot, len(slot.tokens)) for slot in self._slots)
+        idle = [slot for slot in self._slots if slot not in coming and len(slot.tokens)]
+        n_idle = sum(len(slot.tokens) for slot in idle)
+        room = min(self._n_idle, self._n_cells - sum(coming.values()))
         cleared = []
-        for slot in sorted(self._slots, key=lambda each: each.used_at):
-            if n_held <= self._n_cells:
+        for slot in sorted(idle, key=lambda each: each.used_at):
+            if n_idle <= room:
                 break
-            if slot in coming or not len(slot.tokens):
-                continue
-            n_held -= len(slot.tokens)
+            n_idle -= len(slot.tokens)
             slot.tokens = _NOTHING
             cleared.append(slot)
         return cleared
@@ -92,6 +105,7 @@ def shared(one: Tokens, other: Tokens) -> int:
     return int(different[0]) if len(different) else n
 
 
-def _fitness(slot: Slot, history: Tokens) -> tuple[int, int]:
+def _fitness(slot: Slot, history: Tokens, *, whole: bool) -> tuple[int, int]:
     n_shared = shared(slot.tokens, history)
-    return (n_shared if 2 * n_shared > len(slot.tokens) else 0, -slot.used_at)
+    worth_it = 2 * n_shared > len(slot.tokens) or (not whole and n_shared == len(history))
+    return (n_shared if worth_it else 0, -slot.used_at)
