@@ -69,6 +69,8 @@ def _of_other(path: Path, refusal: UnsupportedModelError) -> TextFacts:
     try:
         facts = _of_llamacpp(path)
     except ModelError as error:
+        if str(error) == str(refusal):
+            raise refusal from None
         raise UnsupportedModelError(f"{refusal} Nor can llama.cpp be given it: {error}") from error
     if not llamacpp.is_installed():
         raise UnsupportedModelError(f"{refusal} llama.cpp may run it: {llamacpp.EXTRA}") from refusal

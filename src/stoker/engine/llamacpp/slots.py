@@ -36,8 +36,8 @@ class SlotBook:
     """Gives sequences their slots, and says which ones have to be cleared for room.
 
     A sequence keeps its slot as long as nobody else has taken it. A new one takes over a slot that begins as
-    it does, if that is the greater part of what the slot holds, or all that is known of the sequence; else the
-    one not used for the longest.
+    it does, if that is the greater part of what the slot holds, or all that is known of the sequence; else
+    the one not used for the longest.
 
     Args:
         n_slots: How many there are; no step has more sequences.
