@@ -26,8 +26,8 @@ pytestmark = pytest.mark.e2e
 MODEL = "smollm2-135m-instruct"
 TINY = "tiny-gpt2"
 ENGINE = ("--engine", "llamacpp", "--threads", "1", "--context-length", "1024")
-"""One thread: llama.cpp's threads wait for one another after every operation, which takes long where cores are
-busy with other things."""
+"""One thread: llama.cpp's threads wait for one another after every operation, which takes long where cores
+are busy with other things."""
 
 OPTIONS = (*ENGINE, "--max-running", "4", "--max-waiting", "2")
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me a long story about a lighthouse."}]

@@ -19,6 +19,7 @@ TARGETS: Mapping[str, Target] = {
     "connection": api.connection,
     "frames": worker.frames,
     "gguf": models.gguf,
+    "header": models.header,
     "manifest": models.manifest,
     "request": api.request,
     "template": text.template,

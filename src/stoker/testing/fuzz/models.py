@@ -3,8 +3,10 @@
 import tempfile
 from pathlib import Path
 
+from stoker.engine.llamacpp.sizing import kv_block_bytes
 from stoker.models import open_model
 from stoker.models.catalogue import load_catalogue
+from stoker.models.header import ModelHeader
 from stoker.models.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 
@@ -22,6 +24,20 @@ def gguf(data: bytes) -> None:
                     raise AssertionError(f"{tensor.name} is larger than its file")
             if not model.digest:
                 raise AssertionError("no digest")
+
+
+def header(data: bytes) -> None:
+    """Read of a model file what the gateway needs for an engine that reads the rest itself."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(data)
+        model = ModelHeader(path)
+        if len(model.tokenizer.tokens) != model.vocab_size:
+            raise AssertionError(f"{len(model.tokenizer.tokens)} tokens of {model.vocab_size}")
+        if kv_block_bytes(model.architecture, model.metadata) < 1:
+            raise AssertionError("KV blocks take no memory")
+        if not model.digest:
+            raise AssertionError("no digest")
 
 
 def manifest(data: bytes) -> None:
