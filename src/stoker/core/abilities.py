@@ -19,4 +19,4 @@ class Ability(StrEnum):
     """Nobody can ask for this; the scheduler of an engine that lacks it finds nothing in its index."""
 
     RESUMPTION = "continue another one's stream with the tokens that would have come"
-    """Streams of an engine that lacks it end with an error when it dies, unless nothing was sent yet."""
+    """Streams of an engine that lacks it end with an error when it dies, unless they had no token yet."""
