@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stoker.core import extras
 from stoker.core.errors import ModelError, SettingsError, UnsupportedModelError
-from stoker.engine import llamacpp
 from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.header import ModelHeader
@@ -42,8 +42,8 @@ def choose_engine(wanted: Literal["auto", "native", "llamacpp"], path: Path) -> 
         SettingsError: llama.cpp is wanted and not installed.
     """
     if wanted == "llamacpp":
-        if not llamacpp.is_installed():
-            raise SettingsError(f"engine is llamacpp, which needs the package xllamacpp: {llamacpp.EXTRA}")
+        if not extras.has_llamacpp():
+            raise SettingsError(f"engine is llamacpp, which needs the package xllamacpp: {extras.LLAMACPP}")
         return _of_llamacpp(path)
     try:
         return _of_native(path)
@@ -72,8 +72,8 @@ def _of_other(path: Path, refusal: UnsupportedModelError) -> TextFacts:
         if str(error) == str(refusal):
             raise refusal from None
         raise UnsupportedModelError(f"{refusal} Nor can llama.cpp be given it: {error}") from error
-    if not llamacpp.is_installed():
-        raise UnsupportedModelError(f"{refusal} llama.cpp may run it: {llamacpp.EXTRA}") from refusal
+    if not extras.has_llamacpp():
+        raise UnsupportedModelError(f"{refusal} llama.cpp may run it: {extras.LLAMACPP}") from refusal
     return facts
 
 

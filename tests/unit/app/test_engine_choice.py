@@ -6,8 +6,8 @@ import pytest
 
 from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
+from stoker.core import extras
 from stoker.core.errors import CorruptFileError, SettingsError, UnknownModelError, UnsupportedModelError
-from stoker.engine import llamacpp
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE, StoredTensor, TinyLlama, encode_gguf, write_tiny_llama
 from stoker.testing.gguf_gpt2 import write_tiny_gpt2
 
@@ -17,7 +17,7 @@ TQ2_0 = 35
 
 @pytest.fixture(params=[True, False], ids=["installed", "missing"])
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(llamacpp, "is_installed", lambda: request.param)
+    monkeypatch.setattr(extras, "has_llamacpp", lambda: request.param)
     return bool(request.param)
 
 
@@ -107,6 +107,6 @@ def test_damage_is_damage(tmp_path: Path, gpt2: Path) -> None:
 
 
 def test_folders_are_not_for_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llamacpp, "is_installed", lambda: True)
+    monkeypatch.setattr(extras, "has_llamacpp", lambda: True)
     with pytest.raises(UnsupportedModelError, match="is a folder"):
         choose_engine("llamacpp", tmp_path)

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from stoker.core.errors import SettingsError, UnsupportedModelError
+from stoker.core.extras import LLAMACPP
 from stoker.core.step import BLOCK_TOKENS
-from stoker.engine.llamacpp import EXTRA
 from stoker.engine.llamacpp.client import CompletionClient
 from stoker.engine.llamacpp.engine import LlamaCppEngine
 from stoker.engine.llamacpp.sizing import kv_block_bytes
@@ -117,7 +117,7 @@ def _import_wheel() -> ModuleType:
     try:
         return import_module("xllamacpp")
     except ImportError as error:
-        raise SettingsError(f"the engine llamacpp needs the package xllamacpp: {EXTRA}") from error
+        raise SettingsError(f"the engine llamacpp needs the package xllamacpp: {LLAMACPP}") from error
 
 
 def _parameters(wheel: ModuleType, path: Path, settings: LlamaCppSettings, *, n_cells: int, key: str) -> Any:
