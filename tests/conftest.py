@@ -1,6 +1,7 @@
-"""Fixtures that need a model or a server."""
+"""Fixtures that need a model, a server or a file system."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,21 @@ def client(server: ServerProcess) -> Iterator[OpenAI]:
     """The official client, talking to `server`; it does not retry."""
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as openai_client:
         yield openai_client
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a file system: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        unmount = ["umount", str(folder)]
+        subprocess.run(unmount, check=True)

@@ -1,4 +1,4 @@
-// Whole models out of any bytes: shapes, weights, norms, then batches, some of which break the rules.
+// Whole models out of any bytes: shapes, weights, vectors, then batches, some of which break the rules.
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
@@ -19,21 +19,61 @@ int mostly(FuzzedDataProvider& data, int good) {
   return data.ConsumeIntegralInRange<int>(0, 63) == 0 ? data.ConsumeIntegralInRange<int>(-40, 100) : good;
 }
 
+RotaryShape some_rotary(FuzzedDataProvider& data, int head_size) {
+  const int n_pairs = data.ConsumeBool() ? head_size / 2 : data.ConsumeIntegralInRange<int>(0, 16);
+  RotaryShape rotary{std::vector<float>(static_cast<size_t>(std::max(0, mostly(data, n_pairs)))), 1.0f};
+  for (float& frequency : rotary.frequencies) frequency = some_float(data);
+  if (data.ConsumeBool()) rotary.magnitude = some_float(data);
+  return rotary;
+}
+
+LayerShape some_layer(FuzzedDataProvider& data, int n_rotaries) {
+  const int window = data.ConsumeBool() ? 0 : data.ConsumeIntegralInRange<int>(0, 110);
+  return {mostly(data, window), mostly(data, data.ConsumeIntegralInRange<int>(-1, n_rotaries - 1))};
+}
+
+// Mostly `good`, at times any float.
+float mostly_factor(FuzzedDataProvider& data, float good) {
+  return data.ConsumeIntegralInRange<int>(0, 15) == 0 ? some_float(data) : good;
+}
+
+ExpertsShape some_experts(FuzzedDataProvider& data) {
+  const int n_experts = data.ConsumeIntegralInRange<int>(1, 20);
+  return {mostly(data, n_experts), mostly(data, data.ConsumeIntegralInRange<int>(1, std::min(n_experts, 4))),
+          data.ConsumeBool(), data.ConsumeBool()};
+}
+
 ModelShape some_shape(FuzzedDataProvider& data) {
   const int n_kv_heads = data.ConsumeIntegralInRange<int>(1, 3);
-  const int head_size = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 2));
-  std::vector<float> frequencies(static_cast<size_t>(std::max(0, mostly(data, head_size / 2))));
-  for (float& frequency : frequencies) frequency = some_float(data);
-  return {.n_layers = mostly(data, data.ConsumeIntegralInRange<int>(1, 2)),
-          .width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 3)),
-          .n_heads = mostly(data, n_kv_heads * data.ConsumeIntegralInRange<int>(1, 3)),
-          .n_kv_heads = mostly(data, n_kv_heads),
-          .head_size = head_size,
-          .ffn_width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 4)),
-          .vocab_size = mostly(data, data.ConsumeIntegralInRange<int>(1, 70)),
-          .context_length = mostly(data, data.ConsumeIntegralInRange<int>(1, 100)),
-          .frequencies = std::move(frequencies),
-          .norm_epsilon = some_float(data)};
+  ModelShape shape;
+  shape.width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 3));
+  shape.n_heads = mostly(data, n_kv_heads * data.ConsumeIntegralInRange<int>(1, 3));
+  shape.n_kv_heads = mostly(data, n_kv_heads);
+  shape.head_size = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 2));
+  shape.ffn_width = mostly(data, kGroup * data.ConsumeIntegralInRange<int>(1, 4));
+  shape.vocab_size = mostly(data, data.ConsumeIntegralInRange<int>(1, 70));
+  shape.context_length = mostly(data, data.ConsumeIntegralInRange<int>(1, 100));
+  const int n_rotaries = data.ConsumeIntegralInRange<int>(0, 2);
+  for (int i = 0; i < n_rotaries; ++i) shape.rotaries.push_back(some_rotary(data, shape.head_size));
+  const int n_layers = std::max(0, mostly(data, data.ConsumeIntegralInRange<int>(1, 2)));
+  for (int i = 0; i < std::min(n_layers, 4); ++i) shape.layers.push_back(some_layer(data, n_rotaries));
+  shape.norm_epsilon = mostly_factor(data, 1e-5f);
+  shape.tied_embeddings = data.ConsumeBool();
+  shape.activation = data.PickValueInArray({Activation::silu, Activation::gelu_tanh, Activation::clamped_swiglu});
+  shape.qk_norm = data.PickValueInArray({QkNorm::none, QkNorm::head, QkNorm::row});
+  shape.pre_norms = data.ConsumeBool();
+  shape.post_norms = data.ConsumeBool();
+  shape.qkv_bias = data.ConsumeBool();
+  shape.attention_output_bias = data.ConsumeBool();
+  shape.sinks = data.ConsumeBool();
+  shape.score_scale = mostly_factor(data, 0.2f);
+  shape.score_softcap = mostly_factor(data, data.ConsumeBool() ? 0.0f : 5.0f);
+  shape.logit_softcap = mostly_factor(data, data.ConsumeBool() ? 0.0f : 5.0f);
+  shape.embedding_scale = mostly_factor(data, 1.0f);
+  shape.residual_scale = mostly_factor(data, 1.0f);
+  shape.logit_scale = mostly_factor(data, 1.0f);
+  if (data.ConsumeBool()) shape.experts = some_experts(data);
+  return shape;
 }
 
 ModelOptions some_options(FuzzedDataProvider& data) {
@@ -50,22 +90,8 @@ class FuzzedModel {
  public:
   explicit FuzzedModel(FuzzedDataProvider& data)
       : data_(data), shape_(some_shape(data)), options_(some_options(data)), model_(shape_, options_) {
-    const int q_width = shape_.n_heads * shape_.head_size;
-    const int kv_width = shape_.n_kv_heads * shape_.head_size;
-    set_matrix("embedding", 0, shape_.vocab_size, shape_.width);
-    if (data.ConsumeBool()) set_matrix("output", 0, shape_.vocab_size, shape_.width);
-    set_norm("output_norm", 0);
-    for (int layer = 0; layer < shape_.n_layers; ++layer) {
-      set_norm("attn_norm", layer);
-      set_norm("ffn_norm", layer);
-      set_matrix("q", layer, q_width, shape_.width);
-      set_matrix("k", layer, kv_width, shape_.width);
-      set_matrix("v", layer, kv_width, shape_.width);
-      set_matrix("o", layer, shape_.width, q_width);
-      set_matrix("gate", layer, shape_.ffn_width, shape_.width);
-      set_matrix("up", layer, shape_.ffn_width, shape_.width);
-      set_matrix("down", layer, shape_.width, shape_.ffn_width);
-    }
+    for (const MatrixSlot& slot : model_.matrices()) set_matrix(slot);
+    for (const VectorSlot& slot : model_.vectors()) set_vector(slot);
     model_.finish();
   }
 
@@ -73,26 +99,26 @@ class FuzzedModel {
   const ModelOptions& options() const { return options_; }
 
  private:
-  void set_matrix(const std::string& name, int layer, int n, int k) {
+  void set_matrix(const MatrixSlot& slot) {
     if (data_.ConsumeIntegralInRange<int>(0, 63) == 0) return;  // something is missing: finish must say so
     const char* type = data_.PickValueInArray(kTypeNames);
     size_t row_size = 0;
     try {
-      row_size = source_row_size(source_type(type), k);
+      row_size = source_row_size(source_type(type), slot.columns);
     } catch (const std::invalid_argument&) {  // super-blocks do not fit this width
       type = data_.PickValueInArray({"Q4_1", "Q8_0", "F32"});
-      row_size = source_row_size(source_type(type), k);
+      row_size = source_row_size(source_type(type), slot.columns);
     }
     const size_t change = data_.ConsumeIntegralInRange<int>(0, 127) == 0 ? 1 : 0;
-    const std::vector<uint8_t> stored = stretched(data_, row_size * static_cast<size_t>(n) + change);
-    model_.set_matrix(name, layer, type, stored.data(), stored.size(), data_.ConsumeBool());
+    const std::vector<uint8_t> stored = stretched(data_, row_size * static_cast<size_t>(slot.rows) + change);
+    model_.set_matrix(slot.name, slot.layer, type, stored.data(), stored.size(), data_.ConsumeBool());
   }
 
-  void set_norm(const std::string& name, int layer) {
-    std::vector<float> values(static_cast<size_t>(shape_.width));
+  void set_vector(const VectorSlot& slot) {
+    std::vector<float> values(static_cast<size_t>(slot.size));
     const float value = some_float(data_);
     for (size_t i = 0; i < values.size(); ++i) values[i] = value * static_cast<float>(i % 3);
-    model_.set_norm(name, layer, values.data(), values.size());
+    model_.set_vector(slot.name, slot.layer, values.data(), values.size(), data_.ConsumeBool());
   }
 
   FuzzedDataProvider& data_;

@@ -138,9 +138,26 @@ class PyModel {
     model_.set_matrix(name, layer, type, data.data(), data.size(), adjacent_pairs);
   }
 
-  void set_norm(const std::string& name, int layer, Array<float> data) {
+  // Keeps `bytes` alive as long as the model.
+  void map_matrix(const std::string& name, int layer, const std::string& weight_type, Array<uint8_t> bytes) {
     const std::lock_guard lock(mutex_);
-    model_.set_norm(name, layer, data.data(), data.size());
+    model_.map_matrix(name, layer, weight_type, bytes.data(), bytes.size());
+    mapped_.push_back(std::move(bytes));
+  }
+
+  // Type and bytes of a matrix; the array is a view of them.
+  nb::tuple packed_matrix(const std::string& name, int layer) {
+    const std::lock_guard lock(mutex_);
+    const PackedMatrix& matrix = model_.packed_matrix(name, layer);
+    const size_t shape[1] = {matrix.bytes()};
+    return nb::make_tuple(weight_type_name(matrix.type),
+                          nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(matrix.memory.as<const uint8_t>(), 1,
+                                                                             shape, nb::find(this)));
+  }
+
+  void set_vector(const std::string& name, int layer, Array<float> data, bool adjacent_pairs) {
+    const std::lock_guard lock(mutex_);
+    model_.set_vector(name, layer, data.data(), data.size(), adjacent_pairs);
   }
 
   void finish() {
@@ -190,12 +207,14 @@ class PyModel {
   int kv_blocks() const { return options_.kv_blocks; }
   size_t weight_bytes() const { return model_.weight_bytes(); }
   size_t kv_bytes() const { return model_.kv_bytes(); }
+  size_t step_bytes() const { return model_.step_bytes(); }
 
  private:
   void require_finished() const {
     if (!finished_) throw std::invalid_argument("finish() has not been called");
   }
 
+  std::vector<Array<uint8_t>> mapped_;  // outlives what points into it
   Model model_;
   ModelOptions options_;
   std::mutex mutex_;
@@ -210,6 +229,7 @@ NB_MODULE(_native, m) {
   using namespace stoker;
   m.doc() = "The C++ compute library: weights, KV cache, forward pass and sampling.";
   m.attr("MAX_LOGPROBS") = kMaxLogprobs;
+  m.attr("PACK_LAYOUT") = kPackLayout;
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
@@ -217,27 +237,26 @@ NB_MODULE(_native, m) {
   });
 
   bind_edits(m);
+  bind_shape(m);
   nb::class_<PyPromptScores>(m, "PromptScores")
       .def(nb::init<Array<int32_t>, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("rows"),
            nb::arg("tokens"), nb::arg("n_tops"));
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
-          [](PyModel* self, int n_layers, int width, int n_heads, int n_kv_heads, int head_size, int ffn_width,
-             int vocab_size, int context_length, std::vector<float> frequencies, float norm_epsilon,
-             const std::string& isa, int n_threads, int kv_blocks, int max_step_tokens, int max_step_seqs,
-             bool float_path) {
-            new (self) PyModel({n_layers, width, n_heads, n_kv_heads, head_size, ffn_width, vocab_size, context_length,
-                                std::move(frequencies), norm_epsilon},
-                               {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
+          [](PyModel* self, const ModelShape& shape, const std::string& isa, int n_threads, int kv_blocks,
+             int max_step_tokens, int max_step_seqs, bool float_path) {
+            new (self) PyModel(shape, {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
           },
-          nb::kw_only(), nb::arg("n_layers"), nb::arg("width"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
-          nb::arg("head_size"), nb::arg("ffn_width"), nb::arg("vocab_size"), nb::arg("context_length"),
-          nb::arg("frequencies"), nb::arg("norm_epsilon"), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
+          nb::arg("shape"), nb::kw_only(), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
           nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
       .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("dtype"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
-      .def("set_norm", &PyModel::set_norm, nb::arg("name"), nb::arg("layer"), nb::arg("data"))
+      .def("map_matrix", &PyModel::map_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("weight_type"),
+           nb::arg("packed"))
+      .def("packed_matrix", &PyModel::packed_matrix, nb::arg("name"), nb::arg("layer"))
+      .def("set_vector", &PyModel::set_vector, nb::arg("name"), nb::arg("layer"), nb::arg("data"),
+           nb::arg("adjacent_pairs"))
       .def("finish", &PyModel::finish)
       .def(
           "forward",
@@ -265,7 +284,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("progress", &PyModel::progress)
       .def_prop_ro("kv_blocks", &PyModel::kv_blocks)
       .def_prop_ro("weight_bytes", &PyModel::weight_bytes)
-      .def_prop_ro("kv_bytes", &PyModel::kv_bytes);
+      .def_prop_ro("kv_bytes", &PyModel::kv_bytes)
+      .def_prop_ro("step_bytes", &PyModel::step_bytes);
 
   bind_kernels(m);
 }

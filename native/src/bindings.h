@@ -3,6 +3,8 @@
 
 namespace stoker {
 
+// Adds the classes that say what a model looks like.
+void bind_shape(nanobind::module_& m);
 // Adds the submodule `kernels`: single kernels, for checking them against a reference.
 void bind_kernels(nanobind::module_& parent);
 

@@ -12,6 +12,7 @@
 #include "float_mode.h"
 #include "kernels.h"
 #include "sampler.h"
+#include "shape.h"
 #include "thread_pool.h"
 
 namespace nb = nanobind;
@@ -116,16 +117,23 @@ auto rms_norm(const std::string& isa, Vector x, Vector weight, float epsilon) {
   return to_numpy(std::move(out), {x.size()});
 }
 
-auto swiglu(const std::string& isa, Vector gate, Vector up) {
+auto activate(const std::string& isa, const std::string& activation, Vector gate, Vector up) {
   need_sixteens(gate.size());
   if (up.size() != gate.size()) throw std::invalid_argument("up must be as long as gate");
   std::vector<float> out(gate.size());
-  find_kernels(isa).swiglu(gate.data(), up.data(), static_cast<int>(gate.size()), out.data());
+  activation_of(find_kernels(isa), activation_named(activation))(gate.data(), up.data(), static_cast<int>(gate.size()),
+                                                                 out.data());
   return to_numpy(std::move(out), {gate.size()});
 }
 
+auto softcap(const std::string& isa, Vector x, float cap) {
+  need_sixteens(x.size());
+  std::vector<float> out(x.data(), x.data() + x.size());
+  find_kernels(isa).softcap(out.data(), cap, static_cast<int>(out.size()));
+  return to_numpy(std::move(out), {x.size()});
+}
+
 auto rotate(const std::string& isa, Vector x, Vector cosine, Vector sine, float scale) {
-  need_sixteens(cosine.size());
   if (x.size() != 2 * cosine.size() || sine.size() != cosine.size()) {
     throw std::invalid_argument("x must be twice as long as cosine and sine");
   }
@@ -144,7 +152,7 @@ auto exp_terms(const std::string& isa, Vector x, float maximum, float factor) {
 // Attention of consecutive positions with one KV head, through blocks in the given order. Blocks that hold no key
 // are filled with NaN, as recycled memory may be.
 auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, int first_position, Ints block_table,
-            bool half) {
+            bool half, int window, float softcap) {
   const Kernels& kernels = find_kernels(isa);
   const FloatMode float_mode;
   const auto n_rows = static_cast<int>(queries.shape(0));
@@ -154,7 +162,7 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
   const bool blocks_exist = std::all_of(block_table.data(), block_table.data() + block_table.size(),
                                         [](int32_t block) { return block >= 0; });
   if (n_rows == 0 || group == 0 || head_size == 0 || first_position < 0 || !blocks_exist || head_size % kGroup != 0 ||
-      keys.shape(0) != static_cast<size_t>(n_keys) || keys.shape(1) != queries.shape(2) ||
+      window < 0 || keys.shape(0) != static_cast<size_t>(n_keys) || keys.shape(1) != queries.shape(2) ||
       values.shape(0) != keys.shape(0) || values.shape(1) != keys.shape(1) ||
       block_table.size() * kBlockTokens < static_cast<size_t>(n_keys)) {
     throw std::invalid_argument("shapes do not fit each other");
@@ -176,9 +184,7 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
   std::vector<float> scratch(static_cast<size_t>(2 * kTileTokens * head_size), __builtin_nanf(""));
   std::vector<float> maximum(pairs), sum(pairs), total(pairs * static_cast<size_t>(head_size));
   std::vector<float> piece_maximum(pairs), piece_sum(pairs), piece_total(total.size());
-  const int n_pieces = (n_keys - 1) / kPieceTokens + 1;
-  for (int piece = 0; piece < n_pieces; ++piece) {
-    const bool first = piece == 0;
+  for (int piece = first_seen(first_position, window) / kPieceTokens; piece * kPieceTokens < n_keys; ++piece) {
     kernels.attend({.queries = queries.data(),
                     .query_stride = ptrdiff_t{group} * head_size,
                     .n_rows = n_rows,
@@ -187,19 +193,28 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
                     .first_position = first_position,
                     .key_begin = piece * kPieceTokens,
                     .key_end = (piece + 1) * kPieceTokens,
+                    .window = window,
+                    .softcap = softcap,
                     .block_table = block_table.data(),
                     .keys = key_store.data(),
                     .values = value_store.data(),
                     .block_stride = block_elements,
                     .kv_type = type,
                     .scratch = scratch.data(),
-                    .maximum = first ? maximum.data() : piece_maximum.data(),
-                    .sum = first ? sum.data() : piece_sum.data(),
-                    .accumulator = first ? total.data() : piece_total.data()});
-    for (size_t i = 0; !first && i < pairs; ++i) {
-      if (first_position + static_cast<int>(i) / group < piece * kPieceTokens) continue;
+                    .maximum = piece_maximum.data(),
+                    .sum = piece_sum.data(),
+                    .accumulator = piece_total.data()});
+    for (size_t i = 0; i < pairs; ++i) {
+      const int position = first_position + static_cast<int>(i) / group;
+      const int first_piece = first_seen(position, window) / kPieceTokens;
       const size_t at = i * static_cast<size_t>(head_size);
-      kernels.merge(&maximum[i], &sum[i], &total[at], piece_maximum[i], piece_sum[i], &piece_total[at], head_size);
+      if (piece == first_piece) {
+        maximum[i] = piece_maximum[i];
+        sum[i] = piece_sum[i];
+        std::copy_n(&piece_total[at], head_size, &total[at]);
+      } else if (piece > first_piece && position >= piece * kPieceTokens) {
+        kernels.merge(&maximum[i], &sum[i], &total[at], piece_maximum[i], piece_sum[i], &piece_total[at], head_size);
+      }
     }
   }
   for (size_t i = 0; i < pairs; ++i) {
@@ -233,11 +248,13 @@ void bind_kernels(nb::module_& parent) {
   m.def("quantize", &quantize, nb::arg("isa"), nb::arg("x"));
   m.def("quantize_twice", &quantize_twice, nb::arg("isa"), nb::arg("x"));
   m.def("rms_norm", &rms_norm, nb::arg("isa"), nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"));
-  m.def("swiglu", &swiglu, nb::arg("isa"), nb::arg("gate"), nb::arg("up"));
+  m.def("activate", &activate, nb::arg("isa"), nb::arg("activation"), nb::arg("gate"), nb::arg("up"));
+  m.def("softcap", &softcap, nb::arg("isa"), nb::arg("x"), nb::arg("cap"));
   m.def("rotate", &rotate, nb::arg("isa"), nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("scale"));
   m.def("exp_terms", &exp_terms, nb::arg("isa"), nb::arg("x"), nb::arg("maximum"), nb::arg("factor"));
   m.def("attend", &attend, nb::arg("isa"), nb::arg("queries"), nb::arg("keys"), nb::arg("values"),
-        nb::arg("first_position"), nb::arg("block_table"), nb::arg("half"));
+        nb::arg("first_position"), nb::arg("block_table"), nb::arg("half"), nb::arg("window") = 0,
+        nb::arg("softcap") = 0.0f);
   m.def("sample", &sample_one, nb::arg("isa"), nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"),
         nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("position"),
         nb::arg("n_logprobs"), nb::arg("edits").none() = nb::none());

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "shape.h"
+
 #if defined(STOKER_X86_64)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -55,6 +57,14 @@ std::vector<const Kernels*> available_kernels() {
 #endif
   found.push_back(&portable::kKernels);
   return found;
+}
+
+Activate* activation_of(const Kernels& kernels, Activation activation) {
+  switch (activation) {
+    case Activation::gelu_tanh: return kernels.geglu;
+    case Activation::clamped_swiglu: return kernels.clamped_swiglu;
+    default: return kernels.swiglu;
+  }
 }
 
 const Kernels& find_kernels(const std::string& name) {

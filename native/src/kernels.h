@@ -12,6 +12,8 @@
 
 namespace stoker {
 
+enum class Activation;  // in shape.h
+
 constexpr int kBlockTokens = 16;   // tokens in a KV block
 constexpr int kTileTokens = 64;    // keys in one step of the online softmax; tiles begin at multiples of it
 constexpr int kPieceTokens = 512;  // keys of one partial softmax; pieces begin at multiples of it
@@ -34,6 +36,11 @@ struct Activations {
 
 enum class KvType { f16, f32 };
 
+// The first key that a token sees; `window` counts the token itself and is 0 for all before it.
+static inline int first_seen(int position, int window) {
+  return window == 0 || position < window ? 0 : position - window + 1;
+}
+
 // Attention of a few consecutive positions of one sequence with the query heads of one KV head, over the keys
 // in [key_begin, key_end). KV of one head of one block: keys [head_size][16], values [16][head_size].
 struct AttendArgs {
@@ -45,18 +52,23 @@ struct AttendArgs {
   int first_position;
   int key_begin;  // multiple of kPieceTokens
   int key_end;    // at most key_begin + kPieceTokens
+  int window;     // a row at position p sees keys from first_seen(p, window) to p
+  float softcap;  // scores become softcap * tanh(score / softcap); 0 for not
   const int32_t* block_table;
   const void* keys;  // this layer's and head's part of block 0
   const void* values;
   size_t block_stride;  // elements between a head's parts of consecutive blocks
   KvType kv_type;
   float* scratch;  // 2 * kTileTokens * head_size floats
-  // Results per (row, head): maximum score, sum of weights, weighted sum of values. A row whose position lies
-  // before key_begin is left alone.
+  // Results per (row, head): maximum score, sum of weights, weighted sum of values. A row that sees none of the keys
+  // is left alone or empty.
   float* maximum;      // [n_rows][group]
   float* sum;          // [n_rows][group]
   float* accumulator;  // [n_rows][group][head_size]
 };
+
+// out = activation of gate, times what becomes of up.
+using Activate = void(const float* gate, const float* up, int n, float* out);
 
 struct Kernels {
   const char* name;
@@ -69,9 +81,11 @@ struct Kernels {
   // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.
   void (*quantize_twice)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* out);
-  void (*add)(float* x, const float* y, int n);                           // x += y
-  void (*swiglu)(const float* gate, const float* up, int n, float* out);  // silu(gate) * up
-  // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are given, then scales.
+  void (*add)(float* x, const float* y, int n);  // x += y
+  void (*scale)(float* x, float factor, int n);  // x *= factor, for any n
+  void (*softcap)(float* x, float cap, int n);   // x = cap * tanh(x / cap)
+  Activate *swiglu, *geglu, *clamped_swiglu;     // by the names of Activation: silu, gelu_tanh, clamped_swiglu
+  // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are given, then scales; for any half.
   void (*rotate)(float* x, const float* cosine, const float* sine, int half, float scale);
   // Store one position's key or value of one head into its block; `slot` is the position inside the block.
   void (*store_key)(const float* key, int head_size, int slot, KvType type, void* block);
@@ -89,6 +103,8 @@ struct Kernels {
 
 // Kernels that this processor can run, fastest first.
 std::vector<const Kernels*> available_kernels();
+
+Activate* activation_of(const Kernels& kernels, Activation activation);
 
 // By name, or the fastest for "auto". Throws std::invalid_argument for a name that is unknown or cannot run here.
 const Kernels& find_kernels(const std::string& name);

@@ -2,8 +2,8 @@
 //
 // A piece of at most 512 keys is walked in tiles of 64. A tile's keys and values are widened to fp32 once into
 // scratch (keys [head_size][64], values [64][head_size]) and used by every row and head of the call. Tiles and
-// pieces begin at multiples of their size in absolute positions and a row takes part only up to its own position,
-// so a row's arithmetic is the same whatever rows share the call.
+// pieces begin at multiples of their size in absolute positions and a row takes part only in those where it sees keys,
+// which its own position and the window decide, so a row's arithmetic is the same whatever rows share the call.
 
 namespace stoker::STOKER_ISA {
 
@@ -16,10 +16,11 @@ STOKER_INLINE F32 load_kv(const void* base, size_t index) {
   if constexpr (kType == KvType::f32) return load(static_cast<const float*>(base) + index);
 }
 
-// Widens `n_keys` keys and values from position `begin` on (begin is a multiple of the tile).
+// Widens the keys and values [first_key, n_keys) of the tile that begins at position `begin`, and those before them in
+// their block.
 template <KvType kType>
-static void widen_tile(const AttendArgs& a, int begin, int n_keys, float* keys, float* values) {
-  for (int b = 0; b * kBlockTokens < n_keys; ++b) {
+static void widen_tile(const AttendArgs& a, int begin, int first_key, int n_keys, float* keys, float* values) {
+  for (int b = first_key / kBlockTokens; b * kBlockTokens < n_keys; ++b) {
     const size_t block = static_cast<size_t>(a.block_table[begin / kBlockTokens + b]) * a.block_stride;
     for (int d = 0; d < a.head_size; ++d) {
       store(keys + d * kTileTokens + b * kBlockTokens,
@@ -40,19 +41,31 @@ struct Pair {
   float* accumulator;
 };
 
+// Widened keys and values, and which of them the pairs at hand see.
+struct KeyTile {
+  const float* keys;
+  const float* values;
+  int head_size;
+  float softcap;
+  int first_key;
+  int n_keys;  // exclusive
+
+  bool whole() const { return first_key == 0 && n_keys == kTileTokens; }
+};
+
 // accumulator = accumulator * rescale + sum over keys of weight * value, for kVectors vectors of the head.
 template <int kPairs, int kVectors>
 STOKER_INLINE void accumulate(const Pair* pairs, const float (*weights)[kTileTokens], const float* rescale,
-                              const float* values, int head_size, int n_keys, int offset) {
+                              const KeyTile& tile, int offset) {
   F32 sums[kPairs][kVectors];
   for (int p = 0; p < kPairs; ++p) {
     for (int v = 0; v < kVectors; ++v) {
       sums[p][v] = mul(load(pairs[p].accumulator + offset + 16 * v), splat(rescale[p]));
     }
   }
-  for (int key = 0; key < n_keys; ++key) {
+  for (int key = tile.first_key; key < tile.n_keys; ++key) {
     F32 value[kVectors];
-    for (int v = 0; v < kVectors; ++v) value[v] = load(values + key * head_size + offset + 16 * v);
+    for (int v = 0; v < kVectors; ++v) value[v] = load(tile.values + key * tile.head_size + offset + 16 * v);
     for (int p = 0; p < kPairs; ++p) {
       const F32 weight = splat(weights[p][key]);
       for (int v = 0; v < kVectors; ++v) sums[p][v] = fma(weight, value[v], sums[p][v]);
@@ -83,20 +96,29 @@ STOKER_INLINE void score(const Pair* pairs, const float* keys, int head_size, in
   }
 }
 
-// One tile for kPairs pairs that all see its first `n_keys` keys.
+STOKER_INLINE int lanes_before(int key, int vector) {
+  const int n = key - 16 * vector;
+  return n < 0 ? 0 : n > 16 ? 16 : n;
+}
+
+// One tile for kPairs pairs that all see the same keys of it. The others may be unwritten memory: selected away, never
+// multiplied.
 template <int kPairs>
-static void attend_tile(const Pair* pairs, const float* keys, const float* values, int head_size, int n_keys) {
+static void attend_tile(const Pair* pairs, const KeyTile& tile) {
   F32 scores[kPairs][kTileVectors];
-  for (int v = 0; v < kTileVectors; v += kPairVectors) score<kPairs>(pairs, keys, head_size, v, scores);
+  for (int v = 0; v < kTileVectors; v += kPairVectors) score<kPairs>(pairs, tile.keys, tile.head_size, v, scores);
   float weights[kPairs][kTileTokens];
   float rescale[kPairs];
   const F32 minus_infinity = splat(-__builtin_inff());
+  const bool whole = tile.whole();
   for (int p = 0; p < kPairs; ++p) {
-    if (n_keys < kTileTokens) {  // keys beyond are unwritten memory: selected away, never multiplied
+    if (tile.softcap > 0.0f) {
+      for (int v = 0; v < kTileVectors; ++v) scores[p][v] = soft_capped(scores[p][v], tile.softcap);
+    }
+    if (!whole) {
       for (int v = 0; v < kTileVectors; ++v) {
-        const int left = n_keys - 16 * v;
-        const Mask seen = first_lanes(left < 0 ? 0 : left > 16 ? 16 : left);
-        scores[p][v] = select(seen, scores[p][v], minus_infinity);
+        scores[p][v] = select(first_lanes(lanes_before(tile.n_keys, v)), scores[p][v], minus_infinity);
+        scores[p][v] = select(first_lanes(lanes_before(tile.first_key, v)), minus_infinity, scores[p][v]);
       }
     }
     const F32 highest = max(max(scores[p][0], scores[p][1]), max(scores[p][2], scores[p][3]));
@@ -106,9 +128,7 @@ static void attend_tile(const Pair* pairs, const float* keys, const float* value
     F32 exponentials[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) {
       exponentials[v] = exp(sub(scores[p][v], splat(maximum)));
-      if (n_keys < kTileTokens) {
-        exponentials[v] = select(greater(scores[p][v], minus_infinity), exponentials[v], zero());
-      }
+      if (!whole) exponentials[v] = select(greater(scores[p][v], minus_infinity), exponentials[v], zero());
       store(weights[p] + 16 * v, exponentials[v]);
     }
     rescale[p] = old_maximum == maximum ? 1.0f : exp_scalar(old_maximum - maximum);
@@ -118,23 +138,46 @@ static void attend_tile(const Pair* pairs, const float* keys, const float* value
   }
   int offset = 0;
   if constexpr (kPairVectors > 2) {
-    for (; offset + 16 * kPairVectors <= head_size; offset += 16 * kPairVectors) {
-      accumulate<kPairs, kPairVectors>(pairs, weights, rescale, values, head_size, n_keys, offset);
+    for (; offset + 16 * kPairVectors <= tile.head_size; offset += 16 * kPairVectors) {
+      accumulate<kPairs, kPairVectors>(pairs, weights, rescale, tile, offset);
     }
   }
-  for (; offset < head_size; offset += 32) {
-    accumulate<kPairs, 2>(pairs, weights, rescale, values, head_size, n_keys, offset);
-  }
+  for (; offset < tile.head_size; offset += 32) accumulate<kPairs, 2>(pairs, weights, rescale, tile, offset);
 }
 
 // n_pairs is in [1, kPairs].
 template <int kPairs = kMaxPairs>
-static void attend_pairs(const Pair* pairs, int n_pairs, const float* keys, const float* values, int head_size,
-                         int n_keys) {
+static void attend_pairs(const Pair* pairs, int n_pairs, const KeyTile& tile) {
   if constexpr (kPairs > 1) {
-    if (n_pairs < kPairs) return attend_pairs<kPairs - 1>(pairs, n_pairs, keys, values, head_size, n_keys);
+    if (n_pairs < kPairs) return attend_pairs<kPairs - 1>(pairs, n_pairs, tile);
   }
-  attend_tile<kPairs>(pairs, keys, values, head_size, n_keys);
+  attend_tile<kPairs>(pairs, tile);
+}
+
+// The rows and heads that see keys of the tile that begins at position `begin`, as many at once as see the same.
+static void attend_rows(const AttendArgs& a, int begin, KeyTile tile) {
+  Pair pairs[kMaxPairs];
+  int n_pairs = 0;
+  for (int row = 0; row < a.n_rows; ++row) {
+    const int position = a.first_position + row;
+    const int hidden = first_seen(position, a.window) - begin;
+    const int visible = position + 1 - begin;
+    if (visible <= 0 || hidden >= kTileTokens) continue;
+    const int first_key = hidden > 0 ? hidden : 0;
+    const int n_keys = visible < kTileTokens ? visible : kTileTokens;
+    for (int head = 0; head < a.group; ++head) {
+      if (n_pairs == kMaxPairs || (n_pairs > 0 && (tile.n_keys != n_keys || tile.first_key != first_key))) {
+        attend_pairs(pairs, n_pairs, tile);
+        n_pairs = 0;
+      }
+      const int i = row * a.group + head;
+      pairs[n_pairs++] = {a.queries + row * a.query_stride + head * a.head_size, a.maximum + i, a.sum + i,
+                          a.accumulator + i * a.head_size};
+      tile.first_key = first_key;
+      tile.n_keys = n_keys;
+    }
+  }
+  if (n_pairs > 0) attend_pairs(pairs, n_pairs, tile);
 }
 
 static void attend(const AttendArgs& a) {
@@ -147,33 +190,18 @@ static void attend(const AttendArgs& a) {
     a.sum[i] = 0.0f;
     for (int d = 0; d < a.head_size; d += 16) store(a.accumulator + i * a.head_size + d, zero());
   }
-  for (int tile = a.key_begin; tile < a.key_end && tile <= last_position; tile += kTileTokens) {
-    const int end = a.key_end < last_position + 1 ? a.key_end : last_position + 1;
-    const int n_keys = end - tile < kTileTokens ? end - tile : kTileTokens;
+  const int first = first_seen(a.first_position, a.window);
+  const int end = a.key_end < last_position + 1 ? a.key_end : last_position + 1;
+  for (int begin = a.key_begin; begin < end; begin += kTileTokens) {
+    if (begin + kTileTokens <= first) continue;
+    const int first_key = first > begin ? first - begin : 0;
+    const int n_keys = end - begin < kTileTokens ? end - begin : kTileTokens;
     if (a.kv_type == KvType::f16) {
-      widen_tile<KvType::f16>(a, tile, n_keys, keys, values);
+      widen_tile<KvType::f16>(a, begin, first_key, n_keys, keys, values);
     } else {
-      widen_tile<KvType::f32>(a, tile, n_keys, keys, values);
+      widen_tile<KvType::f32>(a, begin, first_key, n_keys, keys, values);
     }
-    Pair pairs[kMaxPairs];
-    int n_pairs = 0;
-    int pairs_keys = 0;  // keys that the gathered pairs see
-    for (int row = 0; row < a.n_rows; ++row) {
-      const int visible = a.first_position + row + 1 - tile;
-      if (visible <= 0) continue;
-      const int row_keys = visible < kTileTokens ? visible : kTileTokens;
-      for (int head = 0; head < a.group; ++head) {
-        if (n_pairs == kMaxPairs || (n_pairs > 0 && pairs_keys != row_keys)) {
-          attend_pairs(pairs, n_pairs, keys, values, a.head_size, pairs_keys);
-          n_pairs = 0;
-        }
-        const int i = row * a.group + head;
-        pairs[n_pairs++] = {a.queries + row * a.query_stride + head * a.head_size, a.maximum + i, a.sum + i,
-                            a.accumulator + i * a.head_size};
-        pairs_keys = row_keys;
-      }
-    }
-    if (n_pairs > 0) attend_pairs(pairs, n_pairs, keys, values, a.head_size, pairs_keys);
+    attend_rows(a, begin, {keys, values, a.head_size, a.softcap, first_key, n_keys});
   }
 }
 

@@ -30,6 +30,25 @@ STOKER_INLINE float first_lane(F32 x) {
 
 STOKER_INLINE float exp_scalar(float x) { return first_lane(exp(splat(x))); }
 
+// Relative error below 1e-6. Near zero, where one less the exponential has few bits left, x - x^3 / 3 + 2 x^5 / 15
+// - 17 x^7 / 315, whose next term is below 2e-9 of x.
+STOKER_INLINE F32 tanh(F32 x) {
+  const F32 size = abs(x);
+  const F32 decay = exp(mul(size, splat(-2.0f)));
+  const F32 far = div(sub(splat(1.0f), decay), add(splat(1.0f), decay));
+  const F32 square = mul(x, x);
+  F32 p = splat(-5.39682540e-2f);
+  p = fma(p, square, splat(1.33333333e-1f));
+  p = fma(p, square, splat(-3.33333333e-1f));
+  const F32 near = fma(mul(p, square), x, x);
+  const F32 with_sign = select(greater(zero(), x), sub(zero(), far), far);
+  return select(greater(size, splat(0.125f)), with_sign, near);
+}
+
+STOKER_INLINE F32 soft_capped(F32 x, float cap) { return mul(tanh(div(x, splat(cap))), splat(cap)); }
+
+STOKER_INLINE F32 sigmoid(F32 x) { return div(splat(1.0f), add(splat(1.0f), exp(sub(zero(), x)))); }
+
 // Below the clamp 0, so that a logit of minus infinity has no probability at all; 0 for what is not a number.
 STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), exp(x), zero()); }
 
@@ -104,22 +123,56 @@ static void add_to(float* x, const float* y, int n) {
   for (int i = 0; i < n; i += 16) store(x + i, add(load(x + i), load(y + i)));
 }
 
+static void scale(float* x, float factor, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(x + i, mul(load(x + i), splat(factor)));
+  for (; i < n; ++i) x[i] *= factor;
+}
+
+static void softcap(float* x, float cap, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, soft_capped(load(x + i), cap));
+}
+
 static void swiglu(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; i += 16) {
     const F32 g = load(gate + i);
-    const F32 sigmoid = div(splat(1.0f), add(splat(1.0f), exp(sub(zero(), g))));
-    store(out + i, mul(mul(g, sigmoid), load(up + i)));
+    store(out + i, mul(mul(g, sigmoid(g)), load(up + i)));
+  }
+}
+
+// tanh GELU is g / 2 * (1 + tanh(y)) with y = sqrt(2 / pi) * (g + 0.044715 g^3), and (1 + tanh(y)) / 2 = sigmoid(2 y).
+static void geglu(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += 16) {
+    const F32 g = load(gate + i);
+    const F32 cubed = mul(mul(g, g), g);
+    const F32 twice_y = mul(fma(cubed, splat(0.044715f), g), splat(1.59576912f));
+    store(out + i, mul(mul(g, sigmoid(twice_y)), load(up + i)));
+  }
+}
+
+static void clamped_swiglu(const float* gate, const float* up, int n, float* out) {
+  const F32 limit = splat(7.0f);
+  for (int i = 0; i < n; i += 16) {
+    const F32 g = min(load(gate + i), limit);
+    const F32 u = max(min(load(up + i), limit), sub(zero(), limit));
+    store(out + i, mul(add(u, splat(1.0f)), mul(g, sigmoid(mul(g, splat(1.702f))))));
   }
 }
 
 static void rotate(float* x, const float* cosine, const float* sine, int half, float scale) {
-  for (int i = 0; i < half; i += 16) {
+  int i = 0;
+  for (; i + 16 <= half; i += 16) {
     const F32 a = load(x + i);
     const F32 b = load(x + half + i);
     const F32 c = load(cosine + i);
     const F32 s = load(sine + i);
     store(x + i, mul(sub(mul(a, c), mul(b, s)), splat(scale)));
     store(x + half + i, mul(add(mul(b, c), mul(a, s)), splat(scale)));
+  }
+  for (; i < half; ++i) {
+    const float a = x[i], b = x[half + i];
+    x[i] = (a * cosine[i] - b * sine[i]) * scale;
+    x[half + i] = (b * cosine[i] + a * sine[i]) * scale;
   }
 }
 

@@ -21,13 +21,15 @@ namespace stoker {
 #if defined(STOKER_ADDRESS_SANITIZER)
 
 // From the heap, where AddressSanitizer sees an access beyond the end.
-Memory::Memory(size_t size) : size_(size) {
+Memory::Memory(size_t size) : size_(size), owned_(true) {
   if (size == 0) return;
   if (posix_memalign(&data_, 64, size) != 0) throw std::bad_alloc();
   std::memset(data_, 0, size);
 }
 
-Memory::~Memory() { std::free(data_); }
+Memory::~Memory() {
+  if (owned_) std::free(data_);
+}
 
 #else
 
@@ -35,7 +37,7 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 }
 
-Memory::Memory(size_t size) : size_(size) {
+Memory::Memory(size_t size) : size_(size), owned_(true) {
   if (size == 0) return;
   if (size >= kHugePage) size_ = (size + kHugePage - 1) / kHugePage * kHugePage;
   data_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -50,17 +52,27 @@ Memory::Memory(size_t size) : size_(size) {
 }
 
 Memory::~Memory() {
-  if (data_ != nullptr) munmap(data_, size_);
+  if (owned_ && data_ != nullptr) munmap(data_, size_);
 }
 
 #endif
 
+Memory Memory::borrowed(const void* data, size_t size) {
+  Memory memory;
+  memory.data_ = const_cast<void*>(data);
+  memory.size_ = size;
+  return memory;
+}
+
 Memory::Memory(Memory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      owned_(std::exchange(other.owned_, false)) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(owned_, other.owned_);
   return *this;
 }
 

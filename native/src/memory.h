@@ -1,4 +1,4 @@
-// Page-aligned anonymous memory that asks for huge pages: weights, KV cache and scratch.
+// Page-aligned anonymous memory that asks for huge pages (weights, KV cache, scratch), or somebody else's memory.
 #pragma once
 #include <cstddef>
 
@@ -10,6 +10,8 @@ class Memory {
   // Reserves `size` zeroed bytes; the kernel provides pages as they are touched.
   // Throws std::bad_alloc when the address space is not to be had.
   explicit Memory(size_t size);
+  // Memory that belongs to somebody else, outlives this object and is never written to.
+  static Memory borrowed(const void* data, size_t size);
   ~Memory();
   Memory(Memory&& other) noexcept;
   Memory& operator=(Memory&& other) noexcept;
@@ -25,6 +27,7 @@ class Memory {
  private:
   void* data_ = nullptr;
   size_t size_ = 0;
+  bool owned_ = false;
 };
 
 }  // namespace stoker

@@ -6,24 +6,10 @@
 
 #include "kernels.h"
 #include "sampler.h"
+#include "shape.h"
 #include "thread_pool.h"
 
 namespace stoker {
-
-struct ModelShape {
-  int n_layers;
-  int width;
-  int n_heads;
-  int n_kv_heads;
-  int head_size;
-  int ffn_width;
-  int vocab_size;
-  int context_length;
-  std::vector<float> frequencies;  // radians a position of each rotary pair, [head_size / 2]
-  float norm_epsilon;
-
-  int group() const { return n_heads / n_kv_heads; }
-};
 
 struct ModelOptions {
   std::string isa = "auto";
@@ -56,12 +42,40 @@ struct Batch {
   const PromptScores* scores = nullptr;
 };
 
+// What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all
+// experts one after the other.
 struct Layer {
-  std::vector<float> attn_norm, ffn_norm;
-  PackedMatrix q, k, v, o, gate, up, down;
+  std::vector<float> attn_norm, ffn_norm, post_attn_norm, post_ffn_norm;
+  std::vector<float> q_norm, k_norm, q_bias, k_bias, v_bias, o_bias, sinks;
+  std::vector<float> router_bias, gate_bias, up_bias, down_bias;
+  PackedMatrix q, k, v, o, router, gate, up, down;
+  int attention_plan = 0;  // index into Scratch::plans
+};
+
+// A matrix of the model, and what must be packed into it.
+struct MatrixSlot {
+  const char* name;
+  int layer;  // -1 for one of the whole model
+  PackedMatrix* matrix;
+  int rows;
+  int columns;
+  PackOptions options;  // of a file whose rotary pairs are neighbours
+};
+
+// A norm, bias or the like.
+struct VectorSlot {
+  const char* name;
+  int layer;
+  std::vector<float>* values;
+  int size;
+  int rotary_head;   // > 0: elements belong to heads of this size, as the rows of q or k do
+  int rotary_pairs;  // of each head
 };
 
 struct Scratch;  // buffers of one forward, in model_scratch.h
+struct AttentionTask;
+struct AttentionPlan;
+struct Partial;
 
 class Model {
  public:
@@ -75,15 +89,27 @@ class Model {
   uint64_t progress() const { return pool_.regions(); }  // grows while a forward computes; for any thread
   size_t weight_bytes() const;
   size_t kv_bytes() const { return keys_.size() + values_.size(); }
+  size_t step_bytes() const;  // of the buffers that grow with a step's largest number of tokens and sequences
 
-  // `name` is embedding, output, q, k, v, o, gate, up or down; `layer` is ignored for the first two. Rows and
-  // columns follow from the shape; `size` must match them. Throws std::invalid_argument.
+  // Everything that the shape has and that is to be set, in a fixed order.
+  const std::vector<MatrixSlot>& matrices() const { return matrices_; }
+  const std::vector<VectorSlot>& vectors() const { return vectors_; }
+
+  // Matrices are embedding, output, and a layer's q, k, v, o, router, gate, up and down; `layer` is ignored for the
+  // first two. Vectors are output_norm, and a layer's members of those names in Layer. Sizes follow from the shape and
+  // must match. Of q, k and what belongs to them, `adjacent_pairs` says that rotary pairs are neighbours.
+  // Throw std::invalid_argument.
   void set_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* data, size_t size,
                   bool adjacent_pairs);
-  // `name` is attn_norm, ffn_norm or output_norm.
-  void set_norm(const std::string& name, int layer, const float* data, size_t count);
-  // Throws std::invalid_argument when something has not been set. Without an output matrix the embedding serves.
-  void finish();
+  void set_vector(const std::string& name, int layer, const float* data, size_t count, bool adjacent_pairs);
+  // In place of set_matrix: packed bytes as `packed_matrix` has shown them, of a model of this shape and these options.
+  // They must outlive the model. Throws std::invalid_argument.
+  void map_matrix(const std::string& name, int layer, const std::string& weight_type, const uint8_t* bytes,
+                  size_t size);
+  // The matrix as it is held. Throws std::invalid_argument when it has not been set.
+  const PackedMatrix& packed_matrix(const std::string& name, int layer) const;
+  // Throws std::invalid_argument when something that the shape has is not set.
+  void finish() const;
 
   // Computes the batch's tokens into the KV cache and samples. samples_out has n_seqs entries, written where
   // batch.samples is 1. Throws std::invalid_argument for a batch that breaks the rules; nothing is computed then.
@@ -93,35 +119,61 @@ class Model {
   void logits(const Batch& batch, float* out);
 
  private:
+  void list_slots();
+  void list_layer_slots(int index);
+
   void check(const Batch& batch) const;
+  void check_scores(const Batch& batch) const;
   void plan_rows(const Batch& batch);
   void plan_attention(const Batch& batch);
+  size_t plan_tasks(const Batch& batch, AttentionPlan& plan) const;
+
   void run_layers(const Batch& batch);
+  void embed(const Batch& batch);
+  void compute_angles();
   struct Precision {
     bool int8;   // a product wants normed activations at 8 bits
     bool int16;  // or at 16
   };
-  void normalize(const float* x, const std::vector<float>& weight, int n_rows, Precision wanted);
+  void normalize(const std::vector<float>& weight, int n_rows, Precision wanted);
   void precise_product(const PackedMatrix& matrix, int row_begin, int row_end, int block_begin, int block_end,
                        int thread, float* out, ptrdiff_t stride);
+  void add_product(const PackedMatrix& matrix, const Activations& input, const std::vector<float>& bias,
+                   const std::vector<float>& post_norm);
+  void add_branch(const std::vector<float>& post_norm);
+
+  void* kv_at(const Memory& memory, int layer, int block, int head) const;
+  void turn(int layer, int row, float* head, float scale) const;
   void project_qkv(const Layer& layer, int index);
-  void attend(int index, bool quantized);
-  void add_product(const PackedMatrix& matrix, const Activations& input);
+  void norm_rows_of_heads(const Layer& layer, int index);
+  void attend(const Layer& layer, int index);
+  void attend_piece(const AttentionTask& task, int window, int index, int thread, int piece, const Partial& out);
+  void merge_piece(const AttentionTask& task, int window, int piece, const Partial& total, const Partial& other);
+  void end_attention(const AttentionTask& task, const Layer& layer, const Partial& total);
+
   void feed_forward(const Layer& layer);
+  void inner_group(const Layer& layer, const Activations& input, int row_begin, int row_end, int expert, int unit,
+                   int thread);
+  void feed_experts(const Layer& layer);
+  void route(const Layer& layer);
+  void choose_experts(const Layer& layer, int row, int thread);
+  void group_by_expert(const Layer& layer);
+
   void output_logits(const std::vector<int>& rows);
-  void check_scores(const Batch& batch) const;
   void score_prompts(const Batch& batch);
 
   ModelShape shape_;
   ModelOptions options_;
   const Kernels* kernels_;
+  Activate* activate_;
   ThreadPool pool_;
   KvType kv_type_;
-  Memory keys_, values_;              // [layer][block][kv head][head_size * 16]
-  std::vector<float> cosine_, sine_;  // [position][head_size / 2]
+  Memory keys_, values_;  // [layer][block][kv head][head_size * 16]
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;
+  std::vector<MatrixSlot> matrices_;  // these point into the members above
+  std::vector<VectorSlot> vectors_;
   std::unique_ptr<Scratch> scratch_;
 };
 

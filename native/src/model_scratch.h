@@ -5,10 +5,10 @@
 
 #include "memory.h"
 #include "model.h"
+#include "parallel.h"
 
 namespace stoker {
 
-constexpr int kRowBlock = 96;      // rows that share one pass over a column block; a multiple of the kernels' 12
 constexpr int kAttentionRows = 8;  // consecutive positions in one attention task
 
 struct Row {
@@ -16,18 +16,26 @@ struct Row {
   int kv_block;  // that holds the position
 };
 
-// A run of consecutive positions of one sequence, with the query heads of one KV head.
+// A run of consecutive positions of one sequence, with the query heads of one KV head. Tasks that share the pieces of
+// such a run are a group.
 struct AttentionTask {
   int first_row;
   int n_rows;
   int kv_head;
   int first_position;
   const int32_t* block_table;
-  int first_piece;
-  int last_piece;     // exclusive
-  int first_partial;  // index of the task group's partial result for piece 0, or -1: the task does all pieces
-  int n_pieces;       // of the group
+  int group_begin;    // the group's first piece of keys
+  int group_end;      // exclusive
+  int piece;          // the task's own, unless it does all
+  int first_partial;  // index of the group's partial result for its first piece, or -1: the task does all pieces
   int group_index;    // counts the group's finished tasks
+};
+
+// The tasks of all layers that see as far back.
+struct AttentionPlan {
+  int window;  // 0 for all before a token
+  std::vector<AttentionTask> tasks;
+  std::vector<std::atomic<int>> finished;  // per task group
 };
 
 enum class Form { codes, both };
@@ -46,9 +54,28 @@ struct ActivationBuffer {
   GroupMeta* row_meta(int row) const {
     return meta.as<GroupMeta>() + static_cast<size_t>(row) * static_cast<size_t>(k / kGroup);
   }
+  size_t size() const { return values.size() + codes.size() + meta.size(); }
 
   Memory values, codes, meta;
   int k = 0;
+};
+
+// Rows of floats.
+struct FloatRows {
+  FloatRows() = default;
+  FloatRows(size_t rows, size_t k) : memory(rows * k * sizeof(float)), k(k) {}
+  float* row(int index) const { return memory.as<float>() + static_cast<size_t>(index) * k; }
+
+  Memory memory;
+  size_t k = 0;
+};
+
+// Cosines and sines of a rotary embedding for the step's rows: each row's cosines, then its sines.
+struct Angles {
+  FloatRows rows;
+  size_t n_pairs = 0;
+  const float* cosine(int row) const { return rows.row(row); }
+  const float* sine(int row) const { return rows.row(row) + n_pairs; }
 };
 
 // (maximum, sum, accumulator) of the rows and heads of an attention task.
@@ -58,12 +85,33 @@ struct Partial {
   float* accumulator;
 };
 
+// Rows of the step that go through the same expert, at most kRowBlock, as places in the order of experts.
+struct ExpertBlock {
+  int expert;
+  int begin;
+  int end;
+};
+
+// Where each row goes. A row's choices are ranked by their scores; `place` is the choice's row in the buffers below.
+struct ExpertScratch {
+  FloatRows scores;          // [rows][experts, padded]
+  std::vector<int> chosen;   // [rows][used] experts
+  FloatRows shares;          // [rows][used]
+  std::vector<int> places;   // [rows][used]
+  std::vector<int> sources;  // [rows * used] the row at each place
+  std::vector<int> starts;   // [experts + 1] the first place of each expert
+  std::vector<ExpertBlock> blocks;
+  ActivationBuffer gathered;  // the normed rows, in order of places
+  FloatRows outputs;          // of the experts, likewise
+};
+
 struct ThreadScratch {
   Memory tile;       // a matrix product's output on its way to the epilogue
   Memory halves;     // the products of coarse and fine rows with one column block, not yet added
   Memory attention;  // widened keys and values
   Memory partials;   // two partial results
   SampleScratch sampling;
+  std::vector<double> expert_sums;  // of exp_terms
 };
 
 struct Scratch {
@@ -71,16 +119,21 @@ struct Scratch {
   std::vector<Row> rows;
   std::vector<int> sampled_seqs;
   std::vector<int> logit_rows;
-  std::vector<AttentionTask> tasks;
-  std::vector<std::atomic<int>> finished;  // per task group
-  int n_partials = 0;
-  Memory residual;  // [rows][width]
-  Memory queries;   // [rows][n_heads * head_size]
+  std::vector<AttentionPlan> plans;
+  FloatRows residual;          // [rows][width]
+  FloatRows branch;            // [rows][width] what a layer adds to it, where that is not added at once
+  FloatRows queries;           // [rows][n_heads * head_size]
+  FloatRows keys;              // [rows][n_kv_heads * head_size] not yet normed, for norms over rows
+  std::vector<Angles> angles;  // of each rotary embedding
   ActivationBuffer normed, attended, inner;
   ActivationBuffer normed_twice;  // what is normed at 16 bits: two rows each, coarse and fine
+  ExpertScratch experts;
+  std::vector<float> no_value;  // [head_size] zeros: what a sink adds to the attended values
   Memory partials;
   Memory logits;  // [rows][padded vocabulary]
   std::vector<ThreadScratch> threads;
 };
+
+std::unique_ptr<Scratch> make_scratch(const ModelShape& shape, const ModelOptions& options);
 
 }  // namespace stoker

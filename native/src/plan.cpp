@@ -56,8 +56,17 @@ void Model::plan_rows(const Batch& batch) {
 
 void Model::plan_attention(const Batch& batch) {
   Scratch& scratch = *scratch_;
-  scratch.tasks.clear();
-  scratch.n_partials = 0;
+  size_t most_partials = 0;
+  for (AttentionPlan& plan : scratch.plans) most_partials = std::max(most_partials, plan_tasks(batch, plan));
+  const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());
+  const size_t needed = most_partials * pairs * (static_cast<size_t>(shape_.head_size) + 2) * sizeof(float);
+  if (scratch.partials.size() < needed) scratch.partials = Memory(2 * needed);
+}
+
+// Returns how many partial results the plan's tasks have.
+size_t Model::plan_tasks(const Batch& batch, AttentionPlan& plan) const {
+  plan.tasks.clear();
+  int n_partials = 0;
   int n_groups = 0;
   for (int s = 0; s < batch.n_seqs; ++s) {
     n_groups += (batch.run_starts[s + 1] - batch.run_starts[s] + kAttentionRows - 1) / kAttentionRows;
@@ -69,40 +78,36 @@ void Model::plan_attention(const Batch& batch) {
     for (int row = batch.run_starts[s]; row < batch.run_starts[s + 1]; row += kAttentionRows) {
       const int n_rows = std::min(kAttentionRows, batch.run_starts[s + 1] - row);
       const int position = batch.first_positions[s] + row - batch.run_starts[s];
-      const int n_pieces = (position + n_rows - 1) / kPieceTokens + 1;
+      const int first_piece = first_seen(position, plan.window) / kPieceTokens;
+      const int end_piece = (position + n_rows - 1) / kPieceTokens + 1;
       for (int head = 0; head < shape_.n_kv_heads; ++head, ++group_index) {
         AttentionTask task{.first_row = row,
                            .n_rows = n_rows,
                            .kv_head = head,
                            .first_position = position,
                            .block_table = batch.block_tables + batch.table_starts[s],
-                           .first_piece = 0,
-                           .last_piece = n_pieces,
+                           .group_begin = first_piece,
+                           .group_end = end_piece,
+                           .piece = first_piece,
                            .first_partial = -1,
-                           .n_pieces = n_pieces,
                            .group_index = group_index};
-        if (!split || n_pieces == 1) {
-          scratch.tasks.push_back(task);
+        if (!split || end_piece - first_piece == 1) {
+          plan.tasks.push_back(task);
           continue;
         }
-        task.first_partial = scratch.n_partials;
-        scratch.n_partials += n_pieces;
-        for (int piece = 0; piece < n_pieces; ++piece) {
-          task.first_piece = piece;
-          task.last_piece = piece + 1;
-          scratch.tasks.push_back(task);
+        task.first_partial = n_partials;
+        n_partials += end_piece - first_piece;
+        for (task.piece = first_piece; task.piece < end_piece; ++task.piece) {
+          plan.tasks.push_back(task);
         }
       }
     }
   }
-  if (scratch.finished.size() < static_cast<size_t>(n_groups)) {
-    scratch.finished = std::vector<std::atomic<int>>(static_cast<size_t>(n_groups));
+  if (plan.finished.size() < static_cast<size_t>(n_groups)) {
+    plan.finished = std::vector<std::atomic<int>>(static_cast<size_t>(n_groups));
   }
-  for (auto& finished : scratch.finished) finished.store(0, std::memory_order_relaxed);
-  const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());
-  const size_t needed =
-      static_cast<size_t>(scratch.n_partials) * pairs * (static_cast<size_t>(shape_.head_size) + 2) * sizeof(float);
-  if (scratch.partials.size() < needed) scratch.partials = Memory(2 * needed);
+  for (auto& finished : plan.finished) finished.store(0, std::memory_order_relaxed);
+  return static_cast<size_t>(n_partials);
 }
 
 }  // namespace stoker

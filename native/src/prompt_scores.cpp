@@ -32,7 +32,7 @@ void Model::score_prompts(const Batch& batch) {
   Scratch& scratch = *scratch_;
   const auto width = static_cast<size_t>(shape_.width);
   const size_t stride = (static_cast<size_t>(shape_.vocab_size) + kLanes - 1) / kLanes * kLanes;
-  float* residual = scratch.residual.as<float>();
+  float* residual = scratch.residual.row(0);
   const std::vector<float> hidden(residual, residual + static_cast<size_t>(scratch.n_rows) * width);
   std::vector<int> rows;
   for (int begin = 0; begin < scores.n; begin += options_.max_step_seqs) {

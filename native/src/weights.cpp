@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 
 #include "fp16.h"
@@ -11,6 +12,8 @@
 namespace stoker {
 
 namespace {
+
+constexpr const char* kTypeNames[] = {"u4", "u8", "f16", "bf16", "f32"};  // in the order of WeightType
 
 bool finite_half(uint16_t half) { return (half & 0x7c00u) != 0x7c00u; }
 
@@ -93,21 +96,19 @@ bool place_values(SourceType source, WeightType type, const uint8_t* row, int g,
   return finite || is_plain(source);
 }
 
-// Where row `row` of the packed matrix stands in the file: packed heads keep rotary pairs half a head apart.
-int source_row(int row, int n, int rotary_heads) {
-  if (rotary_heads == 0) return row;
-  const int head_size = n / rotary_heads;
-  const int half = head_size / 2;
-  const int in_head = row % head_size;
-  return row - in_head + 2 * (in_head % half) + in_head / half;
-}
-
 }  // namespace
+
+int neighbours_row(int row, int head_size, int rotary_pairs) {
+  const int in_head = row % head_size;
+  if (in_head >= 2 * rotary_pairs) return row;
+  return row - in_head + 2 * (in_head % rotary_pairs) + in_head / rotary_pairs;
+}
 
 PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool) {
   const size_t row_size = source_row_size(type, k);
   if (n <= 0) throw std::invalid_argument("a matrix needs at least one row");
-  if (options.rotary_heads > 0 && n % (2 * options.rotary_heads) != 0) {
+  const int heads = options.rotary_heads;
+  if (heads > 0 && (n % heads != 0 || options.rotary_pairs < 0 || options.rotary_pairs > n / heads / 2)) {
     throw std::invalid_argument("rows do not divide into heads of rotary pairs");
   }
   PackedMatrix matrix;
@@ -116,13 +117,14 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
   matrix.k = k;
   const size_t packed_group = packed_group_size(matrix.type);
   matrix.block_size = packed_group * static_cast<size_t>(k / kGroup);
-  matrix.memory = Memory(matrix.block_size * static_cast<size_t>(matrix.n_blocks()));
+  matrix.memory = Memory(matrix.bytes());
 
   std::atomic<bool> finite{true};
   pool.run(matrix.n_blocks(), [&](int block, int) {
     uint8_t* out = matrix.memory.as<uint8_t>() + static_cast<size_t>(block) * matrix.block_size;
     for (int lane = 0; lane < kLanes && block * kLanes + lane < n; ++lane) {
-      const int row = source_row(block * kLanes + lane, n, options.rotary_heads);
+      const int packed_row = block * kLanes + lane;
+      const int row = heads > 0 ? neighbours_row(packed_row, n / heads, options.rotary_pairs) : packed_row;
       const uint8_t* source = rows + static_cast<size_t>(row) * row_size;
       for (int g = 0; g < k / kGroup; ++g) {
         uint8_t* packed = out + static_cast<size_t>(g) * packed_group;
@@ -133,6 +135,30 @@ PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const Pack
     }
   });
   if (!finite.load()) throw std::invalid_argument("a quantization scale is infinite, not a number, or too large");
+  return matrix;
+}
+
+const char* weight_type_name(WeightType type) { return kTypeNames[static_cast<size_t>(type)]; }
+
+WeightType weight_type(const std::string& name) {
+  for (size_t i = 0; i < std::size(kTypeNames); ++i) {
+    if (name == kTypeNames[i]) return static_cast<WeightType>(i);
+  }
+  throw std::invalid_argument("unknown type of packed weights '" + name + "'");
+}
+
+PackedMatrix view_packed(WeightType type, const uint8_t* bytes, size_t size, int n, int k) {
+  if (n <= 0 || k <= 0 || k % kGroup != 0) throw std::invalid_argument("a packed matrix has no such shape");
+  PackedMatrix matrix;
+  matrix.type = type;
+  matrix.n = n;
+  matrix.k = k;
+  matrix.block_size = packed_group_size(type) * static_cast<size_t>(k / kGroup);
+  if (size != matrix.bytes()) {
+    throw std::invalid_argument("expected " + std::to_string(matrix.bytes()) + " packed bytes, got " +
+                                std::to_string(size));
+  }
+  matrix.memory = Memory::borrowed(bytes, size);
   return matrix;
 }
 

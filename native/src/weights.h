@@ -20,6 +20,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "memory.h"
 #include "stored_blocks.h"
@@ -31,6 +32,9 @@ class ThreadPool;
 constexpr int kLanes = 16;  // outputs in a column block
 
 enum class WeightType { u4, u8, f16, bf16, f32 };
+
+// Number of the layouts above. A pack file of another number is not used, so it must change with any of them.
+constexpr int kPackLayout = 1;
 
 struct QuantGroupTail {  // behind the codes of a group
   uint16_t scale[kLanes];
@@ -46,18 +50,31 @@ struct PackedMatrix {
 
   int n_blocks() const { return (n + kLanes - 1) / kLanes; }
   bool quantized() const { return type == WeightType::u4 || type == WeightType::u8; }
+  size_t bytes() const { return block_size * static_cast<size_t>(n_blocks()); }
   const uint8_t* block(int index) const { return memory.as<uint8_t>() + static_cast<size_t>(index) * block_size; }
 };
 
 struct PackOptions {
   bool dequantize = false;  // to f32, for the float path
   int rotary_heads = 0;     // > 0: rows are this many heads whose rotary pairs are neighbours; store them as halves
+  int rotary_pairs = 0;     // pairs of each head, from its first row on; the rows after them stay
 };
+
+// Where row `row` of heads that keep rotary pairs as halves stands where they are neighbours.
+int neighbours_row(int row, int head_size, int rotary_pairs);
 
 // Packs `n` rows of `k` values stored as `type`. The last column block is padded with zeros.
 // Throws std::invalid_argument when sizes do not fit the layout, a scale does not fit fp16, or a value computed from
 // a block is not finite.
 PackedMatrix pack(SourceType type, const uint8_t* rows, int n, int k, const PackOptions& options, ThreadPool& pool);
+
+const char* weight_type_name(WeightType type);
+// Throws std::invalid_argument for an unknown name.
+WeightType weight_type(const std::string& name);
+
+// A matrix over bytes that `pack` has made before and that outlive it. Throws std::invalid_argument when their number
+// does not follow from type and sizes.
+PackedMatrix view_packed(WeightType type, const uint8_t* bytes, size_t size, int n, int k);
 
 // Row `index` of the matrix (one output's weights) as `k` floats; embedding lookup.
 void unpack_row(const PackedMatrix& matrix, int index, float* out);

@@ -74,12 +74,16 @@ void test_packing() {
         const Stored stored = random_matrix(random, type, n, k);
         for (const bool dequantize : {false, true}) {
           const int heads = n == 96 ? 3 : 0;
-          const PackedMatrix matrix = pack(source_type(type), stored.bytes.data(), n, k,
-                                           {.dequantize = dequantize, .rotary_heads = heads}, pool);
+          const int pairs = random.between(0, 16);
+          const PackedMatrix matrix =
+              pack(source_type(type), stored.bytes.data(), n, k,
+                   {.dequantize = dequantize, .rotary_heads = heads, .rotary_pairs = pairs}, pool);
           std::vector<float> row(static_cast<size_t>(k));
           for (int r = 0; r < n; ++r) {
-            // Head rows (0, 1), (2, 3), ... become (0, half), (1, half + 1), ...
-            const int from = heads == 0 ? r : r / 32 * 32 + (r % 32 < 16 ? 2 * (r % 32) : 2 * (r % 32 - 16) + 1);
+            // Head rows (0, 1), (2, 3), ... become (0, pairs), (1, pairs + 1), ...; those behind all pairs stay.
+            const int at = r % 32;
+            const int turned = at < pairs ? 2 * at : at < 2 * pairs ? 2 * (at - pairs) + 1 : at;
+            const int from = heads == 0 ? r : r - at + turned;
             unpack_row(matrix, r, row.data());
             for (int i = 0; i < k; ++i) {
               CHECK(row[static_cast<size_t>(i)] == stored.values[static_cast<size_t>(from * k + i)]);
@@ -95,6 +99,8 @@ void test_packing() {
     CHECK(refuses([&] { source_row_size(SourceType::q4_k, 128); }));
     CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 0, 32, {}, pool); }));
     CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 6, 32, {.rotary_heads = 4}, pool); }));
+    CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 8, 32, {.rotary_heads = 1, .rotary_pairs = 5}, pool); }));
+    CHECK(refuses([&] { pack(SourceType::q4_0, zeros.data(), 8, 32, {.rotary_heads = 1, .rotary_pairs = -1}, pool); }));
     for (const uint16_t scale : {0x7c00, 0xfc01, 0x7bff}) {  // infinite, NaN, too large for -128 times
       std::vector<uint8_t> bad(zeros);
       bad[0] = static_cast<uint8_t>(scale & 255);
@@ -157,6 +163,10 @@ void test_extreme_values(const Kernels& kernels) {
     kernels.quantize(x.data(), 64, codes.data(), meta.data());
     kernels.rms_norm(x.data(), y.data(), 64, 1e-5f, out.data());
     kernels.swiglu(x.data(), y.data(), 64, out.data());
+    kernels.geglu(x.data(), y.data(), 64, out.data());
+    kernels.clamped_swiglu(x.data(), y.data(), 64, out.data());
+    kernels.softcap(out.data(), 30.0f, 64);
+    kernels.scale(out.data(), y[0], 61);
     kernels.rotate(out.data(), x.data(), y.data(), 32, 1.0f);
     kernels.divide(x.data(), y[0], 64, out.data());
     std::vector<uint8_t> block(2 * 16 * 64 * 4);
@@ -281,9 +291,32 @@ void test_bad_edits() {
   CHECK(refuses(with([&](LogitEdits& e) { e.banned = wrong.data(); })));
 }
 
+// What is computed value by value, by one path's kernels.
+std::vector<float> element_wise(const Kernels& kernels, const std::vector<float>& x, const std::vector<float>& y) {
+  const auto n = static_cast<int>(x.size());
+  std::vector<float> out;
+  for (Activate* activate : {kernels.swiglu, kernels.geglu, kernels.clamped_swiglu}) {
+    std::vector<float> activated(x.size());
+    activate(x.data(), y.data(), n, activated.data());
+    out.insert(out.end(), activated.begin(), activated.end());
+  }
+  std::vector<float> capped(x), turned(x);
+  kernels.softcap(capped.data(), 3.0f, n);
+  kernels.rotate(turned.data(), y.data(), y.data() + n / 2, n / 2 - 3, 0.3f);
+  out.insert(out.end(), capped.begin(), capped.end());
+  out.insert(out.end(), turned.begin(), turned.end());
+  return out;
+}
+
 // Two paths whose floating-point operations are the same give the same bits, however they add integers.
 void test_equal_paths(const Kernels& first, const Kernels& second) {
   Random random(9);
+  for (int round = 0; round < 50; ++round) {
+    std::vector<float> x(96), y(96);
+    const float size = std::pow(10.0f, static_cast<float>(random.between(-6, 3)));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = size * random.unit(), y[i] = random.unit();
+    CHECK(same_bits(element_wise(first, x, y), element_wise(second, x, y)));
+  }
   ThreadPool pool(1);
   for (const char* type : {"Q4_0", "Q4_1", "Q8_0", "F16"}) {
     for (const int k : {32, 64, 32 * 31, 32 * 33, 32 * 70}) {

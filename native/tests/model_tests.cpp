@@ -18,7 +18,6 @@ struct TinyModel {
   ModelShape shape;
   std::string type;
   std::string embedding_type;
-  bool tied;
   bool float_path;
   uint64_t seed;
 
@@ -28,30 +27,16 @@ struct TinyModel {
     auto model =
         std::make_unique<Model>(shape, ModelOptions{isa, n_threads, kv_blocks, step_tokens, step_seqs, float_path});
     Random random(seed);
-    const auto matrix = [&](const char* name, int layer, const std::string& stored_as, int n, int k) {
-      const Stored stored = random_matrix(random, stored_as, n, k);
-      model->set_matrix(name, layer, stored_as, stored.bytes.data(), stored.bytes.size(), true);
-    };
-    const auto norm = [&](const char* name, int layer) {
-      std::vector<float> values(static_cast<size_t>(shape.width));
+    for (const MatrixSlot& slot : model->matrices()) {
+      const std::string& stored_as = slot.layer < 0 ? embedding_type : type;
+      const Stored stored = random_matrix(random, stored_as, slot.rows, slot.columns);
+      model->set_matrix(slot.name, slot.layer, stored_as, stored.bytes.data(), stored.bytes.size(),
+                        random.below(2) == 0);
+    }
+    for (const VectorSlot& slot : model->vectors()) {
+      std::vector<float> values(static_cast<size_t>(slot.size));
       for (float& value : values) value = 1.0f + 0.1f * random.unit();
-      model->set_norm(name, layer, values.data(), values.size());
-    };
-    const int q_width = shape.n_heads * shape.head_size;
-    const int kv_width = shape.n_kv_heads * shape.head_size;
-    matrix("embedding", 0, embedding_type, shape.vocab_size, shape.width);
-    if (!tied) matrix("output", 0, embedding_type, shape.vocab_size, shape.width);
-    norm("output_norm", 0);
-    for (int layer = 0; layer < shape.n_layers; ++layer) {
-      norm("attn_norm", layer);
-      norm("ffn_norm", layer);
-      matrix("q", layer, type, q_width, shape.width);
-      matrix("k", layer, type, kv_width, shape.width);
-      matrix("v", layer, type, kv_width, shape.width);
-      matrix("o", layer, type, shape.width, q_width);
-      matrix("gate", layer, type, shape.ffn_width, shape.width);
-      matrix("up", layer, type, shape.ffn_width, shape.width);
-      matrix("down", layer, type, shape.width, shape.ffn_width);
+      model->set_vector(slot.name, slot.layer, values.data(), values.size(), random.below(2) == 0);
     }
     model->finish();
     return model;
@@ -207,36 +192,86 @@ void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const st
 
 }  // namespace
 
+namespace {
+
+ModelShape plain_shape(int n_layers, int width, int n_heads, int n_kv_heads, int head_size) {
+  ModelShape shape;
+  shape.layers.assign(static_cast<size_t>(n_layers), {.window = 0, .rotary = 0});
+  shape.width = width;
+  shape.n_heads = n_heads;
+  shape.n_kv_heads = n_kv_heads;
+  shape.head_size = head_size;
+  shape.ffn_width = 96;
+  shape.vocab_size = 75;
+  shape.context_length = 640;
+  RotaryShape rotary;
+  for (int pair = 0; pair < head_size / 2; ++pair) {
+    rotary.frequencies.push_back(std::pow(1e4f, -2.0f * static_cast<float>(pair) / static_cast<float>(head_size)));
+  }
+  shape.rotaries.push_back(rotary);
+  shape.norm_epsilon = 1e-5f;
+  shape.tied_embeddings = true;
+  shape.score_scale = 0.2f;
+  return shape;
+}
+
+// Between them, every part that a shape can have.
+std::vector<ModelShape> rich_shapes() {
+  ModelShape dense = plain_shape(3, 64, 4, 2, 32);
+  dense.layers = {{.window = 24, .rotary = 0}, {.window = 100, .rotary = -1}, {.window = 0, .rotary = 1}};
+  dense.rotaries.push_back({{1.0f, 0.3f, 0.1f, 0.03f, 0.01f}, 1.25f});
+  dense.tied_embeddings = false;
+  dense.activation = Activation::gelu_tanh;
+  dense.post_norms = true;
+  dense.qk_norm = QkNorm::head;
+  dense.qkv_bias = dense.attention_output_bias = dense.sinks = true;
+  dense.score_softcap = 20.0f;
+  dense.logit_softcap = 10.0f;
+  dense.embedding_scale = 8.0f;
+  dense.residual_scale = 0.5f;
+  dense.logit_scale = 0.25f;
+  ModelShape mixture = dense;
+  mixture.layers = {{.window = 0, .rotary = 0}, {.window = 30, .rotary = 0}};
+  mixture.activation = Activation::clamped_swiglu;
+  mixture.pre_norms = false;
+  mixture.qk_norm = QkNorm::row;
+  mixture.experts = ExpertsShape{.n_experts = 20, .n_used = 3, .normalized = true, .biases = true};
+  ModelShape few_experts = plain_shape(1, 64, 2, 1, 64);
+  few_experts.experts = ExpertsShape{.n_experts = 3, .n_used = 3, .normalized = false, .biases = false};
+  return {dense, mixture, few_experts};
+}
+
+}  // namespace
+
 void test_models(const std::string& isa) {
   int index = 0;
   for (const std::string type : kTypes) {
-    const int group = 1 + index % 3;
-    std::vector<float> frequencies;
-    for (int pair = 0; pair < 16 * (1 + index % 2); ++pair) {
-      frequencies.push_back(std::pow(1e4f, -static_cast<float>(pair) / static_cast<float>(16 * (1 + index % 2))));
-    }
-    const ModelShape shape{.n_layers = 2,
-                           .width = 64,
-                           .n_heads = 2 * group,
-                           .n_kv_heads = 2,
-                           .head_size = 32 * (1 + index % 2),
-                           .ffn_width = 96,
-                           .vocab_size = 75,
-                           .context_length = 640,
-                           .frequencies = frequencies,
-                           .norm_epsilon = 1e-5f};
-    const TinyModel tiny{shape, type, kTypes[(index + 2) % 6], index % 2 == 0, false, static_cast<uint64_t>(index)};
+    ModelShape shape = plain_shape(2, 64, 2 * (1 + index % 3), 2, 32 * (1 + index % 2));
+    shape.tied_embeddings = index % 2 == 0;
+    const TinyModel tiny{shape, type, kTypes[(index + 2) % 6], false, static_cast<uint64_t>(index)};
     test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa);
     ++index;
   }
-  const ModelShape shape{1, 32, 2, 1, 32, 32, 40, 640, 1e4f, 1e-5f};
-  test_model({shape, "Q4_1", "Q8_0", true, false, 21}, {511, 530}, isa);  // two pieces of keys
-  test_model({shape, "F16", "BF16", false, true, 22}, {20, 40}, isa);     // the float path
+  for (const ModelShape& shape : rich_shapes()) {
+    test_model({shape, index % 2 == 0 ? "Q8_0" : "BF16", "Q4_1", false, static_cast<uint64_t>(index)}, {1, 17, 65, 120},
+               isa);
+    ++index;
+  }
+  const ModelShape shape = plain_shape(1, 32, 2, 1, 32);
+  test_model({shape, "Q4_1", "Q8_0", false, 21}, {511, 530}, isa);  // two pieces of keys
+  ModelShape windowed = shape;
+  windowed.layers = {{.window = 40, .rotary = 0}, {.window = 515, .rotary = 0}};
+  windowed.sinks = true;
+  test_model({windowed, "Q4_1", "Q8_0", false, 22}, {511, 570}, isa);
+  test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa);  // the float path
 }
 
 void test_bad_arguments() {
-  const ModelShape shape{1, 32, 2, 1, 32, 32, 40, 64, 1e4f, 1e-5f};
-  const TinyModel tiny{shape, "Q4_0", "Q4_0", true, false, 31};
+  ModelShape shape = plain_shape(1, 32, 2, 1, 32);
+  shape.ffn_width = 32;
+  shape.vocab_size = 40;
+  shape.context_length = 64;
+  const TinyModel tiny{shape, "Q4_0", "Q4_0", false, 31};
   const auto with = [&](const std::function<void(ModelShape&, ModelOptions&)>& change) {
     ModelShape changed = shape;
     ModelOptions options{"auto", 1, 4, 16, 2, false};
@@ -244,10 +279,15 @@ void test_bad_arguments() {
     return [=] { const Model model(changed, options); };
   };
   CHECK(!refuses(with([](ModelShape&, ModelOptions&) {})));
-  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.n_layers = 0; })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.layers.clear(); })));
   CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.n_heads = 3, s.n_kv_heads = 2; })));
   CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.head_size = 48; })));
   CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.width = 40; })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.layers[0].rotary = 1; })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.layers[0].window = -1; })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.rotaries[0].frequencies.resize(17); })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.score_scale = 0.0f; })));
+  CHECK(refuses(with([](ModelShape& s, ModelOptions&) { s.experts = ExpertsShape{.n_experts = 2, .n_used = 3}; })));
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.n_threads = 0; })));
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.kv_blocks = 0; })));
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.isa = "avx1024"; })));
@@ -261,9 +301,9 @@ void test_bad_arguments() {
   CHECK(refuses([&] { unfinished.set_matrix("k", -1, "Q4_0", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_matrix("z", 0, "Q4_0", bytes.data(), bytes.size(), true); }));
   CHECK(refuses([&] { unfinished.set_matrix("k", 0, "Q8_K", bytes.data(), bytes.size(), true); }));
-  CHECK(refuses([&] { unfinished.set_norm("attn_norm", 0, norm.data(), 31); }));
-  CHECK(refuses([&] { unfinished.set_norm("attn_norm", 1, norm.data(), 32); }));
-  CHECK(refuses([&] { unfinished.set_norm("norm", 0, norm.data(), 32); }));
+  CHECK(refuses([&] { unfinished.set_vector("attn_norm", 0, norm.data(), 31, true); }));
+  CHECK(refuses([&] { unfinished.set_vector("attn_norm", 1, norm.data(), 32, true); }));
+  CHECK(refuses([&] { unfinished.set_vector("norm", 0, norm.data(), 32, true); }));
 
   const auto model = tiny.build("auto", 2, 4, 16, 2);
   const Sequence good{{1, 2, 3}, {2}, 0, {}};

@@ -1,5 +1,3 @@
 """Stoker serves open language models in production, on a CPU engine of its own."""
 
-from importlib.metadata import version
-
-__version__ = version("stoker")
+__version__ = "0.1.0"  # as in pyproject.toml; asking the installed package would take a tenth of a start

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from stoker._native import kernels as kernels
 
 MAX_LOGPROBS: int
+PACK_LAYOUT: int
+"""Number of the packed layout: `packed_matrix` of one number means nothing to `map_matrix` of another."""
 
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
@@ -48,6 +50,61 @@ class PromptScores:
         self, *, rows: NDArray[np.int32], tokens: NDArray[np.int32], n_tops: NDArray[np.int32]
     ) -> None: ...
 
+class Rotary:
+    """Radians a position of each pair of a head's elements that turn, and a factor of cosine and sine."""
+
+    def __init__(self, frequencies: Sequence[float], magnitude: float) -> None: ...
+
+class Experts:
+    """See `stoker.models.config.Experts`."""
+
+    def __init__(self, *, n_experts: int, n_used: int, normalized: bool, biases: bool) -> None: ...
+
+class ModelShape:
+    """See `stoker.models.config.ModelConfig`, whose names these are; what differs is said here.
+
+    Args:
+        layers: Each layer's window, 0 for none, and index into `rotaries`, -1 for none.
+        context_length: Most positions that are served.
+        rotaries: With the frequencies for that context.
+        score_scale: Always a number.
+        score_softcap: 0 for none.
+        logit_softcap: 0 for none.
+
+    Raises:
+        ValueError: An activation or kind of norm is unknown. What the sizes may be, `Model` checks.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[tuple[int, int]],
+        width: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_size: int,
+        ffn_width: int,
+        vocab_size: int,
+        context_length: int,
+        rotaries: Sequence[Rotary],
+        norm_epsilon: float,
+        tied_embeddings: bool,
+        activation: str,
+        pre_norms: bool,
+        post_norms: bool,
+        qk_norm: str,
+        qkv_bias: bool,
+        attention_output_bias: bool,
+        sinks: bool,
+        score_scale: float,
+        score_softcap: float,
+        logit_softcap: float,
+        embedding_scale: float,
+        residual_scale: float,
+        logit_scale: float,
+        experts: Experts | None,
+    ) -> None: ...
+
 class Model:
     """A decoder-only transformer with its packed weights, paged KV cache and threads.
 
@@ -57,17 +114,8 @@ class Model:
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        n_layers: int,
-        width: int,
-        n_heads: int,
-        n_kv_heads: int,
-        head_size: int,
-        ffn_width: int,
-        vocab_size: int,
-        context_length: int,
-        frequencies: Sequence[float],
-        norm_epsilon: float,
         isa: str,
         n_threads: int,
         kv_blocks: int,
@@ -78,13 +126,39 @@ class Model:
     def set_matrix(
         self, name: str, layer: int, dtype: str, data: NDArray[np.uint8], adjacent_pairs: bool
     ) -> None:
-        """Pack a matrix: embedding, output, q, k, v, o, gate, up or down, stored as GGUF's `dtype`."""
+        """Pack a matrix that the shape has, stored as GGUF's `dtype`.
 
-    def set_norm(self, name: str, layer: int, data: NDArray[np.float32]) -> None:
-        """Set attn_norm, ffn_norm or output_norm."""
+        Args:
+            name: embedding, output, q, k, v, o, router, gate, up or down. The last three hold those of
+                all experts one after the other.
+            layer: Ignored for embedding and output.
+            dtype: Name of the type.
+            data: The rows, one after the other.
+            adjacent_pairs: Rotary pairs are neighbours in the rows of q and k.
+        """
+
+    def map_matrix(self, name: str, layer: int, weight_type: str, packed: NDArray[np.uint8]) -> None:
+        """Hold a matrix in bytes that `packed_matrix` has shown, without a copy; they are kept alive.
+
+        They must not change while the model lives.
+        """
+
+    def packed_matrix(self, name: str, layer: int) -> tuple[str, NDArray[np.uint8]]:
+        """Return a matrix as it is held: type and bytes, a view that ends when it is set anew."""
+
+    def set_vector(self, name: str, layer: int, data: NDArray[np.float32], adjacent_pairs: bool) -> None:
+        """Set a norm, bias or the like that the shape has; arguments as for `set_matrix`.
+
+        Args:
+            name: output_norm, attn_norm, ffn_norm, post_attn_norm, post_ffn_norm, q_norm, k_norm,
+                q_bias, k_bias, v_bias, o_bias, sinks, router_bias, gate_bias, up_bias or down_bias.
+            layer: Ignored for output_norm.
+            data: The values, of all experts one after the other.
+            adjacent_pairs: Rotary pairs are neighbours in what belongs to q and k.
+        """
 
     def finish(self) -> None:
-        """Check that the model is whole."""
+        """Check that everything that the shape has is set."""
 
     def forward(
         self,
@@ -144,3 +218,6 @@ class Model:
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
+    @property
+    def step_bytes(self) -> int:
+        """Memory of the buffers that grow with a step's largest number of tokens and sequences."""

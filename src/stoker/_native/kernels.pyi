@@ -43,13 +43,18 @@ def rms_norm(
 ) -> NDArray[np.float32]:
     """Normalize ``x [n]``, n a multiple of 16, by its root mean square."""
 
-def swiglu(isa: str, gate: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute ``silu(gate) * up``, ``[n]``, n a multiple of 16."""
+def activate(
+    isa: str, activation: str, gate: NDArray[np.float32], up: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Compute an activation of `stoker.models.config.ModelConfig`, ``[n]``, n a multiple of 16."""
+
+def softcap(isa: str, x: NDArray[np.float32], cap: float) -> NDArray[np.float32]:
+    """Compute ``cap * tanh(x / cap)``, ``[n]``, n a multiple of 16."""
 
 def rotate(
     isa: str, x: NDArray[np.float32], cosine: NDArray[np.float32], sine: NDArray[np.float32], scale: float
 ) -> NDArray[np.float32]:
-    """Rotate the pairs ``(x[i], x[i + n])`` of ``x [2 n]`` by n angles, n a multiple of 16, then scale."""
+    """Rotate the pairs ``(x[i], x[i + n])`` of ``x [2 n]`` by n angles, then scale."""
 
 def exp_terms(isa: str, x: NDArray[np.float32], maximum: float, factor: float) -> NDArray[np.float32]:
     """Compute ``exp((x - maximum) * factor)``, ``[n]``; 0 where the exponent is below -87."""
@@ -62,6 +67,8 @@ def attend(
     first_position: int,
     block_table: NDArray[np.int32],
     half: bool,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> NDArray[np.float32]:
     """Attend with scaled ``queries [rows, heads, head_size]`` of consecutive positions to one KV head.
 
@@ -73,6 +80,8 @@ def attend(
         first_position: Position of the first row.
         block_table: Blocks of 16 tokens that keys and values are stored to; unused memory holds NaN.
         half: Store keys and values in fp16 instead of fp32.
+        window: Keys that a row sees, up to its own; 0 for all.
+        softcap: Scores become ``softcap * tanh(score / softcap)``; 0 for not.
     """
 
 def sample(

@@ -8,7 +8,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stoker import __version__
 from stoker.api.admin.control import ModelControl
-from stoker.api.admin.openapi import admin_part
 from stoker.api.admin.routes import admin_routes
 from stoker.api.auth import ApiKey
 from stoker.api.drain import DrainGate
@@ -16,7 +15,6 @@ from stoker.api.edge import Edge
 from stoker.api.health import ALIVE_PATHS, OPEN_PATHS, Alive, MetricsPage, Readiness, Ready, probes_part
 from stoker.api.limits import ApiLimits, BodyLimit
 from stoker.api.openai.errors import describe
-from stoker.api.openai.openapi import openai_part
 from stoker.api.openai.routes import openai_routes
 from stoker.api.openapi import PATH, OpenApiPage, compose
 from stoker.api.origin import HostCheck
@@ -51,6 +49,10 @@ def build_api(
     """
 
     def document() -> Mapping[str, Any]:
+        # Seldom asked for, and not needed to be ready.
+        from stoker.api.admin.openapi import admin_part  # noqa: PLC0415
+        from stoker.api.openai.openapi import openai_part  # noqa: PLC0415
+
         parts = (openai_part(), admin_part(), probes_part())
         return compose(parts, version=__version__, key_needed=api_key is not None)
 

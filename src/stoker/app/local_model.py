@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
@@ -13,11 +14,13 @@ from stoker.core.protocols import Generator
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.observe.engine_metrics import EngineReport
-from stoker.observe.logs import LogFormat
-from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
+from stoker.observe.late_logs import LogFormat
 from stoker.worker.config import EngineConfig, EngineKind
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
+
+if TYPE_CHECKING:
+    from stoker.text import LocalGenerator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,6 @@ class LocalModel:
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
         engine_kind: What computes it.
         tokenizer_spec: Its tokenizer as the file describes it.
-        special_tokens: Spelling of the tokens that its chat template may name.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
     """
@@ -44,7 +46,6 @@ class LocalModel:
     max_prompt_bytes: int
     engine_kind: EngineKind
     tokenizer_spec: TokenizerSpec
-    special_tokens: dict[str, str]
     supervisor: EngineSupervisor
     engine: ResumingEngine
 
@@ -84,19 +85,22 @@ class LocalModel:
             stats=self.supervisor.stats,
         )
 
-    def generator(self) -> LocalGenerator:
+    def generator(self) -> "LocalGenerator":
         """Build the text side; takes a good part of a second."""
+        # Its libraries are loaded while the engine starts, not before.
+        from stoker.text import ChatTemplate, LocalGenerator, Tokenizer  # noqa: PLC0415
+
         spec = self.tokenizer_spec
         template = spec.chat_template
         return LocalGenerator(
             self.located.model_id,
             self.engine,
             Tokenizer(spec),
-            None if template is None else ChatTemplate(template, self.special_tokens),
+            None if template is None else ChatTemplate(template, spec.special_tokens),
             self.context_length,
         )
 
-    async def start(self) -> LocalGenerator:
+    async def start(self) -> "LocalGenerator":
         """Start the engine while the text side is built, and return that when both are ready.
 
         Raises:
@@ -140,7 +144,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         ModelError: The file is missing, damaged or of a model that cannot be run.
         SettingsError: The context is longer than the model's.
     """
-    facts = choose_engine(settings.engine, located.path)
+    facts = choose_engine(settings.engine, located.path, settings.quantize)
     longest = facts.context_length
     if settings.context_length is not None and settings.context_length > longest:
         raise SettingsError(
@@ -149,6 +153,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         )
     engine = EngineConfig(
         model_path=located.path.absolute(),
+        quantize=settings.quantize,
         model=located.model_id,
         engine=facts.engine,
         max_running=settings.max_running,
@@ -160,6 +165,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         isa=settings.isa,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,
+        packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
+        max_packs_bytes=settings.max_packs_bytes,
         log_format=log_format(settings),
     )
     supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)
@@ -171,7 +178,6 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_prompt_bytes=settings.max_prompt_bytes,
         engine_kind=facts.engine,
         tokenizer_spec=facts.tokenizer,
-        special_tokens=dict(facts.special_tokens),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )

@@ -72,6 +72,7 @@ def show(settings: Settings, name: str, /) -> None:
         "sha256": details.sha256,
         "pulled": None if details.pulled_at is None else f"{details.pulled_at:%Y-%m-%d %H:%M} UTC",
         **({"file": "not pulled yet"} if details.file is None else _file_rows(details.file)),
+        "loss": None if details.file is None else _loss(details.file),
     }
     for key, value in rows.items():
         if value is not None:
@@ -101,6 +102,7 @@ def _file_rows(file: FileDetails) -> dict[str, str | None]:
         "architecture": file.architecture,
         "parameters": f"{file.n_parameters / 1e6:.1f} million" if file.n_parameters else None,
         "tensors": tensors or None,
+        "quantized": file.quantized,
         **({} if file.config is None else _shape_rows(file.config)),
         "vocabulary": str(file.vocab_size),
         "context": f"{file.context_length} tokens",
@@ -113,3 +115,16 @@ def _shape_rows(config: ModelConfig) -> dict[str, str | None]:
         "width": str(config.width),
         "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",
     }
+
+
+def _loss(file: FileDetails) -> str | None:
+    """Say how far weights that are not held exactly are from the file's; None when all are held exactly."""
+    if not any(_NOTES[kind] for kind in file.tensor_types):
+        return None
+    from stoker.engine.native.fidelity import measure_losses  # noqa: PLC0415 - imports NumPy and the library
+    from stoker.models import open_model  # noqa: PLC0415 - only here
+
+    with open_model(file.path) as model:
+        losses = measure_losses(model.tensors)
+    errors = ", ".join(f"{error:.1e} of {kind}" for kind, error in losses.items())
+    return f"relative RMS error of weights {errors} (sampled)"

@@ -6,16 +6,6 @@ from contextlib import contextmanager
 from math import inf
 from time import monotonic
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bar
-
 from stoker.models.sources import Progress
 
 LINE_INTERVAL_S = 5.0
@@ -28,6 +18,17 @@ def pull_progress(name: str) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _lines(name)
         return
+    # Only here, since a server that has its model shows no bar.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
     columns = (
         TextColumn("pulling {task.description}"),
         BarColumn(),

@@ -51,6 +51,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Engine": (
         "engine",
+        "quantize",
         "threads",
         "isa",
         "max_running",
@@ -61,6 +62,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "context_length",
         "engine_timeout_s",
         "resume_timeout_s",
+        "max_packs_bytes",
     ),
     "Logs": ("log_level", "log_format"),
 }
@@ -79,13 +81,21 @@ class Settings(BaseModel):
     home: Path | None = Field(
         default=None,
         description="Folder for everything that Stoker keeps. Unset, models are stored in "
-        "`~/.cache/stoker/models`, and the settings file is `~/.config/stoker/config.toml`.",
+        "`~/.cache/stoker/models`, packs in `~/.cache/stoker/packs`, and the settings file "
+        "is `~/.config/stoker/config.toml`.",
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
-        description="Model to serve or run: a name from the catalogue, the path of a GGUF file, "
-        "`hf:owner/repository`, or the `https://` address of a GGUF file. "
+        description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
+        "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
         "`stoker serve` takes several.",
+    )
+    max_packs_bytes: ByteSize = Field(
+        default=ByteSize(64 * 2**30),
+        ge=0,
+        description="Most bytes of all packs, such as `20GiB`: repacked weights that are kept in `packs` "
+        "below `home` (`~/.cache/stoker/packs`), so that later starts map them. Those used least recently "
+        "are removed when a new one needs the room. With 0 none is kept or used: every start repacks.",
     )
     offline: bool = Field(
         default=False,
@@ -118,8 +128,8 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`engine`, `context_length`, `kv_memory`, `max_running`, `max_waiting` and `threads`; what is left "
-        "out is as for all models. A table does not load its model.",
+        "`engine`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` and `threads`; "
+        "what is left out is as for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -142,6 +152,12 @@ class Settings(BaseModel):
         description="What computes a model: `native` (Stoker's own engine), `llamacpp` (llama.cpp, which "
         "needs the extra `stoker[llamacpp]` and cannot do everything: see engines.md), or `auto`: the native "
         "engine if it knows the model, else llama.cpp if that extra is installed.",
+    )
+    quantize: Literal["none", "q8", "q4"] = Field(
+        default="none",
+        description="How a folder of safetensors is served whose weights are floats: `none` (as they are), "
+        "`q8` (matrices in 8-bit codes) or `q4` (in 4-bit codes, embeddings and output matrix in 8-bit "
+        "ones). Less memory and more speed, for other answers. GGUF files are served in the types they have.",
     )
     threads: int | None = Field(
         default=None,
@@ -342,6 +358,11 @@ class Settings(BaseModel):
     def models_dir(self) -> Path:
         """Where pulled models are stored."""
         return (self.home or Path("~/.cache/stoker").expanduser()) / "models"
+
+    @property
+    def packs_dir(self) -> Path:
+        """Where packs are kept."""
+        return (self.home or Path("~/.cache/stoker").expanduser()) / "packs"
 
     @property
     def catalogue_file(self) -> Path:

@@ -1,5 +1,5 @@
 """Models on disk: the catalogue, the sources they are fetched from, the store, and the file readers."""
 
-from stoker.models.opened import OpenedModel, open_model
+from stoker.models.opening import OpenedModel, open_model
 
 __all__ = ["OpenedModel", "open_model"]

@@ -220,7 +220,11 @@ class WeightSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Short hex digest that names these weights; part of the fingerprint."""
+        """32 hex digits that name these weights; part of the fingerprint."""
+
+    @property
+    def identity(self) -> str:
+        """Changes whenever the model's file does, also where the digest does not see it."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

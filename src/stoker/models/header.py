@@ -15,7 +15,7 @@ from stoker.models.gguf.cursor import Cursor
 from stoker.models.gguf.file import map_file, read_preamble
 from stoker.models.gguf.metadata import read_metadata
 from stoker.models.manifest import recorded_sha256
-from stoker.models.opened import open_model
+from stoker.models.opening import open_model
 from stoker.models.tokenizer_spec import read_tokenizer
 
 MAX_CONTEXT = 2**27
@@ -74,6 +74,20 @@ class ModelHeader:
     def vocab_size(self) -> int:
         """Token ids are below this."""
         return self.metadata.length("tokenizer.ggml.tokens")
+
+    @property
+    def title(self) -> str | None:
+        """The model's name as it states it itself, or None."""
+        return self._stated("general.name")
+
+    @property
+    def licence(self) -> str | None:
+        """The weights' licence likewise, or None."""
+        return self._stated("general.license")
+
+    def _stated(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
 
     @cached_property
     def digest(self) -> str:

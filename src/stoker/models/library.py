@@ -18,18 +18,17 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.config import ModelConfig
-from stoker.models.gguf import Metadata
 from stoker.models.header import ModelHeader, check_model
-from stoker.models.opened import open_model
+from stoker.models.huggingface.files import CONFIG_NAME, QUANTIZE, folder_digest, is_model_folder
+from stoker.models.opened import DIGEST_CHARS
+from stoker.models.opening import open_model
+from stoker.models.packs import PackFolder
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
 from stoker.models.sources.space import require_space
 from stoker.models.store import ModelStore, StoredModel
 
 SUFFIX = ".gguf"
-CONFIG_NAME = "config.json"
-"""What a folder with a model holds."""
-
 UNSTATED_LICENCE = "not stated"
 
 
@@ -84,6 +83,7 @@ class FileDetails:
         refusal: Why the native engine does not run it, or None. What follows is known only if it does.
         config: Shape of the model.
         tensor_types: How many tensors are stored in each type, most frequent first.
+        quantized: How a folder's matrices are quantized and how well that is held, or None.
         n_parameters: Elements of all tensors.
     """
 
@@ -98,6 +98,7 @@ class FileDetails:
     refusal: str | None = None
     config: ModelConfig | None = None
     tensor_types: Mapping[str, int] = field(default_factory=dict)
+    quantized: str | None = None
     n_parameters: int = 0
 
 
@@ -139,12 +140,20 @@ class ModelLibrary:
         models_dir: The model store's folder; made when the first model is pulled.
         catalogue: What can be pulled; see `load_catalogue`.
         network: How sources reach other machines.
+        packs: Where repacked weights are kept, to be removed with their model.
     """
 
-    def __init__(self, models_dir: Path, catalogue: Catalogue, network: Network | None = None) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        catalogue: Catalogue,
+        network: Network | None = None,
+        packs: PackFolder | None = None,
+    ) -> None:
         self.store = ModelStore(models_dir)
         self.catalogue = catalogue
         self.network = network or Network()
+        self.packs = packs
 
     def locate(self, name: str) -> LocatedModel | None:
         """The model, if it is on this machine; nothing is fetched and no file is read.
@@ -201,7 +210,7 @@ class ModelLibrary:
         return sorted(listed, key=lambda model: (not model.stored, model.name))
 
     def show(self, name: str) -> ModelDetails:
-        """All that is known of a model, pulled or not; a path to a file works too.
+        """All that is known of a model, pulled or not; a path works too.
 
         Raises:
             UnknownModelError: Nothing has this name.
@@ -234,13 +243,24 @@ class ModelLibrary:
         )
 
     def remove(self, name: str) -> None:
-        """Remove a model from the store; a file outside the store is never touched.
+        """Remove a model from the store, and its packs; a file outside the store is never touched.
 
         Raises:
             UnknownModelError: The store has no such model.
             SourceError: It cannot be removed.
         """
-        self.store.remove(name if _is_path(name) else _key(name))
+        key = name if _is_path(name) else _key(name)
+        stored = self.store.find(key)
+        self.store.remove(key)
+        if stored is not None and self.packs is not None:
+            try:
+                for digest in _digests(stored):
+                    self.packs.remove(digest)
+            except OSError as error:
+                raise SourceError(
+                    f"The model {key} is removed, but its packs in {self.packs.folder} cannot be: "
+                    f"{error.strerror or error}."
+                ) from error
 
     def sampling(self, name: str) -> RecommendedSampling:
         """How the makers of a model in the catalogue recommend to sample; nothing for any other."""
@@ -305,7 +325,7 @@ class ModelLibrary:
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         return UnknownModelError(
             f"There is no model {shown}.{hint} `stoker list` shows the names that are known; "
-            f"the path of a {SUFFIX} file, hf:owner/repository and https:// addresses work too."
+            f"paths (./model{SUFFIX}, ./folder), hf:owner/repository and https:// addresses work too."
         )
 
 
@@ -321,7 +341,8 @@ def open_library(settings: Settings) -> ModelLibrary:
         hub=settings.hf_endpoint,
         hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
     )
-    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network)
+    packs = PackFolder(settings.packs_dir, settings.max_packs_bytes)
+    return ModelLibrary(settings.models_dir, load_catalogue([settings.catalogue_file]), network, packs)
 
 
 def _is_path(name: str) -> bool:
@@ -337,7 +358,7 @@ def _located(path: Path) -> LocatedModel | None:
     """Return the model at a path: a file, or a folder with a config.json."""
     if path.is_file():
         return LocatedModel(path.stem.lower(), path)
-    if (path / CONFIG_NAME).is_file():
+    if is_model_folder(path):
         return LocatedModel(path.resolve().name.lower(), path)
     return None
 
@@ -348,6 +369,13 @@ def _referenced(name: str) -> CatalogueEntry:
     return CatalogueEntry(
         name=reference.name, description="", licence="", context_length=None, sources=(reference.source,)
     )
+
+
+def _digests(stored: StoredModel) -> list[str]:
+    """Return what names a stored model's weights, in each way that they can be served."""
+    if stored.path.suffix == SUFFIX:
+        return [stored.sha256[:DIGEST_CHARS]]
+    return [folder_digest(stored.sha256, quantize) for quantize in QUANTIZE]
 
 
 def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
@@ -362,7 +390,7 @@ def _read_details(path: Path) -> FileDetails:
             raise
         return _header_details(path, error)
     with opened as model:
-        types = Counter(info.type.name for info in model.tensor_infos.values())
+        types = Counter(tensor.dtype for tensor in model.tensors.values())
         return FileDetails(
             path=path,
             size_bytes=model.size_bytes,
@@ -370,11 +398,12 @@ def _read_details(path: Path) -> FileDetails:
             architecture=model.config.architecture,
             vocab_size=model.config.vocab_size,
             context_length=model.config.context_length,
-            title=_stated(model.metadata, "general.name"),
-            licence=_stated(model.metadata, "general.license"),
+            title=model.title,
+            licence=model.licence,
             config=model.config,
             tensor_types=dict(types.most_common()),
-            n_parameters=sum(prod(info.shape) for info in model.tensor_infos.values()),
+            quantized=model.quantized,
+            n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
         )
 
 
@@ -388,12 +417,7 @@ def _header_details(path: Path, refusal: UnsupportedModelError) -> FileDetails:
         architecture=header.architecture,
         vocab_size=header.vocab_size,
         context_length=header.context_length,
-        title=_stated(header.metadata, "general.name"),
-        licence=_stated(header.metadata, "general.license"),
+        title=header.title,
+        licence=header.licence,
         refusal=str(refusal),
     )
-
-
-def _stated(metadata: Metadata, key: str) -> str | None:
-    value = metadata.get(key)
-    return value if isinstance(value, str) else None

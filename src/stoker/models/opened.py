@@ -1,4 +1,4 @@
-"""`open_model`: a model file on disk, ready to be loaded by an engine or read by the text side."""
+"""A GGUF file, opened: ready to be loaded by an engine or read by the text side."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stoker.models.architecture import read_config
+from stoker.models.architectures import locate_tensors, read_config
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
 from stoker.models.gguf import GgufFile, Metadata, TensorInfo
 from stoker.models.manifest import recorded_sha256
@@ -20,24 +20,30 @@ _SAMPLE_BYTES = 4096
 
 
 class TensorMap(Mapping[str, Tensor]):
-    """The tensors of a file by name; views of the mapped file, made when asked for."""
+    """A model's tensors by the names of `expected_shapes`; views of the mapped file, made when asked for.
 
-    def __init__(self, file: GgufFile) -> None:
+    Args:
+        file: The file.
+        places: Where each tensor lies.
+    """
+
+    def __init__(self, file: GgufFile, places: Mapping[str, TensorInfo]) -> None:
         self._file = file
+        self._places = places
 
     def __getitem__(self, name: str) -> Tensor:
-        info = self._file.tensors[name]
+        info = self._places[name]
         data = self._file.view(info.start, info.size_bytes)
         return Tensor(info.name, info.type.name, info.shape, lambda: data)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file.tensors)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._file.tensors)
+        return len(self._places)
 
 
-class OpenedModel:
+class OpenedGguf:
     """A model file whose header and tensor table have been checked; a `WeightSource`.
 
     Nothing is decoded before it is asked for: the engine process never touches the vocabulary, the
@@ -51,8 +57,8 @@ class OpenedModel:
     def __init__(self, file: GgufFile, recorded_sha256: str | None = None) -> None:
         self._file = file
         self._recorded_sha256 = recorded_sha256
-        self._config = read_config(str(file.path), file.metadata, file.tensors)
-        self._tensors = TensorMap(file)
+        self._config = read_config(file)
+        self._tensors = TensorMap(file, locate_tensors(str(file.path), self._config, file.tensors))
 
     @property
     def path(self) -> Path:
@@ -76,13 +82,28 @@ class OpenedModel:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Every tensor by name; the data is mapped, not copied."""
+        """Every tensor by the names of `expected_shapes`; the data is mapped, not copied."""
         return self._tensors
 
     @property
     def tensor_infos(self) -> Mapping[str, TensorInfo]:
-        """Type, shape and place of every tensor by name."""
+        """Type, shape and place of every tensor as the file stores it, by the file's name."""
         return self._file.tensors
+
+    @property
+    def title(self) -> str | None:
+        """The model's name in the file, or None."""
+        return self._stated("general.name")
+
+    @property
+    def licence(self) -> str | None:
+        """The weights' licence in the file, or None."""
+        return self._stated("general.license")
+
+    @property
+    def quantized(self) -> None:
+        """Nothing beside the tensors' types."""
+        return
 
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
@@ -113,6 +134,17 @@ class OpenedModel:
             state.update(self._file.view(info.start + offset, min(_SAMPLE_BYTES, info.size_bytes)))
         return state.hexdigest()[:DIGEST_CHARS]
 
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the whole file if it is known, else its size and when it was modified."""
+        if self._recorded_sha256 is not None:
+            return self._recorded_sha256
+        return f"{self._file.size_bytes} {self._file.modified_ns}"
+
+    def _stated(self, key: str) -> str | None:
+        value = self._file.metadata.get(key)
+        return value if isinstance(value, str) else None
+
     def close(self) -> None:
         """Let go of the file; tensors handed out earlier stay valid."""
         self._file.close()
@@ -126,7 +158,7 @@ class OpenedModel:
         self.close()
 
 
-def open_model(path: Path | str) -> OpenedModel:
+def open_gguf(path: Path | str) -> OpenedGguf:
     """Open a GGUF model file.
 
     Raises:
@@ -135,4 +167,4 @@ def open_model(path: Path | str) -> OpenedModel:
         UnsupportedModelError: A well-formed file that Stoker cannot run.
     """
     file = GgufFile(Path(path))
-    return OpenedModel(file, recorded_sha256(file.path, file.size_bytes, file.modified_ns))
+    return OpenedGguf(file, recorded_sha256(file.path, file.size_bytes, file.modified_ns))

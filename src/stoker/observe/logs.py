@@ -7,14 +7,13 @@ of a prompt or an answer; tracebacks are printed without local variables for the
 import logging
 import sys
 from time import perf_counter
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import orjson
 import structlog
 
+from stoker.observe.late_logs import LogFormat
 from stoker.observe.record import RequestRecord
-
-LogFormat = Literal["console", "json"]
 
 _MILLISECONDS = 1000.0
 

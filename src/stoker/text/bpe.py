@@ -1,6 +1,7 @@
 """What the `tokenizers` library merges with, and the bytes that tokens stand for."""
 
 import re
+from itertools import repeat
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Bpe
@@ -98,6 +99,8 @@ def user_defined_texts(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def _ids_of(spec: TokenizerSpec, kinds: set[int]) -> dict[str, int]:
+    if kinds.isdisjoint(spec.token_types):
+        return {}
     return {
         text: token_id
         for token_id, (text, kind) in enumerate(zip(spec.tokens, spec.token_types, strict=True))
@@ -127,7 +130,7 @@ def _merges(spec: TokenizerSpec, vocabulary: dict[str, int]) -> list[tuple[str, 
     others = frozenset(spec.tokens).difference(vocabulary)
     return [
         (left, right)
-        for left, _, right in (merge.partition(" ") for merge in spec.merges)
+        for left, _, right in map(str.partition, spec.merges, repeat(" "))
         if left + right not in others
     ]
 

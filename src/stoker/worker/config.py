@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from stoker.core.errors import SettingsError
-from stoker.observe.logs import LogFormat
+from stoker.models.huggingface.files import Quantize
+from stoker.observe.late_logs import LogFormat
 
 EngineKind = Literal["native", "llamacpp"]
 """What an engine process computes with."""
@@ -17,7 +18,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Settings of one engine process; one line of JSON on its standard input.
 
     Attributes:
-        model_path: The model file.
+        model_path: The model file, or the folder.
+        quantize: How matrices of floats in a folder are served.
         model: Name that the model is served under.
         engine: What computes.
         socket_path: Unix socket to listen on; its folder belongs to this user alone. The supervisor
@@ -33,10 +35,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
+        packs_dir: Where repacked weights are kept; None to keep none.
+        max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
     """
 
     model_path: Path
+    quantize: Quantize = "none"
     model: str
     engine: EngineKind = "native"
     socket_path: Path = Path()
@@ -50,6 +55,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     isa: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
+    packs_dir: Path | None = None
+    max_packs_bytes: int = 0
     log_format: LogFormat = "console"
 
     def to_line(self) -> bytes:

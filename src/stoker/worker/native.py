@@ -2,6 +2,7 @@
 
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
 from stoker.worker.processors import available_processors
@@ -14,7 +15,8 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         ModelError: The file cannot be read or run, or does not fit the memory.
         SettingsError: A setting does not go with this model or this processor.
     """
-    with open_model(config.model_path) as source:
+    packs = None if config.packs_dir is None else PackFolder(config.packs_dir, config.max_packs_bytes)
+    with open_model(config.model_path, config.quantize) as source:
         model = source.config
         settings = NativeEngineSettings(
             threads=config.n_threads or available_processors(),
@@ -25,7 +27,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             max_running=config.max_running,
             step_tokens=config.step_tokens,
         )
-        engine = load_engine(source, settings)
+        engine = load_engine(source, settings, packs)
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,

@@ -11,7 +11,7 @@ from threading import Event, Thread
 from typing import NoReturn
 
 from stoker.core.errors import ModelError, SettingsError
-from stoker.observe.logs import configure_logs
+from stoker.observe.late_logs import configure_late_logs
 from stoker.worker import conversion, frames
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import EngineFactory, EngineLoop
@@ -41,7 +41,7 @@ def engine_main(factory: EngineFactory) -> NoReturn:
         config = EngineConfig.from_line(sys.stdin.buffer.readline())
     except SettingsError as error:
         sys.exit(str(error))
-    configure_logs(config.log_format, level=logging.WARNING, process="engine")
+    configure_late_logs(config.log_format, level=logging.WARNING, process="engine")
     sys.exit(serve_engine(factory, config))
 
 

@@ -1,6 +1,7 @@
 """Parsing, errors in one line, and how much a command imports before it does anything."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker.cli import main
+from stoker.testing.gguf_files import write_tiny_llama
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -129,3 +131,22 @@ def test_a_command_imports_only_what_it_needs(arguments: list[str], unwanted: tu
     imported = run_python("-c", program)[0].rpartition("IMPORTED")[2].split()
     assert "stoker.cli" in imported
     assert not set(unwanted) & set(imported)
+
+
+def test_show_tells_how_far_held_weights_are_from_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tiny_llama(
+        tmp_path / "a.gguf", dtype="Q4_K", embedding_dtype="Q6_K", width=256, n_heads=8, ffn_width=512
+    )
+    assert status_of("show", str(path)) == 0
+    printed = capsys.readouterr().out
+    assert "14 Q4_K (rounded scales)" in printed
+    found = re.search(
+        r"^loss +relative RMS error of weights (\S+) of Q4_K, (\S+) of Q6_K", printed, re.MULTILINE
+    )
+    assert found is not None
+    assert all(1e-5 < float(error) < 1e-3 for error in found.groups())
+    exact = write_tiny_llama(tmp_path / "b.gguf", dtype="Q8_0")
+    assert status_of("show", str(exact)) == 0
+    assert "loss" not in capsys.readouterr().out

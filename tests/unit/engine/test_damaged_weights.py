@@ -10,6 +10,7 @@ from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.models.opened import open_gguf
 from stoker.testing.gguf_blocks import TYPE_NUMBERS
 from stoker.testing.gguf_files import write_tiny_llama
 
@@ -43,7 +44,7 @@ def test_damaged_tensors_load_or_are_told(dtype: str, tmp_path: Path) -> None:
     )  # fmt: skip
     load_and_sample(path)
     whole = path.read_bytes()
-    with open_model(path) as model:
+    with open_gguf(path) as model:
         starts = {info.start: info.size_bytes for info in model.tensor_infos.values()}
     chance = random.Random(dtype)
     for fill in (b"\x00", b"\xff", b"\x7f", b"\x80", b"random", b"random"):

@@ -1,12 +1,26 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stoker import _native
 from stoker.core.errors import OutOfMemoryError
 from stoker.engine.native import sizing
-from stoker.engine.native.sizing import RESERVE_BYTES, available_memory_bytes, choose_kv_blocks, scratch_bytes
+from stoker.engine.native.packing import load_weights
+from stoker.engine.native.shape import native_shape
+from stoker.engine.native.sizing import (
+    RESERVE_BYTES,
+    available_memory_bytes,
+    choose_kv_blocks,
+    kv_block_bytes,
+    packed_bytes,
+    scratch_bytes,
+)
 from stoker.models import open_model
+from stoker.models.config import Experts, ModelConfig, Tensor
 from stoker.testing.gguf_files import write_tiny_llama
+from stoker.testing.native_shapes import PLAIN, RANDOM
+from stoker.testing.random_source import random_source
 
 GIB = 1 << 30
 STAT = f"anon {GIB}\nfile {5 * GIB}\ninactive_file {4 * GIB}\nactive_file {GIB // 2}\n"
@@ -47,16 +61,58 @@ def test_a_cgroup_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
     assert available(tmp_path, files) == 0
 
 
-def test_the_buffers_of_a_step_grow_with_tokens_sequences_and_context(tmp_path: Path) -> None:
+def test_the_buffers_of_a_step_grow_with_tokens_and_sequences(tmp_path: Path) -> None:
     with open_model(write_tiny_llama(tmp_path / "tiny.gguf", vocab_size=1024)) as source:
         config = source.config
-    base = scratch_bytes(config, step_tokens=16, max_running=1, context_length=16)
-    assert scratch_bytes(config, step_tokens=16, max_running=2, context_length=16) == base + 1024 * 4
-    assert scratch_bytes(config, step_tokens=16, max_running=1, context_length=17) == base + 32 * 4
-    # Residual and query in floats; normalized, attended and inner activations in 5.375 bytes a value; the
-    # normalized ones once more, as two rows of codes.
-    row_bytes = (64 + 64) * 4 + (64 + 64 + 96) * 5.375 + 2 * 64 * 1.375
-    assert scratch_bytes(config, step_tokens=48, max_running=1, context_length=16) == base + 32 * row_bytes
+    base = scratch_bytes(config, step_tokens=16, max_running=1)
+    assert scratch_bytes(config, step_tokens=16, max_running=2) == base + 1024 * 4
+    # Residual, query, cosines and sines in floats; normalized, attended and inner activations in 5.375 bytes
+    # a value; the normalized ones once more, as two rows of codes.
+    row_bytes = (64 + 64 + 32) * 4 + (64 + 64 + 96) * 5.375 + 2 * 64 * 1.375
+    assert scratch_bytes(config, step_tokens=48, max_running=1) == base + 32 * row_bytes
+
+
+@pytest.mark.parametrize("config", RANDOM.values(), ids=RANDOM)
+def test_what_is_counted_is_what_the_library_takes(config: ModelConfig) -> None:
+    for context_length in (64, config.context_length):
+        model = _native.Model(
+            native_shape(config, context_length),
+            isa="auto",
+            n_threads=1,
+            kv_blocks=5,
+            max_step_tokens=37,
+            max_step_seqs=3,
+            float_path=False,
+        )
+        assert model.step_bytes == scratch_bytes(config, step_tokens=37, max_running=3)
+        assert model.kv_bytes == 5 * kv_block_bytes(config, float_path=False)
+
+
+@pytest.mark.parametrize("float_path", [False, True])
+@pytest.mark.parametrize("dtype", ["Q4_0", "Q8_0", "MXFP4", "F16", "F32"])
+def test_packed_weights_are_counted(dtype: str, float_path: bool) -> None:
+    # Without the rows that fill a vocabulary or a router up to a column block.
+    experts = Experts(n_experts=16, n_used=2, normalized=True, biases=True)
+    for config in (replace(PLAIN, vocab_size=64), replace(PLAIN, vocab_size=64, experts=experts)):
+        source = random_source(config, dtype=dtype)
+        model = _native.Model(
+            native_shape(config, 64),
+            isa="auto",
+            n_threads=1,
+            kv_blocks=5,
+            max_step_tokens=37,
+            max_step_seqs=3,
+            float_path=float_path,
+        )
+        load_weights(model, source, None)
+        vectors = sum(len(tensor.data) for tensor in source.tensors.values() if is_vector(tensor))
+        assert (
+            packed_bytes(list(source.tensors.values()), float_path=float_path) == model.weight_bytes + vectors
+        )
+
+
+def is_vector(tensor: Tensor) -> bool:
+    return len(tensor.shape) == 1 or tensor.name.endswith(".bias")
 
 
 def choose(*, step_bytes: int, kv_memory_bytes: int | None = None, kv_sharers: int = 1) -> int:

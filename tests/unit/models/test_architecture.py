@@ -10,7 +10,7 @@ import pytest
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models import open_model
 from stoker.models.config import LayerConfig, ModelConfig, Rotary
-from stoker.models.rope import rope_frequencies
+from stoker.models.rope import linear_frequencies, rope_frequencies
 from stoker.testing.gguf_files import (
     TINY_VOCAB_SIZE,
     Encoded,
@@ -86,6 +86,12 @@ def test_fills_in_what_a_file_may_leave_out(tmp_path: Path) -> None:
     assert config.tied_embeddings
 
 
+@pytest.mark.parametrize("key", ["llama.rope.scaling.factor", "llama.rope.scale_linear"])
+def test_a_factor_alone_stretches_linearly(tmp_path: Path, key: str) -> None:
+    stretched = linear_frequencies(rope_frequencies(10_000.0, 32), 2.0)
+    assert opened_config(tmp_path, {key: 2.0}).rotaries == (Rotary(frequencies=stretched),)
+
+
 @pytest.mark.parametrize(
     "neutral",
     [
@@ -102,19 +108,15 @@ def test_takes_features_that_are_switched_off(tmp_path: Path, neutral: dict[str,
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"general.architecture": "gemma3"}, "architecture 'gemma3'; Stoker runs llama"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type to 'yarn'"),
-        ({"llama.rope.scaling.type": "linear"}, "llama.rope.scaling.type to 'linear'"),
-        ({"llama.rope.scale_linear": 2.0}, "llama.rope.scale_linear to 2.0"),
-        ({"llama.expert_count": 8}, "llama.expert_count to 8"),
-        ({"llama.attention.sliding_window": 4096}, "llama.attention.sliding_window to 4096"),
+        ({"general.architecture": "mamba"}, "architecture 'mamba'; Stoker runs llama, mistral3, qwen2"),
+        ({"llama.rope.scaling.type": "dynamic"}, "llama.rope.scaling.type to 'dynamic'"),
+        ({"llama.expert_shared_count": 1}, "llama.expert_shared_count to 1, .* absent or 0"),
         ({"llama.final_logit_softcapping": 30.0}, "final_logit_softcapping to 30.0"),
         ({"llama.attention.causal": False}, "llama.attention.causal to False"),
         ({"llama.attention.key_length": 40}, "heads of 40 elements"),
         ({"llama.attention.key_length": 288}, "heads of 288 elements"),
         ({"llama.attention.key_length": 0}, "heads of 0 elements"),
         ({"llama.attention.value_length": 64}, "value_length is 64, but heads have 32"),
-        ({"llama.rope.dimension_count": 16}, "dimension_count is 16, but heads have 32"),
     ],
 )
 def test_refuses_by_name(tmp_path: Path, changes: dict[str, object], words: str) -> None:
@@ -172,7 +174,7 @@ def test_refuses_odd_widths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.1.attn_q_norm.weight", "blk.0.ffn_gate_exps.weight"],
+    ["rope_factors.weight", "blk.0.attn_q.bias", "blk.1.attn_q_norm.weight", "blk.0.ffn_gate_exps.weight"],
 )
 def test_refuses_tensors_that_it_would_not_use(tmp_path: Path, name: str) -> None:
     tensors = [*TinyLlama().tensors(), zeros(name, 32)]

@@ -32,6 +32,12 @@ def test_the_built_in_catalogue_has_the_default_model() -> None:
     assert entry.context_length
 
 
+def test_only_entries_that_pin_their_contents_count_as_verified() -> None:
+    for entry in load_catalogue().values():
+        pinned = all(getattr(source, "sha256", None) for source in entry.sources)
+        assert entry.verified == pinned, entry.name
+
+
 def test_a_users_file_adds_to_it_and_its_paths_are_relative_to_it(tmp_path: Path) -> None:
     catalogue = load_catalogue([tmp_path / "absent.toml", write(tmp_path, MINE)])
     assert Settings().model in catalogue

@@ -1,18 +1,19 @@
 """Models from a hub: a real HTTP server on loopback stands in for it."""
 
-import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from stoker.core.errors import SourceError, StokerError
+from stoker.core.errors import CorruptFileError, SourceError, StokerError, UnsupportedModelError
+from stoker.models import open_model
 from stoker.models.library import ModelLibrary
 from stoker.models.manifest import folder_sha256, recorded_folder_sha256
 from stoker.models.sources import HuggingFaceSource, Network
 from stoker.models.store import ModelStore
 from stoker.testing.hub_server import COMMIT, HubServer
+from stoker.testing.model_folders import write_tiny_folder
 
 REPO = "someone/Tiny-GGUF"
 
@@ -184,13 +185,11 @@ def test_offline_asks_nobody_and_still_finds_what_is_stored(tmp_path: Path, hub:
 @pytest.fixture
 def folder_repo(hub: HubServer) -> Path:
     """A safetensors repository with files that must not be fetched."""
-    repo = hub.root / "someone" / "folder"
-    repo.mkdir()
-    texts = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-    for name in (*texts, "model.safetensors.index.json", "vocab.json", "adapter_config.json"):
-        (repo / name).write_text(json.dumps({"file": name}))
+    repo = write_tiny_folder(hub.root / "someone" / "folder", n_shards=2, ffn_width=2048)
+    for name in ("vocab.json", "adapter_config.json", "special_tokens_map.json"):
+        (repo / name).write_text("{}")
     (repo / "chat_template.jinja").write_text("{{ messages }}")
-    for name in ("model-00001-of-00002", "model-00002-of-00002", "consolidated", "adapter_model"):
+    for name in ("consolidated", "adapter_model"):
         (repo / f"{name}.safetensors").write_bytes(name.encode() * 50_000)
     for name in ("modeling_x.py", "pytorch_model.bin", "training_args.bin", "README.md"):
         (repo / name).write_text("x")
@@ -202,6 +201,7 @@ FOLDER_FILES = {
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "model.safetensors.index.json",
     "chat_template.jinja",
     "model-00001-of-00002.safetensors",
@@ -232,7 +232,8 @@ def test_a_safetensors_folder_is_fetched_checked_and_stored(
     located = ModelLibrary(tmp_path / "models", {}).locate("folder")
     assert located is not None
     assert located.path == stored.path
-    (stored.path / "config.json").write_text('{"file": "CONFIG.json"}')
+    config = (stored.path / "config.json").read_text()
+    (stored.path / "config.json").write_text(config.replace("silu", "SILU"))
     assert recorded_folder_sha256(stored.path) is None, "an edited file of the same size"
     (stored.path / "model-00002-of-00002.safetensors").unlink()
     assert store.find("folder") is None
@@ -262,13 +263,81 @@ def test_a_folder_is_resumed_file_by_file(tmp_path: Path, hub: HubServer, folder
     assert hub.ranges()[1] == f"bytes={large // 2}-"
 
 
+def test_a_folder_is_pulled_listed_shown_and_removed(
+    tmp_path: Path, hub: HubServer, folder_repo: Path
+) -> None:
+    mine = library(tmp_path, network(hub))
+    stored = mine.pull("hf:someone/folder")
+    assert stored.name == "someone--folder"
+    with open_model(stored.path) as model, open_model(folder_repo) as original:
+        assert model.config == original.config
+        assert model.tokenizer == original.tokenizer
+        assert model.digest != original.digest, "the store knows the checksums of its files"
+        assert model.tensors["output_norm.weight"].data == original.tensors["output_norm.weight"].data
+    (listed,) = [each for each in mine.list_models() if each.stored]
+    assert (listed.name, listed.size_bytes, listed.licence) == (stored.name, stored.size_bytes, "apache-2.0")
+    details = mine.show(stored.name)
+    assert details.sha256 == stored.sha256
+    assert details.file is not None
+    assert (details.file.path, details.file.tensor_types) == (stored.path, {"F32": 20})
+    n_asked = len(hub.asked)
+    assert mine.ensure("hf:someone/folder").path == stored.path
+    assert len(hub.asked) == n_asked, "a stored model needs no network"
+    mine.remove(stored.name)
+    assert mine.locate("hf:someone/folder") is None
+    assert not stored.path.exists()
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, hub: HubServer, folder_repo: Path) -> None:
+    whole = (folder_repo / "model-00002-of-00002.safetensors").read_bytes()
+    (folder_repo / "model-00002-of-00002.safetensors").write_bytes(whole[:-4])
+    mine = library(tmp_path, network(hub))
+    with pytest.raises(CorruptFileError, match="truncated"):
+        mine.pull("hf:someone/folder")
+    assert mine.locate("hf:someone/folder") is None
+    assert left_behind(tmp_path) == []
+    (folder_repo / "model-00002-of-00002.safetensors").write_bytes(whole)
+    hub.faults.drop_after_bytes, hub.faults.n_drops = 100, 1000
+    with pytest.raises(SourceError):
+        mine.pull("hf:someone/folder")
+    assert mine.locate("hf:someone/folder") is None
+    hub.faults.n_drops = 0
+    mine.pull("hf:someone/folder")
+
+
+def test_a_folder_that_cannot_be_run_is_refused_before_its_weights_are_fetched(
+    tmp_path: Path, hub: HubServer, folder_repo: Path
+) -> None:
+    config = (folder_repo / "config.json").read_text()
+    (folder_repo / "config.json").write_text(config.replace('"llama"', '"mamba"'))
+    with pytest.raises(UnsupportedModelError, match="the model_type 'mamba'; Stoker runs llama"):
+        library(tmp_path, network(hub)).pull("hf:someone/folder")
+    assert not any(asked.path.endswith(".safetensors") for asked in hub.asked)
+    assert left_behind(tmp_path) == []
+
+
+def test_of_both_formats_gguf_is_taken_unless_the_folder_is_asked_for(
+    tmp_path: Path, hub: HubServer, folder_repo: Path, tiny_path: Path
+) -> None:
+    (folder_repo / "tiny-Q8_0.gguf").write_bytes(tiny_path.read_bytes())
+    mine = library(tmp_path, network(hub))
+    assert mine.pull("hf:someone/folder").path.name == "tiny-Q8_0.gguf"
+    assert mine.pull("hf:someone/folder:safetensors").path.is_dir()
+    (folder_repo / "tiny-Q4_0.gguf").write_bytes(tiny_path.read_bytes())
+    mine.remove("hf:someone/folder")
+    with pytest.raises(SourceError, match=r"several GGUF files: .* or safetensors for the folder"):
+        mine.pull("hf:someone/folder")
+    with pytest.raises(SourceError, match="holds no folder of safetensors"):
+        mine.pull(f"hf:{REPO}:safetensors")
+
+
 def test_a_path_to_a_folder_with_a_model_is_located(tmp_path: Path) -> None:
     mine = ModelLibrary(tmp_path / "models", {})
     folder = tmp_path / "My-Model"
     folder.mkdir()
     with pytest.raises(StokerError, match=r"nor a folder with a config\.json"):
         mine.ensure(str(folder))
-    (folder / "config.json").write_text("{}")
+    write_tiny_folder(folder)
     located = mine.ensure(str(folder))
     assert (located.model_id, located.path) == ("my-model", folder)
     with pytest.raises(StokerError, match="is a folder, not a name"):

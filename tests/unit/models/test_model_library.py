@@ -14,6 +14,8 @@ from stoker.core.errors import CorruptFileError, SourceError, StokerError, Unkno
 from stoker.models.catalogue import CatalogueEntry
 from stoker.models.library import ModelLibrary
 from stoker.models.manifest import MANIFEST_NAME
+from stoker.models.opened import DIGEST_CHARS
+from stoker.models.packs import NewPart, PackFolder, PackKey
 from stoker.models.sources import LocalFileSource
 
 
@@ -243,3 +245,15 @@ def test_a_full_disk_in_mid_copy_is_told_and_swept(
     assert mine.locate("mine") is None
     mine.pull("mine")
     assert left_behind(tmp_path) == []
+
+
+def test_a_model_is_removed_with_its_packs(tmp_path: Path, source: LocalFileSource) -> None:
+    packs = PackFolder(tmp_path / "packs", 1 << 30)
+    mine = ModelLibrary(tmp_path / "models", {"mine": entry(source)}, packs=packs)
+    digest = mine.pull("mine").sha256[:DIGEST_CHARS]
+    keys = [PackKey(digest, "1" * 64), PackKey(digest, "2" * 64), PackKey("0" * DIGEST_CHARS, "1" * 64)]
+    with packs.writing():
+        for key in keys:
+            packs.write(key, [NewPart("a", "u8", memoryview(b"x"))], layout=1)
+    mine.remove("mine")
+    assert [path.name for path in packs.folder.glob("*.pack")] == [keys[2].file_name]

@@ -8,6 +8,7 @@ import pytest
 
 from stoker.models import open_model
 from stoker.models.config import WeightSource
+from stoker.models.opened import open_gguf
 from stoker.testing.gguf_blocks import TYPE_NUMBERS, decode_blocks, encode_blocks
 from stoker.testing.gguf_files import write_tiny_llama
 
@@ -41,7 +42,7 @@ def test_block_encoders_round_to_the_nearest(dtype: str) -> None:
 
 
 def test_tensor_data_is_mapped_and_read_only(tiny_path: Path) -> None:
-    with open_model(tiny_path) as model:
+    with open_gguf(tiny_path) as model:
         tensor = model.tensors["token_embd.weight"]
         info = model.tensor_infos["token_embd.weight"]
         assert tensor.data.readonly
@@ -99,7 +100,7 @@ def test_digest_names_the_weights(tmp_path: Path) -> None:
 def test_digest_depends_on_every_tensor_and_the_header(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "a.gguf")
     whole = path.read_bytes()
-    with open_model(path) as model:
+    with open_gguf(path) as model:
         original = model.digest
         changed = [info.start + info.size_bytes // 2 for info in model.tensor_infos.values()]
     for offset in [*changed, whole.index(b"Tiny")]:

@@ -8,7 +8,8 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
-from stoker.models.huggingface.tokenizer_json import MAX_CONFIG_BYTES, read_tokenizer_json
+from stoker.models.huggingface.files import MAX_CONFIG_BYTES
+from stoker.models.huggingface.tokenizer_json import read_tokenizer_json
 from stoker.models.word_rules import WORD_RULES
 from stoker.text import Tokenizer
 from stoker.text.bpe import byte_alphabet

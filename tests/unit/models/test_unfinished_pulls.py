@@ -17,6 +17,7 @@ from stoker.models.library import ModelLibrary
 from stoker.models.sources import LocalFileSource, Network
 from stoker.models.store import RESUMABLE_S
 from stoker.testing.hub_server import HubServer
+from stoker.testing.model_folders import write_tiny_folder
 from stoker.testing.server_process import clean_environment
 
 NAME = "hf:someone/tiny"
@@ -32,9 +33,9 @@ def hub(tmp_path: Path, tiny_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def start_pull(home: Path, hub: HubServer) -> subprocess.Popen[bytes]:
+def start_pull(home: Path, hub: HubServer, name: str = NAME) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "stoker", "pull", NAME],
+        [sys.executable, "-m", "stoker", "pull", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=clean_environment(home, {"HF_ENDPOINT": hub.url}),
@@ -78,6 +79,40 @@ def test_a_killed_pull_leaves_no_model_and_the_next_one_goes_on(
     assert list(home.glob("models/.partial/*")) == []
 
 
+def test_of_a_killed_pull_of_a_folder_whole_files_are_kept(tmp_path: Path, hub: HubServer) -> None:
+    repo = write_tiny_folder(tmp_path / "hub" / "someone" / "folder", n_shards=2, ffn_width=1024)
+    home, name = tmp_path / "home", "hf:someone/folder"
+    first, second = sorted(repo.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    # The smaller file arrives whole, whichever comes first; the larger one stops at its size.
+    half = first.stat().st_size
+    assert half < second.stat().st_size
+    hub.faults.stall_after_bytes = half + 1
+    pull = start_pull(home, hub, name)
+    deadline = time.monotonic() + 60
+    while partial_bytes(home) <= half:
+        assert pull.poll() is None, pull.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    pull.send_signal(signal.SIGKILL)
+    pull.communicate()
+    hub.faults.stall_after_bytes = None
+    hub.faults.resume.set()
+    mine = ModelLibrary(home / "models", {}, FAST)
+    assert mine.locate(name) is None
+    assert mine.list_models() == []
+
+    again = start_pull(home, hub, name)
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    stored = mine.store.find("someone--folder")
+    assert stored is not None
+    for path in repo.iterdir():
+        assert (stored.path / path.name).read_bytes() == path.read_bytes()
+    assert f"bytes={half + 1}-" in hub.ranges(), "the larger file went on where it stopped"
+    assert len(hub.ranges()) == 3
+    assert list(home.glob("models/.partial/*")) == []
+
+
 def test_a_forgotten_download_is_swept_when_it_is_old_and_removed_by_name(
     tmp_path: Path, hub: HubServer, tiny_path: Path
 ) -> None:
@@ -105,24 +140,6 @@ def test_a_forgotten_download_is_swept_when_it_is_old_and_removed_by_name(
         else:
             mine.remove(NAME)
         assert list(tmp_path.glob("models/.partial/*")) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a file system: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        unmount = ["umount", str(folder)]
-        subprocess.run(unmount, check=True)
 
 
 def free_bytes(folder: Path) -> int:

@@ -25,10 +25,20 @@ def block_table(n_keys: int, seed: int = 0) -> NDArray[np.int32]:
     return order.astype(np.int32)
 
 
-def reference(queries: Floats, keys: Floats, values: Floats, first_position: int) -> Doubles:
-    n_rows = len(queries)
+def reference(
+    queries: Floats,
+    keys: Floats,
+    values: Floats,
+    first_position: int,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Doubles:
     scores = np.einsum("rhd,kd->rhk", queries.astype(np.float64), keys.astype(np.float64))
-    visible = np.arange(len(keys)) <= first_position + np.arange(n_rows)[:, None]
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    distance = first_position + np.arange(len(queries))[:, None] - np.arange(len(keys))
+    visible = (distance >= 0) & (distance < (window or len(keys)))
     scores = np.where(visible[:, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
@@ -36,13 +46,22 @@ def reference(queries: Floats, keys: Floats, values: Floats, first_position: int
     return expected
 
 
-def check(isa: str, queries: Floats, keys: Floats, values: Floats, *, half: bool) -> Floats:
+def check(
+    isa: str,
+    queries: Floats,
+    keys: Floats,
+    values: Floats,
+    *,
+    half: bool,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Floats:
     first_position = len(keys) - len(queries)
     table = block_table(len(keys))
-    out = kernels.attend(isa, queries, keys, values, first_position, table, half)
+    out = kernels.attend(isa, queries, keys, values, first_position, table, half, window, softcap)
     if half:
         keys, values = (stored.astype(np.float16).astype(np.float32) for stored in (keys, values))
-    expected = reference(queries, keys, values, first_position)
+    expected = reference(queries, keys, values, first_position, window=window, softcap=softcap)
     # A score's error becomes a relative error of its weight.
     score_sizes = np.einsum("rhd,kd->rhk", np.abs(queries), np.abs(keys)).max(axis=2, keepdims=True)
     bound = (1e-6 * score_sizes + 4e-6) * np.abs(values).max()
@@ -81,6 +100,64 @@ def test_chunks(
     n_keys = first_position + n_rows
     queries = normal(seed, n_rows, group, head_size, size=head_size**-0.5)
     check(isa, queries, normal(seed + 1, n_keys, head_size), normal(seed + 2, n_keys, head_size), half=half)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    n_rows=st.integers(1, 33),
+    first_position=st.one_of(st.integers(0, 150), st.sampled_from([480, 511, 512, 575, 576, 1023, 1024])),
+    window=st.one_of(st.integers(1, 200), st.sampled_from([1, 16, 63, 64, 65, 511, 512, 513, 600])),
+    softcap=st.sampled_from([0.0, 1.0, 50.0]),
+    group=st.integers(1, 5),
+    half=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_windows_and_soft_caps(
+    isa: str,
+    *,
+    n_rows: int,
+    first_position: int,
+    window: int,
+    softcap: float,
+    group: int,
+    half: bool,
+    seed: int,
+) -> None:
+    n_keys = first_position + n_rows
+    queries = normal(seed, n_rows, group, 32, size=32**-0.5)
+    keys, values = normal(seed + 1, n_keys, 32), normal(seed + 2, n_keys, 32)
+    check(isa, queries, keys, values, half=half, window=window, softcap=softcap)
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 64, 100, 512, 600])
+def test_keys_before_the_window_are_not_seen(isa: str, window: int) -> None:
+    n_keys = 1100
+    queries, keys, values = normal(18, 3, 2, 32), normal(19, n_keys, 32), normal(20, n_keys, 32)
+    table = block_table(n_keys)
+    whole = kernels.attend(isa, queries, keys, values, n_keys - 3, table, True, window)
+    keys[: n_keys - 2 - window], values[: n_keys - 2 - window] = np.nan, np.nan
+    spoilt = kernels.attend(isa, queries, keys, values, n_keys - 3, table, True, window)
+    assert whole.tobytes() == spoilt.tobytes()
+    assert np.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("window", [1, 30, 64, 100, 511, 513, 700])
+def test_a_row_in_a_window_is_the_same_alone(isa: str, window: int) -> None:
+    n_keys = 1100
+    queries, keys, values = normal(21, n_keys, 3, 32), normal(22, n_keys, 32), normal(23, n_keys, 32)
+    values[::7] = -0.0
+    table = block_table(n_keys)
+    for first in (0, 60, 505, 570, 1015, 1090):
+        last = min(first + 17, n_keys)
+        rows = kernels.attend(
+            isa, queries[first:last], keys[:last], values[:last], first, table, True, window, 20.0
+        )
+        for row in range(first, last):
+            end = row + 1
+            alone = kernels.attend(
+                isa, queries[row:end], keys[:end], values[:end], row, table, True, window, 20.0
+            )
+            assert alone.tobytes() == rows[row - first : row - first + 1].tobytes()
 
 
 @pytest.mark.parametrize("n_keys", [1, 16, 65, 513])

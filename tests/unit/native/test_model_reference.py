@@ -1,4 +1,4 @@
-"""Logits of tiny random models against the ``llama`` architecture written out in NumPy and float64."""
+"""Logits of tiny files, of every stored type, against the reference forward in float64."""
 
 from pathlib import Path
 
@@ -9,15 +9,11 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
-from stoker.models import open_model
-from stoker.models.config import Rotary
-from stoker.models.opened import OpenedModel
-from stoker.testing.gguf_blocks import decode_blocks
+from stoker.models import OpenedModel, open_model
 from stoker.testing.gguf_files import TINY_VOCAB_SIZE, TinyOptions, write_tiny_llama
 from stoker.testing.gguf_superblocks import SUPER_BLOCK_BYTES
+from stoker.testing.reference_forward import Doubles, ReferenceForward
 from stoker.testing.workloads import make_tokens
-
-Doubles = NDArray[np.float64]
 
 CASES = {
     "plain": TinyOptions(),
@@ -43,50 +39,8 @@ N_TOKENS = 70
 TOKENS = make_tokens("reference", N_TOKENS, TINY_VOCAB_SIZE)
 
 
-def rotated(x: Doubles, rotary: Rotary) -> Doubles:
-    """Rotate neighbouring pairs of ``x [position, head, head_size]`` by the position's angles."""
-    angles = np.arange(len(x))[:, None] * np.array(rotary.frequencies)
-    turns = np.exp(1j * angles)[:, None, :]
-    pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turns
-    return np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
-
-
 def reference_logits(model: OpenedModel, tokens: tuple[int, ...]) -> Doubles:
-    config = model.config
-
-    def weight(name: str) -> Doubles:
-        tensor = model.tensors[f"{name}.weight"]
-        return decode_blocks(tensor.data, tensor.dtype, tensor.shape).astype(np.float64)
-
-    def norm(x: Doubles, name: str) -> Doubles:
-        mean = np.mean(x**2, axis=1, keepdims=True)
-        scaled: Doubles = x / np.sqrt(mean + config.norm_epsilon) * weight(name)
-        return scaled
-
-    def heads(x: Doubles, name: str) -> Doubles:
-        return (x @ weight(name).T).reshape(len(x), -1, config.head_size)
-
-    seen = np.tril(np.ones((len(tokens), len(tokens)), bool))
-    x = weight("token_embd")[list(tokens)]
-    for layer in (f"blk.{index}" for index in range(config.n_layers)):
-        normed = norm(x, f"{layer}.attn_norm")
-        group = config.n_heads // config.n_kv_heads
-        queries = rotated(heads(normed, f"{layer}.attn_q"), config.rotaries[0])
-        keys = rotated(heads(normed, f"{layer}.attn_k"), config.rotaries[0]).repeat(group, axis=1)
-        values = heads(normed, f"{layer}.attn_v").repeat(group, axis=1)
-        scores = np.einsum("qhd,khd->hqk", queries, keys) / config.head_size**0.5
-        scores = np.where(seen, scores, -np.inf)
-        shares = np.exp(scores - scores.max(axis=2, keepdims=True))
-        shares /= shares.sum(axis=2, keepdims=True)
-        attended = np.einsum("hqk,khd->qhd", shares, values).reshape(len(tokens), -1)
-        x = x + attended @ weight(f"{layer}.attn_output").T
-        normed = norm(x, f"{layer}.ffn_norm")
-        gate = normed @ weight(f"{layer}.ffn_gate").T
-        inner = gate / (1 + np.exp(-gate)) * (normed @ weight(f"{layer}.ffn_up").T)
-        x = x + inner @ weight(f"{layer}.ffn_down").T
-    output = weight("token_embd" if config.tied_embeddings else "output")
-    logits: Doubles = norm(x, "output_norm") @ output.T
-    return logits
+    return ReferenceForward(model.config, model.tensors).logits(tokens)
 
 
 def load(model: OpenedModel, isa: str, *, float_path: bool) -> NativeEngine:

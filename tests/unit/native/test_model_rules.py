@@ -1,6 +1,5 @@
 """What a native model refuses: wrong shapes, incomplete weights, and batches that break the rules."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
@@ -16,6 +15,7 @@ WIDTH, FFN_WIDTH, VOCAB_SIZE = 64, 96, 100
 CONTEXT, KV_BLOCKS, STEP_TOKENS, STEP_SEQS = 64, 6, 24, 3
 
 MATRICES = {
+    "embedding": (VOCAB_SIZE, WIDTH),
     "q": (64, WIDTH),
     "k": (32, WIDTH),
     "v": (32, WIDTH),
@@ -27,7 +27,7 @@ MATRICES = {
 
 
 class Shape(TypedDict, total=False):
-    n_layers: int
+    layers: list[tuple[int, int]]
     width: int
     n_heads: int
     n_kv_heads: int
@@ -35,6 +35,26 @@ class Shape(TypedDict, total=False):
     ffn_width: int
     vocab_size: int
     context_length: int
+    rotaries: list[_native.Rotary]
+    norm_epsilon: float
+    tied_embeddings: bool
+    activation: str
+    pre_norms: bool
+    post_norms: bool
+    qk_norm: str
+    qkv_bias: bool
+    attention_output_bias: bool
+    sinks: bool
+    score_scale: float
+    score_softcap: float
+    logit_softcap: float
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    experts: _native.Experts | None
+
+
+class Options(TypedDict, total=False):
     isa: str
     n_threads: int
     kv_blocks: int
@@ -42,9 +62,13 @@ class Shape(TypedDict, total=False):
     max_step_seqs: int
 
 
-def make_model(**changes: Unpack[Shape]) -> _native.Model:
-    shape = Shape(
-        n_layers=1,
+FREQUENCIES = rope_frequencies(10_000.0, 32)
+
+
+def make_model(shape: Shape | None = None, **changes: Unpack[Options]) -> _native.Model:
+    """A model of two query heads and one KV head, with these changes."""
+    whole = Shape(
+        layers=[(0, 0)],
         width=WIDTH,
         n_heads=2,
         n_kv_heads=1,
@@ -52,19 +76,30 @@ def make_model(**changes: Unpack[Shape]) -> _native.Model:
         ffn_width=FFN_WIDTH,
         vocab_size=VOCAB_SIZE,
         context_length=CONTEXT,
-        isa="auto",
-        n_threads=1,
-        kv_blocks=KV_BLOCKS,
-        max_step_tokens=STEP_TOKENS,
-        max_step_seqs=STEP_SEQS,
-    )
-    shape |= changes
-    return _native.Model(
-        **shape,
-        frequencies=rope_frequencies(10_000.0, max(0, shape["head_size"])),
+        rotaries=[_native.Rotary(FREQUENCIES, 1.0)],
         norm_epsilon=1e-5,
-        float_path=False,
+        tied_embeddings=True,
+        activation="silu",
+        pre_norms=True,
+        post_norms=False,
+        qk_norm="none",
+        qkv_bias=False,
+        attention_output_bias=False,
+        sinks=False,
+        score_scale=0.2,
+        score_softcap=0.0,
+        logit_softcap=0.0,
+        embedding_scale=1.0,
+        residual_scale=1.0,
+        logit_scale=1.0,
+        experts=None,
     )
+    whole |= shape or {}
+    options = Options(
+        isa="auto", n_threads=1, kv_blocks=KV_BLOCKS, max_step_tokens=STEP_TOKENS, max_step_seqs=STEP_SEQS
+    )
+    options |= changes
+    return _native.Model(_native.ModelShape(**whole), **options, float_path=False)
 
 
 def matrix(rows: int, columns: int, dtype: str = "Q4_1") -> NDArray[np.uint8]:
@@ -72,18 +107,54 @@ def matrix(rows: int, columns: int, dtype: str = "Q4_1") -> NDArray[np.uint8]:
     return np.frombuffer(encode_blocks(values, dtype), np.uint8)
 
 
-def fill(model: _native.Model, *, leave_out: str = "") -> None:
-    ones = np.ones(WIDTH, np.float32)
-    setters: dict[str, Callable[[], None]] = {
-        "embedding": lambda: model.set_matrix("embedding", 0, "Q4_1", matrix(VOCAB_SIZE, WIDTH), False),
-        "output_norm": lambda: model.set_norm("output_norm", 0, ones),
-        "attn_norm": lambda: model.set_norm("attn_norm", 0, ones),
-        "ffn_norm": lambda: model.set_norm("ffn_norm", 0, ones),
-    }
-    for name, setter in setters.items():
+VECTORS = {"output_norm": WIDTH, "attn_norm": WIDTH, "ffn_norm": WIDTH}
+
+EVERYTHING = Shape(
+    tied_embeddings=False,
+    post_norms=True,
+    qk_norm="row",
+    qkv_bias=True,
+    attention_output_bias=True,
+    sinks=True,
+    experts=_native.Experts(n_experts=3, n_used=2, normalized=True, biases=True),
+)
+"""A shape that has every matrix and vector that there is."""
+
+ALL_MATRICES = MATRICES | {
+    "output": (VOCAB_SIZE, WIDTH),
+    "router": (3, WIDTH),
+    "gate": (3 * FFN_WIDTH, WIDTH),
+    "up": (3 * FFN_WIDTH, WIDTH),
+    "down": (3 * WIDTH, FFN_WIDTH),
+}
+ALL_VECTORS = VECTORS | {
+    "post_attn_norm": WIDTH,
+    "post_ffn_norm": WIDTH,
+    "q_norm": 64,
+    "k_norm": 32,
+    "q_bias": 64,
+    "k_bias": 32,
+    "v_bias": 32,
+    "o_bias": WIDTH,
+    "sinks": 2,
+    "router_bias": 3,
+    "gate_bias": 3 * FFN_WIDTH,
+    "up_bias": 3 * FFN_WIDTH,
+    "down_bias": 3 * WIDTH,
+}
+
+
+def fill(
+    model: _native.Model,
+    *,
+    matrices: dict[str, tuple[int, int]] = MATRICES,
+    vectors: dict[str, int] = VECTORS,
+    leave_out: str = "",
+) -> None:
+    for name, size in vectors.items():
         if name != leave_out:
-            setter()
-    for name, (rows, columns) in MATRICES.items():
+            model.set_vector(name, 0, np.ones(size, np.float32), True)
+    for name, (rows, columns) in matrices.items():
         if name != leave_out:
             model.set_matrix(name, 0, "Q4_1", matrix(rows, columns), True)
 
@@ -197,48 +268,108 @@ def test_the_largest_batch_is_taken(model: _native.Model) -> None:
     assert whole.logits(model).shape == (STEP_TOKENS, VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("name", ["embedding", "output_norm", "attn_norm", "ffn_norm", *MATRICES])
+@pytest.mark.parametrize("name", [*ALL_MATRICES, *ALL_VECTORS])
 def test_an_incomplete_model(name: str) -> None:
-    incomplete = make_model()
-    fill(incomplete, leave_out=name)
-    with pytest.raises(ValueError, match=r"missing|incomplete"):
+    incomplete = make_model(EVERYTHING)
+    fill(incomplete, matrices=ALL_MATRICES, vectors=ALL_VECTORS, leave_out=name)
+    with pytest.raises(ValueError, match=f"'{name}'.* is missing"):
         incomplete.finish()
     with pytest.raises(ValueError, match="finish"):
         Batch().forward(incomplete)
 
 
+def test_a_whole_model() -> None:
+    whole = make_model(EVERYTHING)
+    fill(whole, matrices=ALL_MATRICES, vectors=ALL_VECTORS)
+    whole.finish()
+    assert len(Batch().forward(whole)) == 2
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+IMPOSSIBLE = {
+    "no layers": (Shape(layers=[]), "positive"),
+    "negative vocabulary": (Shape(vocab_size=-1), "positive"),
+    "no context": (Shape(context_length=0), "positive"),
+    "heads that do not divide": (Shape(n_heads=3, n_kv_heads=2), "multiple of key-value heads"),
+    "head size": (Shape(head_size=48), "multiple of 32"),
+    "width": (Shape(width=80), "multiples of 32"),
+    "inner width": (Shape(ffn_width=100), "multiples of 32"),
+    "huge vocabulary": (Shape(vocab_size=2**24), "too large"),
+    "endless context": (Shape(context_length=2**30 + 1), "too large"),
+    "huge heads": (Shape(n_heads=2**20), "too large"),
+    "huge width": (Shape(width=2**30), "too large"),
+    "too many layers": (Shape(layers=[(0, 0)] * (2**16 + 1)), "too large"),
+    "negative window": (Shape(layers=[(-1, 0)]), "window"),
+    "rotary that is not there": (Shape(layers=[(0, 1)]), "rotary embedding that is not there"),
+    "rotary below none": (Shape(layers=[(0, -2)]), "rotary embedding that is not there"),
+    "too many frequencies": (Shape(rotaries=[_native.Rotary([1.0] * 17, 1.0)]), "more pairs than a head"),
+    "endless frequency": (Shape(rotaries=[_native.Rotary([INFINITY], 1.0)]), "frequencies must be finite"),
+    "magnitude of nothing": (Shape(rotaries=[_native.Rotary([1.0], 0.0)]), "magnitude"),
+    "epsilon": (Shape(norm_epsilon=NAN), "epsilon"),
+    "negative epsilon": (Shape(norm_epsilon=-1e-5), "epsilon"),
+    "score scale": (Shape(score_scale=0.0), "score scale"),
+    "score cap": (Shape(score_softcap=-1.0), "score soft cap"),
+    "logit cap": (Shape(logit_softcap=INFINITY), "logit soft cap"),
+    "embedding scale": (Shape(embedding_scale=NAN), "embedding scale"),
+    "residual scale": (Shape(residual_scale=-1.0), "residual scale"),
+    "logit scale": (Shape(logit_scale=0.0), "logit scale"),
+    "no experts": (
+        Shape(experts=_native.Experts(n_experts=0, n_used=0, normalized=True, biases=False)),
+        "at least one expert",
+    ),
+    "more experts than there are": (
+        Shape(experts=_native.Experts(n_experts=4, n_used=5, normalized=True, biases=False)),
+        "no more than there are",
+    ),
+    "too many experts": (
+        Shape(experts=_native.Experts(n_experts=2**20, n_used=1, normalized=True, biases=False)),
+        "too large",
+    ),
+    "unknown activation": (Shape(activation="relu"), "unknown activation 'relu'"),
+    "unknown norms": (Shape(qk_norm="column"), "unknown qk_norm 'column'"),
+}
+
+
+@pytest.mark.parametrize(("shape", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_shapes_that_the_kernels_cannot_run(shape: Shape, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model(shape)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (Shape(n_layers=0), "positive"),
-        (Shape(vocab_size=-1), "positive"),
-        (Shape(context_length=0), "positive"),
-        (Shape(n_heads=3, n_kv_heads=2), "multiple of key-value heads"),
-        (Shape(head_size=48), "multiple of 32"),
-        (Shape(width=80), "multiples of 32"),
-        (Shape(ffn_width=100), "multiples of 32"),
-        (Shape(n_threads=0), "positive"),
-        (Shape(kv_blocks=0), "positive"),
-        (Shape(max_step_tokens=0), "positive"),
-        (Shape(max_step_seqs=0), "positive"),
-        (Shape(isa="z80"), "z80"),
+        (Options(n_threads=0), "positive"),
+        (Options(kv_blocks=0), "positive"),
+        (Options(max_step_tokens=0), "positive"),
+        (Options(max_step_seqs=0), "positive"),
+        (Options(max_step_tokens=2**21), "too large"),
+        (Options(isa="z80"), "z80"),
     ],
     ids=str,
 )
-def test_shapes_that_the_kernels_cannot_run(changes: Shape, message: str) -> None:
+def test_options_that_cannot_be_had(changes: Options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_model(**changes)
 
 
 def test_memory_that_cannot_be_had() -> None:
-    with pytest.raises(MemoryError):
-        make_model(kv_blocks=2**31 - 1, n_layers=1024)
+    for n_layers, n_heads in ((1024, 1), (2**16, 2**18)):
+        shape = Shape(layers=[(0, 0)] * n_layers, n_heads=n_heads, n_kv_heads=n_heads)
+        with pytest.raises(MemoryError):
+            make_model(shape, kv_blocks=2**31 - 1)
+
+
+def test_memory_does_not_grow_with_the_context() -> None:
+    contexts = (CONTEXT, 2**30)
+    assert len({make_model(Shape(context_length=context)).step_bytes for context in contexts}) == 1
 
 
 def test_weights_that_do_not_fit() -> None:
     empty = make_model()
     data = matrix(*MATRICES["gate"])
-    with pytest.raises(ValueError, match="unknown matrix"):
+    with pytest.raises(ValueError, match="no matrix 'gates'"):
         empty.set_matrix("gates", 0, "Q4_1", data, False)
     with pytest.raises(ValueError, match="unknown tensor type"):
         empty.set_matrix("gate", 0, "Q8_K", data, False)
@@ -249,8 +380,20 @@ def test_weights_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match="out of range"):
             empty.set_matrix("gate", layer, "Q4_1", data, False)
         with pytest.raises(ValueError, match="out of range"):
-            empty.set_norm("ffn_norm", layer, np.ones(WIDTH, np.float32))
-    with pytest.raises(ValueError, match="unknown norm"):
-        empty.set_norm("norm", 0, np.ones(WIDTH, np.float32))
+            empty.set_vector("ffn_norm", layer, np.ones(WIDTH, np.float32), False)
+    with pytest.raises(ValueError, match="no vector 'norm'"):
+        empty.set_vector("norm", 0, np.ones(WIDTH, np.float32), False)
     with pytest.raises(ValueError, match="expected 64 values, got 63"):
-        empty.set_norm("ffn_norm", 0, np.ones(WIDTH - 1, np.float32))
+        empty.set_vector("ffn_norm", 0, np.ones(WIDTH - 1, np.float32), False)
+
+
+@pytest.mark.parametrize("name", sorted(ALL_VECTORS.keys() - VECTORS.keys()))
+def test_vectors_that_the_shape_does_not_have(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no vector '{name}'"):
+        make_model().set_vector(name, 0, np.ones(ALL_VECTORS[name], np.float32), False)
+
+
+@pytest.mark.parametrize("name", ["output", "router"])
+def test_matrices_that_the_shape_does_not_have(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no matrix '{name}'"):
+        make_model().set_matrix(name, 0, "Q4_1", matrix(*ALL_MATRICES[name]), False)

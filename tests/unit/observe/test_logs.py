@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from stoker.observe.logs import LogFormat, configure_logs
+from stoker.observe.late_logs import LogFormat, configure_late_logs
+from stoker.observe.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,15 @@ def test_console_lines_do_so_too() -> None:
 
 def test_the_only_process_has_no_name() -> None:
     assert all("process" not in line for line in logged("json", None))
+
+
+def test_the_first_late_line_sets_the_logs_up(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_late_logs("json", level=logging.WARNING, process="engine")
+    log = logging.getLogger("stoker.models.packs")
+    log.info("not severe enough")
+    assert capsys.readouterr().err == ""
+    log.warning("a pack is %s", "damaged")
+    log.error("and another")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["event"], first["level"], first["process"]) == ("a pack is damaged", "warning", "engine")
+    assert (second["event"], second["process"]) == ("and another", "engine")

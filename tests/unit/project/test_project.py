@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stoker import __version__
 from stoker.cli import app
 from stoker.config import Settings
 
@@ -90,3 +91,8 @@ def test_ci_is_executable_and_ends_with_the_readmes_test_command() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert script.read_text(encoding="utf-8").rstrip().endswith("\npytest")
+
+
+def test_the_version_is_the_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == __version__

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from stoker import __version__, _native
-from stoker.core.errors import CorruptFileError, OutOfMemoryError, SettingsError
+from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
+from stoker.engine.native.packing import ModelPack, load_weights
+from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     available_memory_bytes,
     choose_kv_blocks,
@@ -14,18 +14,8 @@ from stoker.engine.native.sizing import (
     packed_bytes,
     scratch_bytes,
 )
-from stoker.models.config import Tensor, WeightSource
-
-_MATRICES = {
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
-"""Native name of each layer's matrices, and the file's."""
+from stoker.models.config import WeightSource
+from stoker.models.packs import PackFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,46 +42,17 @@ class NativeEngineSettings:
     float_path: bool = False
 
 
-def _read_norm(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    match tensor.dtype:
-        case "F32":
-            return np.frombuffer(tensor.data, np.float32)
-        case "F16":
-            return np.frombuffer(tensor.data, np.float16).astype(np.float32)
-        case "BF16":
-            return (np.frombuffer(tensor.data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-        case _:
-            raise CorruptFileError(
-                f"tensor {tensor.name} is stored as {tensor.dtype}; a norm must be F32, F16 or BF16"
-            )
-
-
-def _set_weights(model: _native.Model, source: WeightSource) -> None:
-    adjacent = source.config.rope_pairs == "adjacent"
-    tensors = source.tensors
-
-    def set_matrix(name: str, layer: int, tensor: Tensor) -> None:
-        try:
-            model.set_matrix(name, layer, tensor.dtype, np.frombuffer(tensor.data, np.uint8), adjacent)
-        except ValueError as error:
-            raise CorruptFileError(f"tensor {tensor.name}: {error}") from error
-
-    set_matrix("embedding", 0, tensors["token_embd.weight"])
-    if not source.config.tied_embeddings:
-        set_matrix("output", 0, tensors["output.weight"])
-    model.set_norm("output_norm", 0, _read_norm(tensors["output_norm.weight"]))
-    for layer in range(source.config.n_layers):
-        for name, file_name in _MATRICES.items():
-            set_matrix(name, layer, tensors[f"blk.{layer}.{file_name}.weight"])
-        for name in ("attn_norm", "ffn_norm"):
-            model.set_norm(name, layer, _read_norm(tensors[f"blk.{layer}.{name}.weight"]))
-    model.finish()
-
-
-def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeEngine:
-    """Pack a model's weights and reserve its KV cache.
+def load_engine(
+    source: WeightSource, settings: NativeEngineSettings, packs: PackFolder | None = None
+) -> NativeEngine:
+    """Map a model's pack, or repack its weights; and reserve its KV cache.
 
     The file may be closed afterwards.
+
+    Args:
+        source: The model file.
+        settings: How the engine runs.
+        packs: Where its pack is, or shall be; None to hold the weights in memory of this process's own.
 
     Raises:
         CorruptFileError: A tensor's contents cannot be used.
@@ -108,6 +69,12 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             f"context_length is {settings.context_length}, but the model was made for"
             f" {config.context_length} tokens"
         )
+    pack = (
+        None
+        if packs is None
+        else ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
+    )
+    available_bytes = available_memory_bytes() - (0 if pack is None else pack.others_bytes())
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=kv_block_bytes(config, float_path=settings.float_path),
@@ -116,9 +83,8 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             config,
             step_tokens=settings.step_tokens,
             max_running=settings.max_running,
-            context_length=settings.context_length,
         ),
-        available_bytes=available_memory_bytes(),
+        available_bytes=available_bytes,
         kv_memory_bytes=settings.kv_memory_bytes,
         kv_sharers=settings.kv_sharers,
         context_length=settings.context_length,
@@ -126,16 +92,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
     )
     try:
         model = _native.Model(
-            n_layers=config.n_layers,
-            width=config.width,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            head_size=config.head_size,
-            ffn_width=config.ffn_width,
-            vocab_size=config.vocab_size,
-            context_length=settings.context_length,
-            frequencies=config.rotaries[0].frequencies,
-            norm_epsilon=config.norm_epsilon,
+            native_shape(config, settings.context_length),
             isa=settings.isa,
             n_threads=settings.threads,
             kv_blocks=kv_blocks,
@@ -143,7 +100,7 @@ def load_engine(source: WeightSource, settings: NativeEngineSettings) -> NativeE
             max_step_seqs=settings.max_running,
             float_path=settings.float_path,
         )
-        _set_weights(model, source)
+        load_weights(model, source, pack)
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"

@@ -22,7 +22,13 @@ PACKED_BITS = {
 }
 """Bits per weight in the packed layout of ``native/src/weights.h``."""
 
+ROUTER = "ffn_gate_inp.weight"
+"""The matrix that is held in floats whatever its type."""
+
 _FLOAT_BITS = 32.0
+_LANES = 16
+"""Outputs in a column block."""
+
 _FLOAT_BYTES = 4
 _CODE_BYTES = 1 + 12 / 32
 """A code, and its share of a group's three floats."""
@@ -64,7 +70,8 @@ def packed_bytes(tensors: list[Tensor], *, float_path: bool) -> int:
         n_values = 1
         for dim in tensor.shape:
             n_values *= dim
-        bits += n_values * (_FLOAT_BITS if float_path else PACKED_BITS[tensor.dtype])
+        as_floats = float_path or tensor.name.endswith(ROUTER)
+        bits += n_values * (_FLOAT_BITS if as_floats else PACKED_BITS[tensor.dtype])
     return int(bits / 8)
 
 
@@ -74,17 +81,29 @@ def kv_block_bytes(config: ModelConfig, *, float_path: bool) -> int:
     return 2 * config.n_layers * config.n_kv_heads * config.head_size * BLOCK_TOKENS * element
 
 
-def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, context_length: int) -> int:
-    """Memory of a step's buffers and of the rotary tables, as ``native/src/model.cpp`` lays them out."""
-    query_width = config.n_heads * config.head_size
-    floats = config.width + query_width
-    activations = config.width + query_width + config.ffn_width
-    logits = max_running * config.vocab_size * _FLOAT_BYTES
-    rotary = context_length * config.head_size * _FLOAT_BYTES
+def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) -> int:
+    """Memory of a step's buffers, as ``native/src/model_scratch.cpp`` lays them out."""
+    width, query_width = config.width, config.n_heads * config.head_size
+    n_used = 0 if config.experts is None else config.experts.n_used
+    # Residual stream and queries; cosines and sines of every rotary embedding.
+    floats = width + query_width + sum(2 * len(rotary.frequencies) for rotary in config.rotaries)
+    if config.post_norms or config.experts is not None:
+        floats += width
+    if config.qk_norm == "row":
+        floats += config.n_kv_heads * config.head_size
+    activations = width + query_width + config.ffn_width * max(1, n_used)
+    if config.experts is not None:
+        floats += _padded(config.experts.n_experts) + n_used + n_used * width
+        activations += n_used * width
     # The normed activations have two rows of codes more, coarse and fine.
-    codes = activations + 2 * config.width
+    codes = activations + 2 * width
     rows = step_tokens * ((floats + activations) * _FLOAT_BYTES + codes * _CODE_BYTES)
-    return int(rows) + logits + rotary
+    return int(rows) + max_running * _padded(config.vocab_size) * _FLOAT_BYTES
+
+
+def _padded(n: int) -> int:
+    """Round up to whole column blocks."""
+    return -(-n // _LANES) * _LANES
 
 
 def _gib(size_bytes: float) -> str:

@@ -57,6 +57,21 @@ class Metadata:
         """The value as it is, or None."""
         return self._values.get(key)
 
+    def names(self) -> tuple[str, ...]:
+        """Every key, in the file's order."""
+        return tuple(self._values)
+
+    def is_array(self, key: str) -> bool:
+        """Whether the key is there and holds an array."""
+        return isinstance(self._values.get(key), ArrayRef)
+
+    def shown_value(self, key: str) -> str:
+        """The value of a key, made safe and short for a message."""
+        value = self._values[key]
+        if isinstance(value, ArrayRef):
+            return f"an array of {value.count} {value.element.name}"
+        return shown(value) if isinstance(value, str) else repr(value)
+
     def text(self, key: str, default: str | None = None) -> str:
         """A string."""
         value = self._value(key, default)
@@ -115,6 +130,18 @@ class Metadata:
         if layout not in "BbHhIiQq" or array.element is ValueType.BOOL:
             raise self._mistyped(key, "an array of integers")
         return struct.unpack_from(f"<{array.count}{layout}", self._cursor.buffer, array.position)
+
+    def flags(self, key: str) -> tuple[bool, ...]:
+        """An array of booleans; some writers spell them as integers of the values 0 and 1."""
+        array = self._array(key)
+        if array.element is ValueType.BOOL:
+            end = array.position + array.count
+            values: tuple[int, ...] = tuple(self._cursor.buffer[array.position : end])
+        else:
+            values = self.integers(key)
+        if not all(value in (0, 1) for value in values):
+            raise self._mistyped(key, "an array of booleans")
+        return tuple(map(bool, values))
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """An array of floating-point numbers."""

@@ -3,28 +3,27 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
+from stoker.models.huggingface.files import CONFIG_NAME, MAX_CONFIG_BYTES, read_json, read_optional
 from stoker.models.huggingface.tokenizer_steps import recognize
 from stoker.models.tokenizer_spec import END_TEXTS, MAX_TEMPLATE_CHARS
 
 MAX_TOKENIZER_BYTES = 2**26
 """Largest ``tokenizer.json``; the largest real ones have some 35 MB."""
 
-MAX_CONFIG_BYTES = 2**23
-"""Largest file beside it; a ``tokenizer_config.json`` that lists every added token has some 1 MB."""
-
 MAX_TOKENS = 2**22
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+ADDED_TYPES = frozenset({_CONTROL, _USER_DEFINED, UNUSED})
+"""Types of tokens that no merge makes."""
+
 _BYTE_SPELLING = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _POST_PROCESSORS = frozenset({"ByteLevel", "TemplateProcessing", "Sequence"})
-
-_T = TypeVar("_T")
 
 
 class _AddedToken(msgspec.Struct):
@@ -68,11 +67,18 @@ class _NamedTemplate(msgspec.Struct):
     template: str
 
 
-class _ConfigFile(msgspec.Struct):
-    add_bos_token: bool | None = None
+class _SpecialTokens(msgspec.Struct):
     bos_token: str | _Named | None = None
     eos_token: str | _Named | None = None
     unk_token: str | _Named | None = None
+    sep_token: str | _Named | None = None
+    pad_token: str | _Named | None = None
+    cls_token: str | _Named | None = None
+    mask_token: str | _Named | None = None
+
+
+class _ConfigFile(_SpecialTokens):
+    add_bos_token: bool | None = None
     chat_template: str | list[_NamedTemplate] | None = None
 
 
@@ -84,7 +90,8 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     """Read and check the tokenizer of a model folder.
 
     Reads ``tokenizer.json`` and, where they are there, ``tokenizer_config.json``,
-    ``generation_config.json`` and ``chat_template.jinja``.
+    ``special_tokens_map.json`` (for tokens that the former does not name), ``generation_config.json`` (else
+    ``config.json``, for the tokens that end a turn) and ``chat_template.jinja``.
 
     Raises:
         CorruptFileError: A file is missing, too large, malformed or contradicts itself or another.
@@ -92,9 +99,23 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     """
     path = folder / "tokenizer.json"
     label = str(path)
-    file = _decode(path, _TokenizerFile, MAX_TOKENIZER_BYTES)
-    config = _decode(folder / "tokenizer_config.json", _ConfigFile, MAX_CONFIG_BYTES, optional=True)
-    generation = _decode(folder / "generation_config.json", _GenerationFile, MAX_CONFIG_BYTES, optional=True)
+    if not path.is_file():
+        raise CorruptFileError(
+            f"{path} is missing: a model folder needs it for its tokenizer. Save the model's tokenizer with "
+            "`transformers` as a fast one, which writes this file."
+        )
+    file = read_json(path, _TokenizerFile, MAX_TOKENIZER_BYTES)
+    config = read_json(folder / "tokenizer_config.json", _ConfigFile, MAX_CONFIG_BYTES, default=_ConfigFile())
+    generation = read_json(
+        folder / "generation_config.json", _GenerationFile, MAX_CONFIG_BYTES, default=_GenerationFile()
+    )
+    if generation.eos_token_id is None:
+        generation = read_json(
+            folder / CONFIG_NAME, _GenerationFile, MAX_CONFIG_BYTES, default=_GenerationFile()
+        )
+    named = read_json(
+        folder / "special_tokens_map.json", _SpecialTokens, MAX_CONFIG_BYTES, default=_SpecialTokens()
+    )
     model = _read_model(label, file.model)
     steps = recognize(label, file.normalizer, file.pre_tokenizer)
     if steps.kind == "spm" and not model.byte_fallback:
@@ -104,7 +125,7 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
         )
     tokens, types = _read_tokens(label, model, file.added_tokens, byte_tokens=steps.kind == "spm")
     ids = {text: token_id for token_id, text in enumerate(tokens) if text}
-    special = _special_tokens(config, model)
+    special = _special_tokens(named, config, model)
     bos = _id_of(label, ids, special.get("bos_token"), "bos_token")
     template_bos = _begins_with(label, file.post_processor)
     add_bos = config.add_bos_token if config.add_bos_token is not None else template_bos is not None
@@ -132,31 +153,6 @@ def read_tokenizer_json(folder: Path) -> TokenizerSpec:
     )
 
 
-def _decode(path: Path, kind: type[_T], max_bytes: int, *, optional: bool = False) -> _T:
-    data = _read(path, max_bytes)
-    if data is None:
-        if optional:
-            return kind()
-        raise CorruptFileError(f"{path} is missing: a model folder needs it for its tokenizer.")
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is malformed: {str(error)[:400]}.") from error
-
-
-def _read(path: Path, max_bytes: int) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CorruptFileError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > max_bytes:
-        raise CorruptFileError(f"{path} has more than {max_bytes} bytes, the most that Stoker reads of it.")
-    return data
-
-
 def _read_model(label: str, raw: msgspec.Raw) -> _Bpe:
     try:
         kind = msgspec.json.decode(raw, type=_ModelType).type
@@ -181,9 +177,9 @@ def _read_tokens(
     if not 0 < n_tokens <= MAX_TOKENS or min((*model.vocab.values(), *(each.id for each in added))) < 0:
         raise CorruptFileError(f"{label}: token ids must be from 0 to {MAX_TOKENS - 1}.")
     tokens = [""] * n_tokens
-    types = [_UNUSED] * n_tokens
+    types = [UNUSED] * n_tokens
     for text, token_id in model.vocab.items():
-        if types[token_id] != _UNUSED:
+        if types[token_id] != UNUSED:
             raise CorruptFileError(f"{label}: two tokens of the vocabulary have the id {token_id}.")
         tokens[token_id] = text
         is_byte = byte_tokens and _BYTE_SPELLING.match(text)
@@ -218,14 +214,15 @@ def _read_merges(label: str, merges: list[str | tuple[str, str]]) -> tuple[str, 
     return joined
 
 
-def _special_tokens(config: _ConfigFile, model: _Bpe) -> dict[str, str]:
-    named = {"bos_token": config.bos_token, "eos_token": config.eos_token, "unk_token": config.unk_token}
-    texts = {
-        name: token.content if isinstance(token, _Named) else token
-        for name, token in named.items()
-        if token is not None
-    }
-    return {"unk_token": model.unk_token, **texts} if model.unk_token else texts
+def _special_tokens(named: _SpecialTokens, config: _ConfigFile, model: _Bpe) -> dict[str, str]:
+    """Return the spelling of each special token, by the name that templates use."""
+    texts = {"unk_token": model.unk_token} if model.unk_token else {}
+    for source in (named, config):
+        for name in _SpecialTokens.__struct_fields__:
+            token = getattr(source, name)
+            if token is not None:
+                texts[name] = token.content if isinstance(token, _Named) else token
+    return texts
 
 
 def _id_of(label: str, ids: dict[str, int], text: str | None, name: str) -> int | None:
@@ -287,7 +284,7 @@ def _check_ids(label: str, ids: Iterable[int], n_tokens: int) -> None:
 
 def _read_template(folder: Path, config: _ConfigFile) -> str | None:
     path = folder / "chat_template.jinja"
-    data = _read(path, MAX_CONFIG_BYTES)
+    data = read_optional(path, MAX_CONFIG_BYTES)
     if data is not None:
         try:
             template: str | None = data.decode()

@@ -4,20 +4,33 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stoker.core.errors import SourceError
+from stoker.models.huggingface.shape import check_described
 from stoker.models.sources.base import Fetched, Progress
 from stoker.models.sources.download import Download, WantedFile
 from stoker.models.sources.http import Place, connected
 from stoker.models.sources.hub_listing import RepoFile, RepoListing, read_listing
 from stoker.models.sources.huggingface import HuggingFaceSource
 from stoker.models.sources.network import Network
-from stoker.models.sources.selection import select_file, select_model, select_quantization
+from stoker.models.sources.selection import (
+    FOLDER_PART,
+    is_weights,
+    select_file,
+    select_folder,
+    select_model,
+    select_quantization,
+)
 from stoker.models.sources.space import require_space
 
 
 def fetch_from_hub(
     source: HuggingFaceSource, workspace: Path, progress: Progress, network: Network
 ) -> Fetched:
-    """What `HuggingFaceSource.fetch` does."""
+    """What `HuggingFaceSource.fetch` does.
+
+    Raises:
+        UnsupportedModelError: What a folder's config describes cannot be run; no weights were fetched.
+        CorruptFileError: Its config makes no sense.
+    """
     label = f"repository {source.repo}"
     with connected(network) as client:
         listing = read_listing(client, network, repo=source.repo, revision=source.revision, label=label)
@@ -26,8 +39,11 @@ def fetch_from_hub(
         ]
         total_bytes = sum(file.size_bytes or 0 for file in wanted)
         require_space(workspace, total_bytes - sum(_present_bytes(workspace, file.name) for file in wanted))
-        files, before_bytes = [], 0
+        files, before_bytes, described = [], 0, False
         for each in wanted:
+            if is_weights(each.name) and not described:
+                check_described(workspace)
+                described = True
             report = _offset(progress, before_bytes, total_bytes)
             files.append(Download(client, network, each, workspace, report).run())
             before_bytes += each.size_bytes or 0
@@ -42,6 +58,8 @@ def fetch_from_hub(
 def _selected(source: HuggingFaceSource, label: str, listing: RepoListing) -> tuple[RepoFile, ...]:
     if source.file is not None:
         return (select_file(label, listing.files, source.file),)
+    if source.quantization is not None and source.quantization.lower() == FOLDER_PART:
+        return select_folder(label, listing.files)
     if source.quantization is not None:
         return (select_quantization(label, listing.files, source.quantization),)
     return select_model(label, listing.files)

@@ -18,8 +18,9 @@ class HuggingFaceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         repo: ``owner/name``.
         revision: Branch, tag or commit.
         file: Path of a GGUF file in it, or None.
-        quantization: What the GGUF file's name ends in, such as ``Q4_K_M``, or None. With neither,
-            the repository must hold one model: a safetensors folder or a single GGUF file.
+        quantization: What the GGUF file's name ends in, such as ``Q4_K_M``; ``safetensors`` for the
+            safetensors folder; or None. With neither, the repository must hold one model: a single GGUF
+            file, or a safetensors folder and no GGUF file.
         sha256: SHA-256 of the GGUF file, or None to take the hub's word.
         size_bytes: Size of the model as lists show it before it is pulled, or None; the hub's word counts.
     """

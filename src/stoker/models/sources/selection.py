@@ -1,4 +1,4 @@
-"""Which files of a repository make a model: one GGUF file, or a folder of safetensors.
+"""Which files of a repository make a model: one GGUF file, else a folder of safetensors.
 
 Only the files named here are ever fetched: no code and no pickles.
 """
@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from stoker.core.errors import SourceError
+from stoker.models.huggingface.files import CONFIG_NAME
 from stoker.models.sources.hub_listing import RepoFile
 
 FOLDER_FILES = frozenset(
     {
-        "config.json",
+        CONFIG_NAME,
         "generation_config.json",
         "model.safetensors.index.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "special_tokens_map.json",
         "chat_template.jinja",
     }
 )
@@ -25,6 +27,9 @@ MAX_TEXT_BYTES = 2**27
 """Largest of `FOLDER_FILES`: 128 MiB, four times the largest tokenizer known."""
 
 MAX_WEIGHT_FILES = 1000
+
+FOLDER_PART = "safetensors"
+"""What stands in a quantization's place for the folder of a repository that has GGUF files too."""
 
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -70,31 +75,59 @@ def select_quantization(label: str, files: Iterable[RepoFile], quantization: str
 
 
 def select_model(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
-    """The files of a repository's one model: a safetensors folder, or its only GGUF file.
+    """The files of a repository's one model: its only GGUF file, else its safetensors folder.
 
     Raises:
         SourceError: It holds no model that Stoker reads, or several.
     """
-    texts = [each for each in files if each.name in FOLDER_FILES]
-    tensors = [each for each in files if _WEIGHTS.fullmatch(each.name)]
-    if tensors and any(each.name == "config.json" for each in texts):
-        return (*_checked(label, texts, tensors), *tensors)
+    folder = _folder(label, files)
     ggufs = _models(files)
     if len(ggufs) == 1:
         if _SPLIT.search(ggufs[0].name):
             raise _split_error(label, ggufs[0].name)
         return (ggufs[0],)
     if ggufs:
+        other = f", or {FOLDER_PART} for the folder of safetensors" if folder else ""
         raise SourceError(
-            f"The {label} has several GGUF files: add `:` and one of them, or its quantization. "
+            f"The {label} has several GGUF files: add `:` and one of them, or its quantization{other}. "
             f"{_listed(ggufs)}"
         )
+    if folder:
+        return folder
     if any(each.name.endswith((".bin", ".pt", ".pth")) for each in files):
         raise SourceError(
             f"The {label} holds pickled weights only, which can run code when they are opened: Stoker reads "
             "GGUF and safetensors. Look for a converted repository."
         )
     raise SourceError(f"The {label} holds no model: neither a GGUF file nor config.json with safetensors.")
+
+
+def select_folder(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
+    """The files of a repository's safetensors folder, those that are not weights first.
+
+    Raises:
+        SourceError: It has none.
+    """
+    folder = _folder(label, files)
+    if not folder:
+        raise SourceError(
+            f"The {label} holds no folder of safetensors: {CONFIG_NAME} is missing, or files that are called "
+            f"like weights. {_listed(_ggufs(files))}"
+        )
+    return folder
+
+
+def is_weights(name: str) -> bool:
+    """Tell whether a file of a safetensors folder holds weights."""
+    return _WEIGHTS.fullmatch(name) is not None
+
+
+def _folder(label: str, files: Sequence[RepoFile]) -> tuple[RepoFile, ...]:
+    texts = [each for each in files if each.name in FOLDER_FILES]
+    tensors = [each for each in files if is_weights(each.name)]
+    if not tensors or all(each.name != CONFIG_NAME for each in texts):
+        return ()
+    return (*_checked(label, texts, tensors), *tensors)
 
 
 def _checked(label: str, texts: list[RepoFile], tensors: list[RepoFile]) -> list[RepoFile]:

@@ -10,18 +10,22 @@ To add one, write a function of bytes in a module here and name it in `TARGETS`.
 from collections.abc import Callable, Mapping
 
 from stoker.core.errors import StokerError
-from stoker.testing.fuzz import api, models, text, worker
+from stoker.testing.fuzz import api, folders, models, text, worker
 
 Target = Callable[[bytes], None]
 
 TARGETS: Mapping[str, Target] = {
     "catalogue": models.catalogue,
     "connection": api.connection,
+    "folder": folders.folder,
     "frames": worker.frames,
     "gguf": models.gguf,
     "header": models.header,
     "manifest": models.manifest,
+    "pack": models.pack,
     "request": api.request,
+    "safetensors": folders.safetensors,
+    "shards": folders.shards,
     "template": text.template,
     "tokenizer": text.tokenizer,
 }

@@ -1,0 +1,108 @@
+"""Targets among the readers of Hugging Face folders."""
+
+import tempfile
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+
+import msgspec
+
+from stoker.core.errors import StokerError
+from stoker.models.huggingface.files import Quantize
+from stoker.models.huggingface.folder import OpenedFolder
+from stoker.models.huggingface.safetensors import ELEMENT_BYTES, SafetensorsFile
+from stoker.models.huggingface.shards import INDEX_NAME, Shards
+from stoker.testing.model_folders import RawTensor, encode_safetensors
+
+_MAX_DATA_BYTES = 2**20
+_LENGTH_BYTES = 8
+_STORED_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "MXFP4": 4.25}
+
+
+class _Entry(msgspec.Struct):
+    data_offsets: tuple[int, int] = (0, 0)
+
+
+def safetensors(data: bytes) -> None:
+    """Open a safetensors file and read every tensor; also with the length of the header set right."""
+    end = data.rfind(b"}") + 1
+    if end > _LENGTH_BYTES:
+        with suppress(StokerError):
+            _read_file((end - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "little") + data[_LENGTH_BYTES:])
+    _read_file(data)
+
+
+def _read_file(data: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(data)
+        file = SafetensorsFile(path)
+        total = 0
+        for stored in file.tensors.values():
+            if len(stored.data) != prod(stored.shape) * ELEMENT_BYTES[stored.dtype]:
+                raise AssertionError(f"{stored.name[:80]} has {len(stored.data)} bytes")
+            total += len(bytes(stored.data))
+        if total + file.data_start != len(data):
+            raise AssertionError("tensors do not fill the file")
+        file.close()
+
+
+def shards(data: bytes) -> None:
+    """Read an index of two files, each of which holds a tensor."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as name:
+        outer, inner = Path(name), Path(name) / "folder"
+        inner.mkdir()
+        (inner / INDEX_NAME).write_bytes(data)
+        for path, tensor in ((outer / "a", "a"), (inner / "a", "a"), (inner / "b", "b")):
+            path.with_suffix(".safetensors").write_bytes(
+                encode_safetensors({tensor: RawTensor("U8", (1,), b"1")})
+            )
+        opened = Shards(inner)
+        if set(opened.tensors) != {path.path.stem for path in opened.files}:
+            raise AssertionError(f"{sorted(opened.tensors)}")
+        if any(path.path.parent != inner for path in opened.files):
+            raise AssertionError("an index leads out of its folder")
+        opened.close()
+
+
+def folder(data: bytes) -> None:
+    """Open a folder and read everything that a server would.
+
+    The input is in parts with form feeds between: ``config.json``, a safetensors header, ``tokenizer.json``
+    and ``tokenizer_config.json``. The weights are as long as the header says, within bounds, and all ones.
+    """
+    config, header, tokenizer, tokenizer_config = ([*data.split(b"\f", 3), b"", b"", b""])[:4]
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as name:
+        path = Path(name)
+        (path / "config.json").write_bytes(config)
+        (path / "model.safetensors").write_bytes(_weights(header))
+        if tokenizer:
+            (path / "tokenizer.json").write_bytes(tokenizer)
+        if tokenizer_config:
+            (path / "tokenizer_config.json").write_bytes(tokenizer_config)
+        _read_all(path, "none")
+        _read_all(path, "q4")
+
+
+def _weights(header: bytes) -> bytes:
+    try:
+        entries = msgspec.json.decode(header, type=dict[str, _Entry])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        entries = {}
+    length = max((entry.data_offsets[1] for entry in entries.values()), default=0)
+    return len(header).to_bytes(8, "little") + header + b"\1" * max(0, min(length, _MAX_DATA_BYTES))
+
+
+def _read_all(path: Path, quantize: Quantize) -> None:
+    with OpenedFolder(path, quantize) as model:
+        for tensor in model.tensors.values():
+            try:
+                data = tensor.data
+            except StokerError:  # values that cannot be quantized
+                continue
+            if len(data) * 8 != prod(tensor.shape) * _STORED_BITS[tensor.dtype]:
+                raise AssertionError(f"{tensor.name}, {tensor.dtype} {tensor.shape}, has {len(data)} bytes")
+        if not model.digest:
+            raise AssertionError("no digest")
+        if len(model.tokenizer.tokens) != model.config.vocab_size:
+            raise AssertionError(f"{len(model.tokenizer.tokens)} tokens")

@@ -1,0 +1,155 @@
+"""Every part of a `ModelConfig` in the native forward: against the reference in float64, and bit for bit."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stoker import _native
+from stoker.models.config import Experts, LayerConfig, ModelConfig
+from stoker.testing.native_shapes import (
+    CONTEXT,
+    FAR,
+    PLAIN,
+    RANDOM,
+    VOCAB_SIZE,
+    chunked,
+    load,
+    scattered_tables,
+    step,
+)
+from stoker.testing.random_source import RandomSource
+from stoker.testing.random_source import random_source as new_random_source
+from stoker.testing.reference_forward import Doubles, ReferenceForward
+from stoker.testing.workloads import make_tokens
+
+SHAPES = RANDOM | FAR
+TOKENS = make_tokens("architectures", 600, VOCAB_SIZE)
+FASTEST, *OTHERS = _native.available_isas()
+SOME = [*SHAPES][::3]
+CASES = [(FASTEST, name) for name in SHAPES]
+CASES += [(isa, name) for isa in OTHERS for name in SOME]
+"""The fastest path computes every shape, the others some."""
+
+
+@cache
+def random_source(config: ModelConfig, dtype: str = "F32") -> RandomSource:
+    return new_random_source(config, dtype=dtype)
+
+
+def tokens_of(name: str) -> tuple[int, ...]:
+    return TOKENS if name in FAR else TOKENS[:90]
+
+
+@cache
+def expected(name: str, dtype: str) -> Doubles:
+    config = SHAPES[name]
+    reference = ReferenceForward(config, random_source(config, dtype).tensors, context_length=CONTEXT)
+    return reference.logits(tokens_of(name))
+
+
+@pytest.mark.parametrize(("isa", "name"), CASES)
+def test_the_float_path(isa: str, name: str) -> None:
+    engine = load(random_source(SHAPES[name]), isa, float_path=True)
+    logits = chunked(engine, tokens_of(name), (41, 1, 200))
+    np.testing.assert_allclose(logits, expected(name, "F32"), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "Q8_0") for name in SHAPES] + [(name, dtype) for name in SOME for dtype in ("MXFP4", "BF16")],
+)
+def test_the_path_that_serves(name: str, dtype: str) -> None:
+    engine = load(random_source(SHAPES[name], dtype), float_path=False)
+    exact = expected(name, dtype)
+    error = chunked(engine, tokens_of(name), (41, 1, 200)) - exact
+    rows = np.sqrt(np.mean(error**2, axis=1) / np.mean(exact**2))
+    # KV in fp16, int8 activations where weights have codes. Of nearly equal scores a router may take the
+    # other expert, so some rows may be far off.
+    assert np.median(rows) <= (4e-3 if dtype == "BF16" else 0.06)
+
+
+LENGTHS = (1, 17, 64, 90)
+
+
+def computed_together(config: ModelConfig, dtype: str, threads: int) -> list[NDArray[np.float32]]:
+    """Logits of four sequences, in chunks of any size and in any company."""
+    engine = load(random_source(config, dtype), threads=threads, float_path=False)
+    random = np.random.default_rng(threads)
+    tables = scattered_tables(LENGTHS, engine.kv_blocks)
+    done = [0] * len(LENGTHS)
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in LENGTHS]
+    while any(n < length for n, length in zip(done, LENGTHS, strict=True)):
+        running = [i for i, length in enumerate(LENGTHS) if done[i] < length and random.random() < 0.8]
+        ends = [min(LENGTHS[i], done[i] + int(random.integers(1, 40))) for i in running]
+        if not running:
+            continue
+        runs = [
+            (TOKENS[i + done[i] : i + end], done[i], tables[i]) for i, end in zip(running, ends, strict=True)
+        ]
+        for i, end, logits in zip(running, ends, step(engine, runs), strict=True):
+            parts[i].append(logits)
+            done[i] = end
+    return [np.concatenate(each) for each in parts]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", RANDOM)
+def test_bits_do_not_depend_on_company_chunks_or_threads(name: str, threads: int) -> None:
+    config = RANDOM[name]
+    dtype = ("Q4_0", "Q8_0", "BF16")[threads - 1]
+    engine = load(random_source(config, dtype), float_path=False)
+    alone = [chunked(engine, TOKENS[i : i + length], (length,)) for i, length in enumerate(LENGTHS)]
+    for one, other in zip(alone, computed_together(config, dtype, threads), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_bits_do_not_depend_on_how_keys_are_cut(name: str) -> None:
+    source = random_source(FAR[name], "Q8_0")
+    # One thread walks a long sequence's pieces in turn; several share them.
+    engines = [load(source, threads=threads, float_path=False) for threads in (1, 3)]
+    sizes = [(256,), (7, 100, 1, 31)]
+    outputs = [chunked(engine, TOKENS, each) for engine in engines for each in sizes]
+    assert len({logits.tobytes() for logits in outputs}) == 1
+
+
+def test_all_paths_that_fuse_give_the_same_bits() -> None:
+    for name, config in RANDOM.items():
+        source = random_source(config, "Q8_0")
+        outputs = {
+            chunked(load(source, isa, float_path=False), tokens_of(name), (90,)).tobytes()
+            for isa in _native.available_isas()[:-1]
+        }
+        assert len(outputs) <= 1
+
+
+def test_equal_scores_go_to_the_first_experts() -> None:
+    config = replace(PLAIN, layers=(LayerConfig(),), experts=Experts(n_experts=5, n_used=2, normalized=True))
+    source = random_source(config)
+    name = "blk.0.ffn_gate_inp.weight"
+    zeros = bytes(len(source.tensors[name].data))
+    tensors = {**source.tensors, name: replace(source.tensors[name], read=lambda: memoryview(zeros))}
+    logits = chunked(load(replace(source, tensors=tensors), float_path=True), TOKENS[:40], (40,))
+    reference = ReferenceForward(config, tensors).logits(TOKENS[:40])
+    np.testing.assert_allclose(logits, reference, atol=1e-3)
+
+
+def test_a_router_that_gives_no_numbers_harms_nobody() -> None:
+    config = replace(PLAIN, experts=Experts(n_experts=5, n_used=3, normalized=False, biases=True))
+    source = random_source(config)
+    name = "blk.0.ffn_gate_inp.bias"
+    odd = np.array([np.nan, np.inf, -np.inf, 0, 1], np.float32).tobytes()
+    tensors = {**source.tensors, name: replace(source.tensors[name], read=lambda: memoryview(odd))}
+    logits = chunked(load(replace(source, tensors=tensors), float_path=False), TOKENS[:40], (40,))
+    assert logits.shape == (40, VOCAB_SIZE)
+
+
+def test_a_window_as_long_as_the_context_is_none() -> None:
+    windowed = replace(PLAIN, layers=(LayerConfig(window=CONTEXT), LayerConfig(window=CONTEXT - 1)))
+    logits = [
+        chunked(load(random_source(config), float_path=False), TOKENS, (200,)) for config in (windowed, PLAIN)
+    ]
+    assert logits[0].tobytes() == logits[1].tobytes()
