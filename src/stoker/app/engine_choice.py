@@ -1,6 +1,5 @@
 """Which engine computes a model, and what the gateway reads of its file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,13 +20,11 @@ class TextFacts:
         engine: What computes it.
         context_length: Most tokens that the model was made for.
         tokenizer: Its tokenizer as the file describes it.
-        special_tokens: Spelling of the tokens that its chat template may name.
     """
 
     engine: EngineKind
     context_length: int
     tokenizer: TokenizerSpec
-    special_tokens: Mapping[str, str]
 
 
 def choose_engine(wanted: Literal["auto", "native", "llamacpp"], path: Path) -> TextFacts:
@@ -55,12 +52,10 @@ def choose_engine(wanted: Literal["auto", "native", "llamacpp"], path: Path) -> 
 
 def _of_native(path: Path) -> TextFacts:
     with open_model(path) as opened:
-        tokenizer = opened.tokenizer
         return TextFacts(
             engine="native",
             context_length=opened.config.context_length,
-            tokenizer=tokenizer,
-            special_tokens=tokenizer.special_tokens,
+            tokenizer=opened.tokenizer,
         )
 
 
@@ -81,10 +76,8 @@ def _of_llamacpp(path: Path) -> TextFacts:
     if path.is_dir():
         raise UnsupportedModelError(f"{path} is a folder; llama.cpp runs GGUF files.")
     header = ModelHeader(path)
-    tokenizer = header.tokenizer
     return TextFacts(
         engine="llamacpp",
         context_length=header.context_length,
-        tokenizer=tokenizer,
-        special_tokens=tokenizer.special_tokens,
+        tokenizer=header.tokenizer,
     )

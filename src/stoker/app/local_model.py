@@ -171,7 +171,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_prompt_bytes=settings.max_prompt_bytes,
         engine_kind=facts.engine,
         tokenizer_spec=facts.tokenizer,
-        special_tokens=dict(facts.special_tokens),
+        special_tokens=dict(facts.tokenizer.special_tokens),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
     )

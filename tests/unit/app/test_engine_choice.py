@@ -42,7 +42,7 @@ def test_what_the_native_engine_knows_is_its_own(wanted: str, llama: Path) -> No
     assert facts.engine == "native"
     assert facts.context_length == 512
     assert len(facts.tokenizer.tokens) == TINY_VOCAB_SIZE
-    assert facts.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    assert facts.tokenizer.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 
 
 @pytest.mark.usefixtures("installed")
@@ -63,7 +63,7 @@ def test_llama_cpp_takes_what_the_native_engine_does_not_know(gpt2: Path, *, ins
     assert facts.engine == "llamacpp"
     assert facts.context_length == 384
     assert len(facts.tokenizer.tokens) == TINY_VOCAB_SIZE
-    assert facts.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    assert facts.tokenizer.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 
 
 def test_llama_cpp_takes_any_model_if_told_to(llama: Path, gpt2: Path, *, installed: bool) -> None:
