@@ -32,6 +32,10 @@ class ModelHost(Protocol):
     """A model with an engine that can be started; `LocalModel` is one."""
 
     @property
+    def engine_kind(self) -> str:
+        """What computes it."""
+
+    @property
     def context_length(self) -> int:
         """Most tokens of one sequence."""
 
@@ -197,6 +201,7 @@ def _with_engine(state: ModelState, host: ModelHost, in_flight: int) -> ModelSta
         status=state.status,
         since=state.since,
         reason=state.reason,
+        engine=host.engine_kind,
         context_length=host.context_length,
         pid=pid,
         restarts=report.restarts,

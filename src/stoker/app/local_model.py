@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
-from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.late_logs import LogFormat
-from stoker.worker.config import EngineConfig
+from stoker.worker.config import EngineConfig, EngineKind
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
 
@@ -34,6 +34,7 @@ class LocalModel:
         max_running: Most sequences that its engine computes at once.
         max_waiting: Most sequences that its engine queues behind them.
         max_prompt_bytes: Most bytes that the prompts of its requests may take.
+        engine_kind: What computes it.
         tokenizer_spec: Its tokenizer as the file describes it.
         chat_template: Source of its chat template: the settings' before its own; None if there is none.
         supervisor: Its engine processes.
@@ -45,6 +46,7 @@ class LocalModel:
     max_running: int
     max_waiting: int
     max_prompt_bytes: int
+    engine_kind: EngineKind
     tokenizer_spec: TokenizerSpec
     chat_template: str | None
     supervisor: EngineSupervisor
@@ -146,9 +148,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         ModelError: The file is missing, damaged or of a model that cannot be run.
         SettingsError: The context is longer than the model's, or the chat template cannot be read.
     """
-    with open_model(located.path, settings.quantize) as opened:
-        spec = opened.tokenizer
-        longest = opened.config.context_length
+    facts = choose_engine(settings.engine, located.path, settings.quantize)
+    spec, longest = facts.tokenizer, facts.context_length
     if settings.context_length is not None and settings.context_length > longest:
         raise SettingsError(
             f"context_length is {settings.context_length}, but {located.model_id} was made for at most "
@@ -159,6 +160,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         model_path=located.path.absolute(),
         quantize=settings.quantize,
         model=located.model_id,
+        engine=facts.engine,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
@@ -179,6 +181,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         max_prompt_bytes=settings.max_prompt_bytes,
+        engine_kind=facts.engine,
         tokenizer_spec=spec,
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,

@@ -8,6 +8,7 @@ from rich.table import Table
 from stoker.cli.flags import fields_of, with_settings
 from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
+from stoker.models.config import ModelConfig
 from stoker.models.gguf import TENSOR_TYPES
 from stoker.models.library import FileDetails, open_library
 
@@ -91,22 +92,28 @@ def remove(settings: Settings, name: str, /) -> None:
 
 
 def _file_rows(file: FileDetails) -> dict[str, str | None]:
-    config = file.config
     tensors = ", ".join(f"{count} {kind}{_NOTES[kind]}" for kind, count in file.tensor_types.items())
     return {
         "file": str(file.path),
         "size": megabytes(file.size_bytes),
         "title": file.title,
         "digest": file.digest,
-        "architecture": config.architecture,
-        "parameters": f"{file.n_parameters / 1e6:.1f} million",
-        "tensors": tensors,
+        "engine": "native" if file.refusal is None else f"llama.cpp only: {file.refusal}",
+        "architecture": file.architecture,
+        "parameters": f"{file.n_parameters / 1e6:.1f} million" if file.n_parameters else None,
+        "tensors": tensors or None,
         "quantized": file.quantized,
+        **({} if file.config is None else _shape_rows(file.config)),
+        "vocabulary": str(file.vocab_size),
+        "context": f"{file.context_length} tokens",
+    }
+
+
+def _shape_rows(config: ModelConfig) -> dict[str, str | None]:
+    return {
         "layers": str(config.n_layers),
         "width": str(config.width),
         "heads": f"{config.n_heads} query, {config.n_kv_heads} key-value, of size {config.head_size}",
-        "vocabulary": str(config.vocab_size),
-        "context": f"{config.context_length} tokens",
     }
 
 

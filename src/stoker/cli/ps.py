@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -17,7 +17,19 @@ POLL_S = 0.2
 """How often a server is asked what has become of a model."""
 
 _SERVER = ("home", "host", "port", "api_key")
-_HEADINGS = ("NAME", "STATUS", "FOR", "CONTEXT", "PID", "RESTARTS", "RUNNING", "WAITING", "KV", "MEMORY")
+_HEADINGS = (
+    "NAME",
+    "STATUS",
+    "FOR",
+    "ENGINE",
+    "CONTEXT",
+    "PID",
+    "RESTARTS",
+    "RUNNING",
+    "WAITING",
+    "KV",
+    "MEMORY",
+)
 _MINUTE_S, _HOUR_S = 60, 3600
 
 
@@ -57,6 +69,7 @@ def load(
     *,
     url: str | None = None,
     alias: str | None = None,
+    engine: Literal["auto", "native", "llamacpp"] | None = None,
     context_length: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     kv_memory: str | None = None,
     max_running: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
@@ -72,6 +85,7 @@ def load(
         name: A name that `stoker list` shows on the server's machine; it is pulled if it is missing.
         url: The server's address. Unset, it is that of `host` and `port`.
         alias: Name that clients use for the model.
+        engine: What computes it.
         context_length: Most tokens of one sequence.
         kv_memory: Memory for its KV cache, such as `2GiB`.
         max_running: Most sequences computed in one engine call.
@@ -81,6 +95,7 @@ def load(
     control = ServerControl(settings, url)
     overrides: dict[str, object] = {
         "alias": alias,
+        "engine": engine,
         "context_length": context_length,
         "kv_memory": kv_memory,
         "max_running": max_running,
@@ -134,6 +149,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         model["name"],
         status,
         _ago(time.time() - model["since"]),
+        model.get("engine", ""),
         str(model.get("context_length", "")),
         str(model.get("pid", "")),
         str(model["restarts"]),

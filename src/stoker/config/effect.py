@@ -48,6 +48,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "hf_token",
         "allow_http",
         "max_waiting_tokens",
+        "engine",
         "quantize",
         "threads",
         "isa",

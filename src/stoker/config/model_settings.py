@@ -23,6 +23,7 @@ class ModelSettings(BaseModel):
     chat_template: Path | None = Field(
         default=None, description="Only in the settings file: a request must not name files."
     )
+    engine: Literal["auto", "native", "llamacpp"] | None = None
     context_length: int | None = Field(default=None, ge=1, le=2**24)
     kv_memory: ByteSize | None = Field(default=None, ge=1)
     max_running: int | None = Field(default=None, ge=1, le=1024)

@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "shutdown_timeout_s",
     ),
     "Engine": (
+        "engine",
         "quantize",
         "threads",
         "isa",
@@ -133,8 +134,8 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`chat_template`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` and "
-        "`threads`; what is left out is as for all models. A table does not load its model.",
+        "`chat_template`, `engine`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` "
+        "and `threads`; what is left out is as for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -151,6 +152,12 @@ class Settings(BaseModel):
         description="Host names, separated by commas, by which clients may address a server without "
         "`api_key`, beside `localhost` and loopback addresses. Other names get status 403, so that a web "
         "page cannot reach the server under a name of its own.",
+    )
+    engine: Literal["auto", "native", "llamacpp"] = Field(
+        default="auto",
+        description="What computes a model: `native` (Stoker's own engine), `llamacpp` (llama.cpp, which "
+        "needs the extra `stoker[llamacpp]` and cannot do everything: see engines.md), or `auto`: the native "
+        "engine if it knows the model, else llama.cpp if that extra is installed.",
     )
     quantize: Literal["none", "q8", "q4"] = Field(
         default="none",

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from stoker.core.abilities import Ability
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.text import Event, Prompt, TextRequest
 from stoker.core.tokens import TokenEvent, TokenRequest
@@ -30,6 +31,8 @@ class EngineInfo:
         max_running: Most sequences computed in one step.
         max_waiting: Most sequences queued behind them.
         kv_block_bytes: Memory of a KV block; 0 if it does not tell.
+        engine: What computes, by a name for people.
+        lacks: What it cannot do.
     """
 
     model: str
@@ -40,6 +43,8 @@ class EngineInfo:
     max_running: int
     max_waiting: int
     kv_block_bytes: int = 0
+    engine: str = "the native engine"
+    lacks: frozenset[Ability] = frozenset()
 
 
 class StepEngine(Protocol):

@@ -82,3 +82,9 @@ class SamplingParams:
             or self.frequency_penalty
             or self.repetition_penalty != 1.0
         )
+
+    @property
+    def penalizes_before_bias(self) -> bool:
+        """Whether logits are multiplied before something is added to them."""
+        added = self.logit_bias or self.presence_penalty or self.frequency_penalty
+        return bool(self.repetition_penalty != 1.0 and added)

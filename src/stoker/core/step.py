@@ -124,8 +124,11 @@ class StepResult:
         token_ids: The sampled token of each sequence, ``[n]``; -1 where nothing was sampled.
         logprobs: The sampled token's log-probabilities, ``[n]``; None where none were asked for.
         scores: Those of the prompt tokens that the plan wants scored, by row.
+        reused: How many tokens of a run were not computed, by row, since the engine had them of another
+            sequence; only of engines that keep prefixes by themselves.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
     scores: dict[int, PromptScores] = field(default_factory=dict)
+    reused: dict[int, int] = field(default_factory=dict)

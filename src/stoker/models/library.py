@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 
 from stoker.config import Settings
-from stoker.core.errors import SourceError, UnknownModelError
+from stoker.core.errors import SourceError, UnknownModelError, UnsupportedModelError
 from stoker.models.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -18,6 +18,7 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.config import ModelConfig
+from stoker.models.header import ModelHeader, check_model
 from stoker.models.huggingface.files import CONFIG_NAME, QUANTIZE, folder_digest, is_model_folder
 from stoker.models.opened import DIGEST_CHARS
 from stoker.models.opening import open_model
@@ -66,7 +67,7 @@ class ListedModel:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileDetails:
     """What a model's file says.
 
@@ -74,23 +75,31 @@ class FileDetails:
         path: The file.
         size_bytes: Its size.
         digest: Names the weights.
+        architecture: GGUF's name of its architecture.
+        vocab_size: Tokens of its vocabulary.
+        context_length: Most tokens that it was made for.
+        title: The model's name in the file, or None.
+        licence: The licence in the file, or None.
+        refusal: Why the native engine does not run it, or None. What follows is known only if it does.
         config: Shape of the model.
         tensor_types: How many tensors are stored in each type, most frequent first.
         quantized: How a folder's matrices are quantized and how well that is held, or None.
         n_parameters: Elements of all tensors.
-        title: The model's name in the file, or None.
-        licence: The licence in the file, or None.
     """
 
     path: Path
     size_bytes: int
     digest: str
-    config: ModelConfig
-    tensor_types: Mapping[str, int]
-    quantized: str | None
-    n_parameters: int
+    architecture: str
+    vocab_size: int
+    context_length: int
     title: str | None
     licence: str | None
+    refusal: str | None = None
+    config: ModelConfig | None = None
+    tensor_types: Mapping[str, int] = field(default_factory=dict)
+    quantized: str | None = None
+    n_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +288,7 @@ class ModelLibrary:
         with self.store.workspace(entry.name, needed_bytes, resume_key) as workspace:
             require_space(workspace, needed_bytes)
             fetched = source.fetch(workspace, progress, self.network)
-            open_model(fetched.path).close()
+            check_model(fetched.path)
             licence = entry.licence or fetched.licence or UNSTATED_LICENCE
             return self.store.publish(entry.name, fetched, source=fetched.source, licence=licence)
 
@@ -374,16 +383,41 @@ def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
 
 
 def _read_details(path: Path) -> FileDetails:
-    with open_model(path) as model:
+    try:
+        opened = open_model(path)
+    except UnsupportedModelError as error:
+        if path.is_dir():
+            raise
+        return _header_details(path, error)
+    with opened as model:
         types = Counter(tensor.dtype for tensor in model.tensors.values())
         return FileDetails(
             path=path,
             size_bytes=model.size_bytes,
             digest=model.digest,
+            architecture=model.config.architecture,
+            vocab_size=model.config.vocab_size,
+            context_length=model.config.context_length,
+            title=model.title,
+            licence=model.licence,
             config=model.config,
             tensor_types=dict(types.most_common()),
             quantized=model.quantized,
             n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
-            title=model.title,
-            licence=model.licence,
         )
+
+
+def _header_details(path: Path, refusal: UnsupportedModelError) -> FileDetails:
+    """Return what is known of a file that the native engine does not run."""
+    header = ModelHeader(path)
+    return FileDetails(
+        path=path,
+        size_bytes=header.size_bytes,
+        digest=header.digest,
+        architecture=header.architecture,
+        vocab_size=header.vocab_size,
+        context_length=header.context_length,
+        title=header.title,
+        licence=header.licence,
+        refusal=str(refusal),
+    )

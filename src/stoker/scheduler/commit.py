@@ -76,6 +76,18 @@ def apply_result(
     return events, ended
 
 
+def count_reused(rows: list[SequenceState], result: StepResult) -> int:
+    """Count as cached what the engine had by itself of prompts, and return how much that is."""
+    n_reused = 0
+    for row, n_tokens in result.reused.items():
+        sequence = rows[row]
+        n_cached = sequence.n_cached or 0
+        if len(sequence.tokens) == sequence.n_prompt and not sequence.aborted:
+            sequence.n_cached = min(n_cached + n_tokens, sequence.n_prompt - 1)
+            n_reused += sequence.n_cached - n_cached
+    return n_reused
+
+
 def _append(sequence: SequenceState, token: int) -> FinishReason | None:
     """Append a sampled token and return why the sequence ends with it, if it does."""
     sequence.tokens.append(token)

@@ -14,7 +14,7 @@ from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
 from stoker.kvcache import KVCache
 from stoker.scheduler.admission import Admission, validate_request
-from stoker.scheduler.commit import apply_result, validate_result
+from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
 from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
@@ -232,6 +232,7 @@ class Scheduler:
         counters = self._counters
         counters.steps += 1
         counters.step_seconds += now - step.started
+        counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:

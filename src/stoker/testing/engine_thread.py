@@ -7,6 +7,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
+from stoker.core.abilities import Ability
 from stoker.core.protocols import StepEngine
 from stoker.core.step import StepPlan
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, FakeStepEngine
@@ -28,6 +29,7 @@ class EngineThread:
         config: Settings; the socket's path in them is not read.
         vocab_size: Token ids are below this.
         max_unread_bytes: As `Server`'s.
+        lacks: What the engine cannot do.
 
     """
 
@@ -39,6 +41,7 @@ class EngineThread:
         config: EngineConfig | None = None,
         vocab_size: int = DEFAULT_VOCAB_SIZE,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
+        lacks: frozenset[Ability] = frozenset(),
     ) -> None:
         self._loaded = LoadedEngine(
             engine=engine,
@@ -46,6 +49,7 @@ class EngineThread:
             vocab_size=vocab_size,
             kv_root=engine.fingerprint,
             kv_block_bytes=KV_BLOCK_BYTES,
+            lacks=lacks,
         )
         config = config or EngineConfig(model_path=Path("fake"), model="fake")
         self._stop = Event()

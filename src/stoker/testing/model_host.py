@@ -31,6 +31,7 @@ class ScriptedHost:
     started: bool = False
     stopped: bool = False
     applied: list[Settings] = field(default_factory=list)
+    engine_kind: str = "native"
     context_length: int = 512
     max_running: int = 2
     max_waiting: int = 3

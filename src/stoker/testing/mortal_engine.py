@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import DeadlineError, EngineDiedError, NotReadyError, QueueFullError
 from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import (
@@ -37,6 +38,7 @@ class MortalEngine:
 
     Attributes:
         fingerprint: That of the engines from the next one on.
+        lacks: What the engines cannot do.
         n_places: Sequences that are admitted at a time.
         hangs: Whether it stands still, and so notices no time limit either, until it dies.
         running: Ids of the sequences that the engine has.
@@ -50,6 +52,7 @@ class MortalEngine:
         self._stopped = False
         self._news = asyncio.Event()
         self.fingerprint = _INFO.fingerprint
+        self.lacks: frozenset[Ability] = frozenset()
         self.n_places = 64
         self.hangs = False
         self.restarts = 0
@@ -65,7 +68,7 @@ class MortalEngine:
         """
         if not self._alive:
             raise NotReadyError("the engine died and is being restarted")
-        return replace(_INFO, fingerprint=self.fingerprint)
+        return replace(_INFO, fingerprint=self.fingerprint, lacks=self.lacks)
 
     async def wait_ready(self) -> None:
         """Wait for the next engine.

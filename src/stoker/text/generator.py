@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
-from stoker.core.errors import InvalidRequestError, ModelNotFoundError
+from stoker.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
 from stoker.core.protocols import TokenEngine
+from stoker.core.refusals import refuse_lacking
 from stoker.core.text import ChatPrompt, Event, Finished, Started, TextDelta, TextRequest, Usage
 from stoker.core.tokens import FinishReason, TokenRequest
 from stoker.text.best import best_of
@@ -60,6 +61,7 @@ class LocalGenerator:
             ModelNotFoundError: The request names another model.
             InvalidRequestError: The prompt, the stop strings, `n` or `best_of` cannot be taken.
             ContextLengthError: Prompt and output do not fit the context.
+            UnsupportedFieldError: The engine cannot do something that the request needs.
             CapacityError: The engine has no place for the sequences, or a time limit was over.
             EngineError: The engine failed.
         """
@@ -74,6 +76,7 @@ class LocalGenerator:
             end_token_ids=self._tokenizer.end_token_ids,
             spent_s=now() - began_s,
         )
+        self._refuse_lacking(sequences)
         echo = self._echo(request, prompt) if request.echo else None
         if echo is not None and request.max_tokens == 0:
             async with aclosing(self._prompt_alone(request, prompt, echo, sequences)) as events:
@@ -117,6 +120,13 @@ class LocalGenerator:
             # The prompt counts once, so do the tokens of it that no choice had to compute.
             cached_tokens=min(cached.values()),
         )
+
+    def _refuse_lacking(self, sequences: list[TokenRequest]) -> None:
+        """Refuse what the engine has announced that it lacks; without an engine nothing is known of that."""
+        with suppress(NotReadyError):  # whoever streams is told so
+            engine = self._engine.info
+            for sequence in sequences:
+                refuse_lacking(sequence, engine)
 
     def _echo(self, request: TextRequest, prompt: list[int]) -> PromptEcho:
         return PromptEcho(

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from stoker.core.errors import SettingsError
 from stoker.models.huggingface.files import Quantize
 from stoker.observe.late_logs import LogFormat
+
+EngineKind = Literal["native", "llamacpp"]
+"""What an engine process computes with."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +21,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         model_path: The model file, or the folder.
         quantize: How matrices of floats in a folder are served.
         model: Name that the model is served under.
+        engine: What computes.
         socket_path: Unix socket to listen on; its folder belongs to this user alone. The supervisor
             fills it in.
         parent_pid: The process to die with; None to live on without it. The supervisor fills it in.
@@ -26,7 +31,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         step_tokens: Most tokens computed in one step.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
-        isa: Instruction-set path: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
+        isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``,
+            ``avx2`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
         packs_dir: Where repacked weights are kept; None to keep none.
@@ -37,6 +43,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model_path: Path
     quantize: Quantize = "none"
     model: str
+    engine: EngineKind = "native"
     socket_path: Path = Path()
     parent_pid: int | None = None
     max_running: int = 64

@@ -148,6 +148,8 @@ def hello_frame(info: EngineInfo, *, incarnation: int) -> frames.Hello:
         max_running=info.max_running,
         max_waiting=info.max_waiting,
         kv_block_bytes=info.kv_block_bytes,
+        engine=info.engine,
+        lacks=tuple(sorted(info.lacks)),
     )
 
 
@@ -171,6 +173,8 @@ def engine_info(frame: frames.Hello) -> EngineInfo:
         max_running=frame.max_running,
         max_waiting=frame.max_waiting,
         kv_block_bytes=frame.kv_block_bytes,
+        engine=frame.engine,
+        lacks=frozenset(frame.lacks),
     )
 
 

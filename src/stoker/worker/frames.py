@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 
@@ -90,6 +91,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     max_running: int
     max_waiting: int
     kv_block_bytes: int
+    engine: str = ""
+    lacks: tuple[Ability, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):

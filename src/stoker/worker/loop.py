@@ -4,12 +4,15 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
 from stoker.core.protocols import EngineInfo, Progressing, StepEngine
+from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
+from stoker.core.tokens import TokenRequest
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
 from stoker.worker.checks import check_request
@@ -31,6 +34,8 @@ class LoadedEngine:
         vocab_size: Token ids are below this.
         kv_root: Names weights and KV type; sequences share KV blocks below one root only.
         kv_block_bytes: Memory of a KV block; 0 if the engine does not tell.
+        name: What the engine is, for people.
+        lacks: What it cannot do.
     """
 
     engine: StepEngine
@@ -38,6 +43,8 @@ class LoadedEngine:
     vocab_size: int
     kv_root: str
     kv_block_bytes: int = 0
+    name: str = "the native engine"
+    lacks: frozenset[Ability] = frozenset()
 
 
 EngineFactory = Callable[[EngineConfig], LoadedEngine]
@@ -83,7 +90,7 @@ class EngineLoop:
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
-            self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, loaded.vocab_size), sessions)
+            self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions)
         finally:
             loaded.engine.close()
 
@@ -115,7 +122,7 @@ class _Desk:
 
     scheduler: Scheduler
     sessions: Sessions
-    vocab_size: int
+    info: EngineInfo
 
     def open(self, letter: Letter, now: float) -> None:
         match letter.content:
@@ -133,12 +140,19 @@ class _Desk:
         request_id = self.sessions.request_id(peer, submit.sequence)
         try:
             request = conversion.token_request(submit, request_id=request_id)
-            check_request(request, vocab_size=self.vocab_size)
-            self.scheduler.submit(request, now)
+            check_request(request, vocab_size=self.info.vocab_size)
+            refuse_lacking(request, self.info)
+            self.scheduler.submit(self._apart(request), now)
         except (RequestError, CapacityError) as error:
             self.sessions.refuse(peer, submit.sequence, error)
         else:
             self.sessions.admit(peer, submit.sequence)
+
+    def _apart(self, request: TokenRequest) -> TokenRequest:
+        """Let a sequence have a salt of its own where no blocks can be shared."""
+        if Ability.SHARED_BLOCKS in self.info.lacks:
+            return replace(request, cache_salt=request.request_id)
+        return request
 
     def _abort(self, request_id: str) -> None:
         if self.scheduler.abort(request_id):
@@ -179,4 +193,6 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
         max_running=config.max_running,
         max_waiting=config.max_waiting,
         kv_block_bytes=loaded.kv_block_bytes,
+        engine=loaded.name,
+        lacks=loaded.lacks,
     )

@@ -1,19 +1,11 @@
 """The engine process with the native engine in it."""
 
-from typing import NoReturn
-
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
-from stoker.worker.process import engine_main
 from stoker.worker.processors import available_processors
-
-
-def main() -> NoReturn:
-    """Be an engine process that computes on the native engine."""
-    engine_main(load_native)
 
 
 def load_native(config: EngineConfig) -> LoadedEngine:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import (
     CapacityError,
     DeadlineError,
@@ -186,19 +187,24 @@ class ResumingEngine:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._engine.wait_ready()
-            fingerprint = self._engine.info.fingerprint
+            info = self._engine.info
         except TimeoutError as error:
             raise EngineDiedError(
                 f"{run.death}; no other one was ready within {self.timeout_s:g} s"
             ) from error
         except NotReadyError as error:
             raise EngineDiedError(f"{run.death}; {error}") from error
-        if (run.token_ids or run.n_scores) and fingerprint != run.fingerprint:
+        begun = bool(run.token_ids or run.n_scores)
+        if begun and Ability.RESUMPTION in info.lacks:
             raise EngineDiedError(
-                f"{run.death}; the next one would not continue with the same tokens: it is {fingerprint},"
-                f" not {run.fingerprint}"
+                f"{run.death}; {info.engine} does not {Ability.RESUMPTION}, so the request must be sent again"
             )
-        run.fingerprint = fingerprint
+        if begun and info.fingerprint != run.fingerprint:
+            raise EngineDiedError(
+                f"{run.death}; the next one would not continue with the same tokens: it is"
+                f" {info.fingerprint}, not {run.fingerprint}"
+            )
+        run.fingerprint = info.fingerprint
 
     def _note(self, run: "_Run", event: TokenEvent) -> TokenEvent:
         if not isinstance(event, TokensEvent):

@@ -20,5 +20,7 @@ def test_what_needs_a_restart_stays() -> None:
 
 def test_a_models_own_settings_are_checked_with_the_others() -> None:
     assert settings_of_model(Settings(), {"max_running": 7}).max_running == 7
+    assert settings_of_model(Settings(), {"engine": "llamacpp"}).engine == "llamacpp"
+    assert settings_of_model(Settings(engine="llamacpp"), {}).engine == "llamacpp"
     with pytest.raises(SettingsError, match=r"step_tokens \(512\)"):
         settings_of_model(Settings(), {"max_running": 600})

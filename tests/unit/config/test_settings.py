@@ -236,6 +236,7 @@ def test_tables_of_single_models(config_file: Path) -> None:
     ("content", "words"),
     [
         ("[models.a]\nalias = 'two words'", r"models\.a\.alias in .*config\.toml"),
+        ("[models.a]\nengine = 'vllm'", r"models\.a\.engine in .*'llamacpp'"),
         ("[models.a]\nport = 1", r"models\.a\.port in .*: extra inputs"),
         ("[models.a]\nmax_running = 600", r"models\.a\.max_running \(600\) must be at most step_tokens"),
         ("models = 3", r"models in .*config\.toml"),

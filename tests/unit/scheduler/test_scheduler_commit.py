@@ -121,3 +121,18 @@ def test_stats() -> None:
     assert (stats.prompt_tokens_total, stats.generated_tokens_total) == (60, 12)
     assert stats.steps_total == len(loop.plans) == 8
     assert stats.step_seconds_total == pytest.approx(8 * STEP_S)
+
+
+def test_what_an_engine_had_by_itself_counts_as_cached() -> None:
+    loop = SchedulerLoop(max_step_tokens=16)
+    loop.submit(make_request("a", n_prompt=20, max_tokens=2), make_request("b", n_prompt=4, max_tokens=1))
+    for reused in ({0: 16}, {0: 50}, {0: 1}):
+        plan = loop.scheduler.schedule(loop.clock())
+        assert plan is not None
+        loop.events += loop.scheduler.commit(
+            plan, replace(loop.engine.forward(plan), reused=reused), loop.clock.advance(STEP_S)
+        )
+        loop.scheduler.check()
+    cached = {event.request_id: event.cached_tokens for event in loop.events}
+    assert cached == {"a": 19, "b": 0}  # never the whole prompt, and nothing that was generated
+    assert loop.scheduler.stats().cached_tokens_total == 19

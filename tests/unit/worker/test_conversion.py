@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core import errors
+from stoker.core.abilities import Ability
 from stoker.core.errors import (
     ContextLengthError,
     EngineError,
@@ -106,6 +107,26 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         step_seconds_total=11.5,
     )
     assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
+
+
+def test_what_an_engine_says_of_itself_arrives() -> None:
+    info = EngineInfo(
+        model="m",
+        fingerprint="f",
+        context_length=1,
+        vocab_size=2,
+        kv_blocks=3,
+        max_running=4,
+        max_waiting=5,
+        engine="some engine",
+        lacks=frozenset({Ability.RESUMPTION, Ability.PROMPT_SCORES}),
+    )
+    sent = frames.encode(conversion.hello_frame(info, incarnation=7))
+    reader = frames.gateway_reader()
+    reader.feed(sent)
+    (hello,) = reader.frames()
+    assert isinstance(hello, frames.Hello)
+    assert conversion.engine_info(hello) == info
 
 
 def test_another_protocol_version_is_refused() -> None:

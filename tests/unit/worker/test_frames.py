@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 from stoker.worker import frames
@@ -45,7 +46,20 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
     ),
 )
 TO_GATEWAY: tuple[frames.ToGateway, ...] = (
-    frames.Hello(2**63 - 1, 1, "model", "fingerprint", 8192, 49152, 100, 64, 256, 368640),
+    frames.Hello(
+        2**63 - 1,
+        1,
+        "model",
+        "fingerprint",
+        8192,
+        49152,
+        100,
+        64,
+        256,
+        368640,
+        "some engine",
+        (Ability.RESUMPTION,),
+    ),
     frames.Step(7, (), (), (), STATS),
     frames.Step(
         7,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import (
     EngineDiedError,
     NotReadyError,
@@ -284,3 +285,22 @@ async def _survive(chance: random.Random, n_requests: int, n_poisoned: int) -> N
     for error in await asyncio.gather(*failing, return_exceptions=True):
         assert isinstance(error, RequestQuarantinedError)
     assert engine.n_quarantined == n_poisoned
+
+
+@pytest.mark.parametrize("n_tokens", [0, 1, 5])
+async def test_an_engine_that_cannot_continue_begins_anew_or_not_at_all(n_tokens: int) -> None:
+    mortal = MortalEngine()
+    mortal.lacks = frozenset({Ability.RESUMPTION})
+    engine = resuming(mortal)
+    stream = engine.stream(innocent("a"))
+    await anext(stream)
+    for _ in range(n_tokens):
+        await anext(stream)
+    mortal.die()
+    if n_tokens:
+        with pytest.raises(EngineDiedError, match=r"does not continue another one's stream.*sent again"):
+            await collect(stream)
+    else:
+        rest = [token async for event in stream for token in getattr(event, "token_ids", ())]
+        assert tuple(rest) == reference_tokens(innocent("a"))
+    assert mortal.restarts == 1

@@ -44,6 +44,7 @@ class ModelState:
         reason: Why it is UNREADY or FAILED.
         pulled_bytes: What has been fetched, while PULLING.
         total_bytes: What is to be fetched, if known.
+        engine: What computes it, once that is known: ``native`` or ``llamacpp``.
         context_length: Most tokens of one sequence, once loaded.
         pid: Process id of its engine, while there is one.
         restarts: Engine processes started after the first one.
@@ -62,6 +63,7 @@ class ModelState:
     reason: str | None = None
     pulled_bytes: int | None = None
     total_bytes: int | None = None
+    engine: str | None = None
     context_length: int | None = None
     pid: int | None = None
     restarts: int = 0

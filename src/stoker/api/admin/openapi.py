@@ -11,7 +11,7 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 def admin_part() -> Part:
     """Return the routes under ``/admin`` and their schemas."""
-    once_known = {"reason": _TEXT} | dict.fromkeys(
+    once_known = dict.fromkeys(("reason", "engine"), _TEXT) | dict.fromkeys(
         ("pulled_bytes", "total_bytes", "context_length", "pid", "memory_bytes"), _COUNT
     )
     counts = ("restarts", "in_flight", "running", "waiting", "kv_blocks", "kv_blocks_used")

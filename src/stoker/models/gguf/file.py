@@ -63,9 +63,9 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map, self.modified_ns = _map_file(path)
+        self._map, self.modified_ns = map_file(path)
         cursor = Cursor(self._map, str(path))
-        n_tensors, n_keys = _read_preamble(cursor)
+        n_tensors, n_keys = read_preamble(cursor)
         self.size_bytes = cursor.size
         self.metadata: Metadata = read_metadata(cursor, n_keys)
         self.tensors, self.data_start = _read_tensor_infos(cursor, self.metadata, n_tensors)
@@ -83,8 +83,13 @@ class GgufFile:
             self._map.close()
 
 
-def _map_file(path: Path) -> tuple[mmap.mmap, int]:
-    """Map a file; also returns when it was modified last."""
+def map_file(path: Path) -> tuple[mmap.mmap, int]:
+    """Map a file; also returns when it was modified last.
+
+    Raises:
+        UnknownModelError: There is no such file, or it may not be read.
+        CorruptFileError: It is not a regular file, or too short for GGUF.
+    """
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,8 +106,13 @@ def _map_file(path: Path) -> tuple[mmap.mmap, int]:
         os.close(descriptor)
 
 
-def _read_preamble(cursor: Cursor) -> tuple[int, int]:
-    """Check magic and version; return the numbers of tensors and of metadata keys."""
+def read_preamble(cursor: Cursor) -> tuple[int, int]:
+    """Check magic and version; return the numbers of tensors and of metadata keys.
+
+    Raises:
+        CorruptFileError: It does not begin as GGUF does.
+        UnsupportedModelError: A version or byte order that Stoker does not read.
+    """
     magic = cursor.buffer[: len(MAGIC)]
     if magic != MAGIC:
         raise cursor.corrupt(f"it begins with {magic!r}, expected {MAGIC!r}")

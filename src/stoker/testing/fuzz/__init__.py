@@ -20,6 +20,7 @@ TARGETS: Mapping[str, Target] = {
     "folder": folders.folder,
     "frames": worker.frames,
     "gguf": models.gguf,
+    "header": models.header,
     "manifest": models.manifest,
     "pack": models.pack,
     "request": api.request,

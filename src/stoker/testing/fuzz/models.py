@@ -6,10 +6,12 @@ from math import isfinite, prod
 from pathlib import Path
 from struct import Struct
 
+from stoker.engine.llamacpp.sizing import kv_block_bytes
 from stoker.models import open_model
 from stoker.models.catalogue import load_catalogue
 from stoker.models.config import Tensor
 from stoker.models.gguf import TENSOR_TYPES
+from stoker.models.header import ModelHeader
 from stoker.models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stoker.models.packs import PackFile
 from stoker.models.packs.format import ALIGNMENT, FORMAT_VERSION, MAGIC, PRELUDE
@@ -44,6 +46,20 @@ def gguf(data: bytes) -> None:
 def _size_bytes(tensor: Tensor) -> int:
     (kind,) = (kind for kind in TENSOR_TYPES.values() if kind.name == tensor.dtype)
     return prod(tensor.shape) // kind.block_elements * kind.block_bytes
+
+
+def header(data: bytes) -> None:
+    """Read of a model file what the gateway needs for an engine that reads the rest itself."""
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(data)
+        model = ModelHeader(path)
+        if len(model.tokenizer.tokens) != model.vocab_size:
+            raise AssertionError(f"{len(model.tokenizer.tokens)} tokens of {model.vocab_size}")
+        if kv_block_bytes(model.architecture, model.metadata) < 1:
+            raise AssertionError("KV blocks take no memory")
+        if not model.digest:
+            raise AssertionError("no digest")
 
 
 def manifest(data: bytes) -> None:

@@ -1,0 +1,35 @@
+"""Refusal of what an engine lacks, by the name of the request's field."""
+
+from stoker.core.abilities import Ability
+from stoker.core.errors import UnsupportedFieldError
+from stoker.core.protocols import EngineInfo
+from stoker.core.tokens import TokenRequest
+
+
+def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
+    """Refuse a request that needs something its engine cannot do.
+
+    Raises:
+        UnsupportedFieldError: It names the field as clients spell it, the model and the engine.
+    """
+    needs = (
+        (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
+        (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
+        (Ability.PENALTY_BEFORE_BIAS, "repetition_penalty", request.sampling.penalizes_before_bias),
+    )
+    for ability, field, needed in needs:
+        if needed and ability in engine.lacks:
+            raise UnsupportedFieldError(
+                f"Unsupported parameter for the model '{engine.model}': {_USES[ability]}. Its engine is "
+                f"{engine.engine}, which does not {ability}.",
+                param=field,
+            )
+
+
+_USES = {
+    Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
+    Ability.SALTED_PREFIXES: "'cache_salt'",
+    Ability.PENALTY_BEFORE_BIAS: "'repetition_penalty' together with 'logit_bias', 'presence_penalty' or "
+    "'frequency_penalty'",
+}
+"""What of a request needs an ability."""
