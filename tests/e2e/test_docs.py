@@ -127,6 +127,7 @@ def as_documented(home: Path, default_model_path: Path) -> Iterator[ServerProces
     assert (program, command) == ("stoker", "serve")
     (home / "config.toml").write_text(settings.text)
     (home / "my-model.gguf").symlink_to(default_model_path)
+    (home / "my-template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     with ServerProcess(home, *arguments) as server:
         server.wait_ready()
         yield server
