@@ -3,6 +3,7 @@
 from stoker.core.errors import SettingsError
 from stoker.engine.llamacpp import LACKS
 from stoker.engine.llamacpp.loader import LlamaCppSettings, load_engine
+from stoker.engine.llamacpp.sizing import kv_block_bytes
 from stoker.models.header import ModelHeader
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
@@ -34,6 +35,7 @@ def load_llamacpp(config: EngineConfig) -> LoadedEngine:
         context_length=settings.context_length,
         vocab_size=header.vocab_size,
         kv_root=engine.fingerprint,
+        kv_block_bytes=kv_block_bytes(header.architecture, header.metadata),
         name=f"llama.cpp (xllamacpp {version})",
         lacks=LACKS,
     )
