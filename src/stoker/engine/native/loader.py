@@ -69,13 +69,13 @@ def load_engine(
             f"context_length is {settings.context_length}, but the model was made for"
             f" {config.context_length} tokens"
         )
-    pack = (
-        None
-        if packs is None
-        else ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
-    )
-    available_bytes = available_memory_bytes() - (0 if pack is None else pack.others_bytes())
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
+    available_bytes = available_memory_bytes()
+    pack = None
+    # A model that cannot fit is refused before its file is read.
+    if packs is not None and weight_bytes < available_bytes:
+        pack = ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
+        available_bytes -= pack.others_bytes()
     block_bytes = kv_block_bytes(config, float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=block_bytes,
