@@ -242,6 +242,8 @@ def test_quantization_configs() -> None:
         ({"quant_method": "awq", "bits": 4, "zero_point": False}, "no zero points"),
         ({"quant_method": "gptq", "bits": "4"}, "bits is '4', expected a whole number"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "group_size is '0'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": []}, "group_size is '[]'"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": [1]}, "checkpoint_format '[1]'"),
     ],
 )
 def test_other_quantizations_are_refused_by_name(config: dict[str, Any], message: str) -> None:

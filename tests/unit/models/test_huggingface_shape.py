@@ -109,10 +109,11 @@ def test_which_layers_have_a_window() -> None:
 
 def test_layers_without_positions() -> None:
     assert [layer.rotary for layer in read("smollm3").layers] == [0, 0, 0, None, 0, 0]
-    listed = read("smollm3", no_rope_layers=[0, 1, 1, 0, 1, 1])
-    assert [layer.rotary for layer in listed.layers] == [None, 0, 0, None, 0, 0]
-    with pytest.raises(CorruptFileError, match="no_rope_layers"):
-        read("smollm3", no_rope_layers=[1, 1])
+    stated = read("smollm3", no_rope_layers=[0, 1, 1, 0, 1, 1])
+    assert [layer.rotary for layer in stated.layers] == [None, 0, 0, None, 0, 0]
+    for listed in ([1, 1], [[]] * 6, [{}] * 6):
+        with pytest.raises(CorruptFileError, match="no_rope_layers"):
+            read("smollm3", no_rope_layers=listed)
 
 
 def test_both_spellings_of_rotary_embeddings_say_the_same() -> None:
@@ -221,6 +222,7 @@ def test_what_is_not_computed_is_refused_by_name(changes: dict[str, Any], messag
         ("gpt_oss", {"swiglu_limit": 6.0}, "sets swiglu_limit to '6.0'"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "sets use_bidirectional_attention"),
         ("gemma2", {"layer_types": ["chunked_attention"] * 6}, "layers of the type 'chunked_attention'"),
+        ("gemma2", {"layer_types": [[]] * 6}, "layers of the type '[]'"),
     ],
 )
 def test_so_are_variants_of_other_families(model_type: str, changes: dict[str, Any], message: str) -> None:

@@ -181,6 +181,7 @@ def test_added_tokens_that_take_white_space_along(tmp_path: Path) -> None:
         ({"added_tokens": [added(258, "<a>", single_word=True)]}, "single word"),
         ({"added_tokens": []}, "no end token"),
         ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
+        ({"post_processor": {"type": []}}, r"its post_processor is '\[\]'"),
     ],
 )
 def test_refuses_what_stoker_does_not_run(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

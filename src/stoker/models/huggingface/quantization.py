@@ -59,7 +59,7 @@ def read_quantization(label: str, config: Mapping[str, Json] | None) -> Quantiza
 
 def _gptq(values: Values) -> Quantization:
     format_ = values.get("checkpoint_format") or "gptq"
-    if format_ not in {"gptq", "gptq_v2"}:
+    if format_ not in ("gptq", "gptq_v2"):
         raise UnsupportedModelError(
             f"{values.label} has the checkpoint_format {shown(str(format_))}; Stoker reads gptq and gptq_v2."
         )
@@ -98,7 +98,7 @@ def _bits(values: Values, *known: int) -> int:
 
 def _group_size(values: Values) -> int | None:
     key = _spelling(values, "group_size")
-    return None if values.get(key) in {-1, None} else values.integer(key, _MAX_GROUP)
+    return None if values.get(key) in (-1, None) else values.integer(key, _MAX_GROUP)
 
 
 def _spelling(values: Values, key: str) -> str:

@@ -209,7 +209,7 @@ def _rotating_layers(values: Values, n_layers: int) -> list[bool]:
         if (
             not isinstance(listed, list)
             or len(listed) < n_layers
-            or any(each not in {0, 1} for each in listed)
+            or any(each not in (0, 1) for each in listed)
         ):
             raise values.wrong("no_rope_layers", f"a list of at least {n_layers} numbers, each 0 or 1")
         return [bool(each) for each in listed[:n_layers]]
@@ -227,7 +227,7 @@ def _sliding_layers(family: Family, values: Values, n_layers: int, rotates: list
     if listed is not None:
         if not isinstance(listed, list) or len(listed) != n_layers:
             raise values.wrong("layer_types", f"a list of {n_layers} names")
-        unknown = [each for each in listed if each not in {_SLIDING, _FULL}]
+        unknown = [each for each in listed if each not in (_SLIDING, _FULL)]
         if unknown:
             raise UnsupportedModelError(
                 f"{values.label} has layers of the type {shown(str(unknown[0]))}; Stoker runs {_FULL} and "

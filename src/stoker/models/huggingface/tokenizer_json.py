@@ -29,7 +29,7 @@ ADDED_TYPES = frozenset({_CONTROL, _USER_DEFINED, UNUSED})
 """Types of tokens that no merge makes."""
 
 _BYTE_SPELLING = re.compile(r"<0x[0-9A-F]{2}>\Z")
-_POST_PROCESSORS = frozenset({"ByteLevel", "TemplateProcessing", "Sequence"})
+_POST_PROCESSORS = ("ByteLevel", "Sequence", "TemplateProcessing")
 
 
 class _AddedToken(msgspec.Struct):
@@ -246,8 +246,7 @@ def _begins_with(label: str, processor: dict[str, Any] | None) -> str | None:
     kind = processor.get("type")
     if kind not in _POST_PROCESSORS:
         raise UnsupportedModelError(
-            f"{label}: its post_processor is {str(kind)[:80]!r}; Stoker knows "
-            f"{', '.join(sorted(_POST_PROCESSORS))}."
+            f"{label}: its post_processor is {str(kind)[:80]!r}; Stoker knows {', '.join(_POST_PROCESSORS)}."
         )
     if kind == "Sequence":
         parts = processor.get("processors")
