@@ -74,6 +74,7 @@ def load(
     kv_memory: str | None = None,
     max_running: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     max_waiting: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    quantize: Literal["none", "q8", "q4"] | None = None,
     threads: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
     """Have a running server load a model, and wait until it is ready.
@@ -90,6 +91,7 @@ def load(
         kv_memory: Memory for its KV cache, such as `2GiB`.
         max_running: Most sequences computed in one engine call.
         max_waiting: Most sequences that wait for a place.
+        quantize: How a folder of safetensors is served whose weights are floats.
         threads: Compute threads of its engine.
     """
     control = ServerControl(settings, url)
@@ -100,6 +102,7 @@ def load(
         "kv_memory": kv_memory,
         "max_running": max_running,
         "max_waiting": max_waiting,
+        "quantize": quantize,
         "threads": threads,
     }
     state = control.load(name, {key: value for key, value in overrides.items() if value is not None})

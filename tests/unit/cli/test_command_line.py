@@ -5,11 +5,14 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from stoker.cli import main
+from stoker.cli.control import ServerControl
+from stoker.config import ModelSettings
 from stoker.testing.gguf_files import write_tiny_llama
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -102,6 +105,31 @@ def run_python(*arguments: str) -> tuple[str, float]:
     printed = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return printed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "alias": "b",
+        "context_length": 512,
+        "engine": "native",
+        "kv_memory": "1GiB",
+        "max_running": 2,
+        "max_waiting": 3,
+        "quantize": "q8",
+        "threads": 1,
+    }
+    sent: list[Mapping[str, object]] = []
+
+    def load(_control: ServerControl, name: str, overrides: Mapping[str, object]) -> dict[str, str]:
+        sent.append(overrides)
+        return {"name": name, "status": "ready"}
+
+    monkeypatch.setattr(ServerControl, "load", load)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    assert status_of("load", "model", *flags) == 0
+    assert sent == [given]
+    # A request must not name files.
+    assert given.keys() == ModelSettings.model_fields.keys() - {"chat_template"}
 
 
 def test_version_is_fast() -> None:
