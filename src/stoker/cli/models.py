@@ -9,8 +9,9 @@ from stoker.cli.flags import fields_of, with_settings
 from stoker.cli.progress import megabytes, pull_progress
 from stoker.config import Settings
 from stoker.models.config import ModelConfig
+from stoker.models.details import FileDetails
 from stoker.models.gguf import TENSOR_TYPES
-from stoker.models.library import FileDetails, open_library
+from stoker.models.library import open_library
 
 _NOTES = {
     kind.name: "" if kind.fidelity == "exact" else f" ({kind.fidelity})" for kind in TENSOR_TYPES.values()

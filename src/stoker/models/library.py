@@ -1,15 +1,12 @@
 """The models that a name can mean: paths, references, stored and known ones. What the command line calls."""
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
-from math import prod
 from pathlib import Path
 
 from stoker.config import Settings
-from stoker.core.errors import SourceError, UnknownModelError, UnsupportedModelError
+from stoker.core.errors import SourceError, UnknownModelError
 from stoker.models.catalogue import (
     Catalogue,
     CatalogueEntry,
@@ -17,11 +14,10 @@ from stoker.models.catalogue import (
     RecommendedSampling,
     load_catalogue,
 )
-from stoker.models.config import ModelConfig
-from stoker.models.header import ModelHeader, check_model
+from stoker.models.details import FileDetails, read_details
+from stoker.models.header import check_model
 from stoker.models.huggingface.files import CONFIG_NAME, QUANTIZE, folder_digest, is_model_folder
 from stoker.models.opened import DIGEST_CHARS
-from stoker.models.opening import open_model
 from stoker.models.packs import PackFolder
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource
@@ -65,41 +61,6 @@ class ListedModel:
     size_bytes: int | None
     licence: str
     description: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileDetails:
-    """What a model's file says.
-
-    Attributes:
-        path: The file.
-        size_bytes: Its size.
-        digest: Names the weights.
-        architecture: GGUF's name of its architecture.
-        vocab_size: Tokens of its vocabulary.
-        context_length: Most tokens that it was made for.
-        title: The model's name in the file, or None.
-        licence: The licence in the file, or None.
-        refusal: Why the native engine does not run it, or None. What follows is known only if it does.
-        config: Shape of the model.
-        tensor_types: How many tensors are stored in each type, most frequent first.
-        quantized: How a folder's matrices are quantized and how well that is held, or None.
-        n_parameters: Elements of all tensors.
-    """
-
-    path: Path
-    size_bytes: int
-    digest: str
-    architecture: str
-    vocab_size: int
-    context_length: int
-    title: str | None
-    licence: str | None
-    refusal: str | None = None
-    config: ModelConfig | None = None
-    tensor_types: Mapping[str, int] = field(default_factory=dict)
-    quantized: str | None = None
-    n_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +185,7 @@ class ModelLibrary:
         entry = self._entry(name) if by_name else None
         if located is None and (entry is None or is_reference(name)):
             raise self._unknown(name)
-        file = None if located is None else _read_details(located.path)
+        file = None if located is None else read_details(located.path)
         licences = [each.licence for each in (stored, entry, file) if each is not None]
         licences = [licence for licence in licences if licence != UNSTATED_LICENCE] or licences
         sources = (
@@ -380,44 +341,3 @@ def _digests(stored: StoredModel) -> list[str]:
 
 def _silent(_done_bytes: int, _total_bytes: int | None) -> None:
     """Report progress to nobody."""
-
-
-def _read_details(path: Path) -> FileDetails:
-    try:
-        opened = open_model(path)
-    except UnsupportedModelError as error:
-        if path.is_dir():
-            raise
-        return _header_details(path, error)
-    with opened as model:
-        types = Counter(tensor.dtype for tensor in model.tensors.values())
-        return FileDetails(
-            path=path,
-            size_bytes=model.size_bytes,
-            digest=model.digest,
-            architecture=model.config.architecture,
-            vocab_size=model.config.vocab_size,
-            context_length=model.config.context_length,
-            title=model.title,
-            licence=model.licence,
-            config=model.config,
-            tensor_types=dict(types.most_common()),
-            quantized=model.quantized,
-            n_parameters=sum(prod(tensor.shape) for tensor in model.tensors.values()),
-        )
-
-
-def _header_details(path: Path, refusal: UnsupportedModelError) -> FileDetails:
-    """Return what is known of a file that the native engine does not run."""
-    header = ModelHeader(path)
-    return FileDetails(
-        path=path,
-        size_bytes=header.size_bytes,
-        digest=header.digest,
-        architecture=header.architecture,
-        vocab_size=header.vocab_size,
-        context_length=header.context_length,
-        title=header.title,
-        licence=header.licence,
-        refusal=str(refusal),
-    )

@@ -75,3 +75,13 @@ def test_what_is_shown_of_it(tmp_path: Path) -> None:
     assert "gpt2" in file.refusal
     assert (file.architecture, file.title, file.config) == ("gpt2", "Tiny GPT-2", None)
     assert (file.vocab_size, file.context_length) == (TINY_VOCAB_SIZE, 512)
+
+
+@pytest.mark.parametrize("lacks", ["a context", "a tokenizer"])
+def test_what_no_engine_can_be_given_is_shown_by_its_architecture(tmp_path: Path, lacks: str) -> None:
+    changes: dict[str, MetadataValue] = {} if lacks == "a context" else {"odd__context_length": 8}
+    if lacks == "a tokenizer":
+        changes["tokenizer__ggml__model"] = "rwkv"
+    path = written(tmp_path / "m.gguf", general__architecture="odd", **changes)
+    with pytest.raises(UnsupportedModelError, match="architecture 'odd'"):
+        ModelLibrary(tmp_path / "models", {}).show(str(path))
