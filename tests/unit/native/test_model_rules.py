@@ -35,7 +35,6 @@ class Shape(TypedDict, total=False):
     ffn_width: int
     vocab_size: int
     context_length: int
-    rotaries: list[_native.Rotary]
     norm_epsilon: float
     tied_embeddings: bool
     activation: str
@@ -51,10 +50,17 @@ class Shape(TypedDict, total=False):
     embedding_scale: float
     residual_scale: float
     logit_scale: float
-    experts: _native.Experts | None
 
 
 class Options(TypedDict, total=False):
+    """What `make_model` takes beside sizes, as plain values: the library's objects must not outlive it.
+
+    `rotary` is frequencies and magnitude; `experts` how many there are and are used, and whether they have
+    biases.
+    """
+
+    rotary: tuple[list[float], float]
+    experts: tuple[int, int, bool] | None
     isa: str
     n_threads: int
     kv_blocks: int
@@ -62,7 +68,7 @@ class Options(TypedDict, total=False):
     max_step_seqs: int
 
 
-FREQUENCIES = rope_frequencies(10_000.0, 32)
+FREQUENCIES = list(rope_frequencies(10_000.0, 32))
 
 
 def make_model(shape: Shape | None = None, **changes: Unpack[Options]) -> _native.Model:
@@ -76,7 +82,6 @@ def make_model(shape: Shape | None = None, **changes: Unpack[Options]) -> _nativ
         ffn_width=FFN_WIDTH,
         vocab_size=VOCAB_SIZE,
         context_length=CONTEXT,
-        rotaries=[_native.Rotary(FREQUENCIES, 1.0)],
         norm_epsilon=1e-5,
         tied_embeddings=True,
         activation="silu",
@@ -92,14 +97,26 @@ def make_model(shape: Shape | None = None, **changes: Unpack[Options]) -> _nativ
         embedding_scale=1.0,
         residual_scale=1.0,
         logit_scale=1.0,
-        experts=None,
     )
     whole |= shape or {}
-    options = Options(
-        isa="auto", n_threads=1, kv_blocks=KV_BLOCKS, max_step_tokens=STEP_TOKENS, max_step_seqs=STEP_SEQS
+    frequencies, magnitude = changes.get("rotary", (FREQUENCIES, 1.0))
+    experts = changes.get("experts")
+    native_shape = _native.ModelShape(
+        **whole,
+        rotaries=[_native.Rotary(frequencies, magnitude)],
+        experts=None
+        if experts is None
+        else _native.Experts(n_experts=experts[0], n_used=experts[1], normalized=True, biases=experts[2]),
     )
-    options |= changes
-    return _native.Model(_native.ModelShape(**whole), **options, float_path=False)
+    return _native.Model(
+        native_shape,
+        isa=changes.get("isa", "auto"),
+        n_threads=changes.get("n_threads", 1),
+        kv_blocks=changes.get("kv_blocks", KV_BLOCKS),
+        max_step_tokens=changes.get("max_step_tokens", STEP_TOKENS),
+        max_step_seqs=changes.get("max_step_seqs", STEP_SEQS),
+        float_path=False,
+    )
 
 
 def matrix(rows: int, columns: int, dtype: str = "Q4_1") -> NDArray[np.uint8]:
@@ -116,9 +133,9 @@ EVERYTHING = Shape(
     qkv_bias=True,
     attention_output_bias=True,
     sinks=True,
-    experts=_native.Experts(n_experts=3, n_used=2, normalized=True, biases=True),
 )
-"""A shape that has every matrix and vector that there is."""
+EXPERTS = (3, 2, True)
+"""With these, a shape that has every matrix and vector that there is."""
 
 ALL_MATRICES = MATRICES | {
     "output": (VOCAB_SIZE, WIDTH),
@@ -270,7 +287,7 @@ def test_the_largest_batch_is_taken(model: _native.Model) -> None:
 
 @pytest.mark.parametrize("name", [*ALL_MATRICES, *ALL_VECTORS])
 def test_an_incomplete_model(name: str) -> None:
-    incomplete = make_model(EVERYTHING)
+    incomplete = make_model(EVERYTHING, experts=EXPERTS)
     fill(incomplete, matrices=ALL_MATRICES, vectors=ALL_VECTORS, leave_out=name)
     with pytest.raises(ValueError, match=f"'{name}'.* is missing"):
         incomplete.finish()
@@ -279,7 +296,7 @@ def test_an_incomplete_model(name: str) -> None:
 
 
 def test_a_whole_model() -> None:
-    whole = make_model(EVERYTHING)
+    whole = make_model(EVERYTHING, experts=EXPERTS)
     fill(whole, matrices=ALL_MATRICES, vectors=ALL_VECTORS)
     whole.finish()
     assert len(Batch().forward(whole)) == 2
@@ -303,9 +320,6 @@ IMPOSSIBLE = {
     "negative window": (Shape(layers=[(-1, 0)]), "window"),
     "rotary that is not there": (Shape(layers=[(0, 1)]), "rotary embedding that is not there"),
     "rotary below none": (Shape(layers=[(0, -2)]), "rotary embedding that is not there"),
-    "too many frequencies": (Shape(rotaries=[_native.Rotary([1.0] * 17, 1.0)]), "more pairs than a head"),
-    "endless frequency": (Shape(rotaries=[_native.Rotary([INFINITY], 1.0)]), "frequencies must be finite"),
-    "magnitude of nothing": (Shape(rotaries=[_native.Rotary([1.0], 0.0)]), "magnitude"),
     "epsilon": (Shape(norm_epsilon=NAN), "epsilon"),
     "negative epsilon": (Shape(norm_epsilon=-1e-5), "epsilon"),
     "score scale": (Shape(score_scale=0.0), "score scale"),
@@ -314,18 +328,6 @@ IMPOSSIBLE = {
     "embedding scale": (Shape(embedding_scale=NAN), "embedding scale"),
     "residual scale": (Shape(residual_scale=-1.0), "residual scale"),
     "logit scale": (Shape(logit_scale=0.0), "logit scale"),
-    "no experts": (
-        Shape(experts=_native.Experts(n_experts=0, n_used=0, normalized=True, biases=False)),
-        "at least one expert",
-    ),
-    "more experts than there are": (
-        Shape(experts=_native.Experts(n_experts=4, n_used=5, normalized=True, biases=False)),
-        "no more than there are",
-    ),
-    "too many experts": (
-        Shape(experts=_native.Experts(n_experts=2**20, n_used=1, normalized=True, biases=False)),
-        "too large",
-    ),
     "unknown activation": (Shape(activation="relu"), "unknown activation 'relu'"),
     "unknown norms": (Shape(qk_norm="column"), "unknown qk_norm 'column'"),
 }
@@ -346,6 +348,12 @@ def test_shapes_that_the_kernels_cannot_run(shape: Shape, message: str) -> None:
         (Options(max_step_seqs=0), "positive"),
         (Options(max_step_tokens=2**21), "too large"),
         (Options(isa="z80"), "z80"),
+        (Options(rotary=([1.0] * 17, 1.0)), "more pairs than a head"),
+        (Options(rotary=([float("inf")], 1.0)), "frequencies must be finite"),
+        (Options(rotary=([1.0], 0.0)), "magnitude"),
+        (Options(experts=(0, 0, False)), "at least one expert"),
+        (Options(experts=(4, 5, False)), "no more than there are"),
+        (Options(experts=(2**20, 1, False)), "too large"),
     ],
     ids=str,
 )
