@@ -111,7 +111,8 @@ def test_layers_without_positions() -> None:
     assert [layer.rotary for layer in read("smollm3").layers] == [0, 0, 0, None, 0, 0]
     stated = read("smollm3", no_rope_layers=[0, 1, 1, 0, 1, 1])
     assert [layer.rotary for layer in stated.layers] == [None, 0, 0, None, 0, 0]
-    for listed in ([1, 1], [[]] * 6, [{}] * 6):
+    faulty: list[list[object]] = [[1, 1], [[]] * 6, [{}] * 6]
+    for listed in faulty:
         with pytest.raises(CorruptFileError, match="no_rope_layers"):
             read("smollm3", no_rope_layers=listed)
 
