@@ -27,7 +27,8 @@ from stoker.models import catalogue, tokenizer_spec
 from stoker.models.gguf import cursor
 from stoker.models.gguf import file as gguf_file
 from stoker.models.gguf import metadata as gguf_metadata
-from stoker.models.huggingface import tokenizer_json
+from stoker.models.huggingface import files as folder_files
+from stoker.models.huggingface import safetensors, shards, tokenizer_json
 from stoker.models.sources import http, selection
 from stoker.worker import client, frames, mailbox, peer, quarantine
 from stoker.worker.restarts import RestartPolicy
@@ -137,6 +138,11 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("", f"{sampling.MAX_LOGPROBS} alternatives for each token", "400"),
             ("", f"{_API.max_prompt_scores:,} log-probabilities of a prompt that is echoed", "400"),
             ("", f"{tokens.MAX_TIMEOUT_S:,.0f} s for `timeout` and `queue_timeout`", "400"),
+            (
+                "",
+                f"{wire.MAX_VARIABLES} `chat_template_kwargs` of {wire.MAX_VARIABLE_CHARS:,} characters",
+                "400",
+            ),
         ),
     ),
     (
@@ -182,12 +188,18 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("", f"{_binary(cursor.MAX_STRING_BYTES)} for a string of it", "refused"),
             ("", f"{gguf_metadata.MAX_ARRAY_LENGTH:,} elements of an array", "refused"),
             ("", f"{gguf_file.MAX_TENSORS:,} tensors", "refused"),
+            ("", f"{_binary(safetensors.MAX_HEADER_BYTES)} for a safetensors file's header", "refused"),
+            ("", f"{safetensors.MAX_TENSORS:,} tensors in it", "refused"),
+            ("", f"{shards.MAX_SHARDS:,} files of weights in a folder", "refused"),
+            ("", f"{_binary(shards.MAX_INDEX_BYTES)} for their index", "refused"),
+            ("", f"{_binary(folder_files.MAX_CONFIG_BYTES)} for a `config.json` and its like", "refused"),
             ("", f"{tokenizer_json.MAX_TOKENS:,} tokens in a vocabulary", "refused"),
             ("", f"{tokenizer_spec.MAX_TEMPLATE_CHARS:,} characters of a chat template", "refused"),
             ("", f"{_binary(tokenizer_json.MAX_TOKENIZER_BYTES)} for a `tokenizer.json`", "refused"),
             ("", f"{_binary(catalogue.MAX_CATALOGUE_BYTES)} for a catalogue", "refused"),
             ("", f"{selection.MAX_WEIGHT_FILES:,} files of weights in a repository", "refused"),
             ("", f"{http.MAX_REDIRECTS} redirects of a download", "refused"),
+            ("max_packs_bytes", "all packs together", "those used least recently are removed"),
         ),
     ),
 )
@@ -248,6 +260,8 @@ def _range(name: str, settings: type[BaseModel]) -> str:
 def _amount(name: str, value: object) -> str:
     if name.endswith("_bytes") or name == "kv_memory":
         size_bytes = int(str(value))
+        if size_bytes == 0:
+            return "0"
         return f"{size_bytes // 10**6} MB" if size_bytes % 10**6 == 0 else _binary(size_bytes)
     number = f"{value:,}" if isinstance(value, int | float) else str(value)
     return f"{number.removesuffix('.0')} s" if name.endswith("_s") else number
