@@ -140,7 +140,7 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("", f"{tokens.MAX_TIMEOUT_S:,.0f} s for `timeout` and `queue_timeout`", "400"),
             (
                 "",
-                f"{wire.MAX_VARIABLES} `chat_template_kwargs` of {wire.MAX_VARIABLE_CHARS:,} characters",
+                f"{wire.MAX_VARIABLES} `chat_template_kwargs`, {wire.MAX_VARIABLE_CHARS:,} characters each",
                 "400",
             ),
         ),
