@@ -344,6 +344,11 @@ def test_signal_handlers_are_kept_and_the_socket_removed(tiny_path: Path) -> Non
             Loop(running).run([request("late")])
 
 
+def test_memory_that_no_slot_can_use_is_not_taken(tiny_path: Path) -> None:
+    with running_llamacpp(tiny_path, context_length=CONTEXT, kv_memory_bytes=2**50, max_running=2) as running:
+        assert running.kv_blocks == 2 * CONTEXT // BLOCK_TOKENS
+
+
 def test_what_it_cannot_load_is_refused(tmp_path: Path, tiny_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(tiny_path.read_bytes()[:-5000])

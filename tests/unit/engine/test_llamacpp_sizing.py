@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.engine.llamacpp.sizing import kv_block_bytes
+from stoker.engine.llamacpp.sizing import kv_block_bytes, most_kv_bytes
 from stoker.models.header import ModelHeader
 from stoker.testing.gguf_files import Encoded, MetadataValue, TinyLlama, encode_gguf
 
@@ -48,3 +48,8 @@ def test_a_model_without_heads(tmp_path: Path, head_count: int | None) -> None:
         assert block_bytes(tmp_path / "m.gguf", *without, "attention.head_count") == 1
     else:
         assert block_bytes(tmp_path / "m.gguf", *without, attention__head_count=head_count) == 1
+
+
+def test_a_context_in_every_slot_is_the_most() -> None:
+    assert most_kv_bytes(1000, context_length=4 * BLOCK, max_running=3) == 4 * 3 * 1000
+    assert most_kv_bytes(1000, context_length=4 * BLOCK + 1, max_running=1) == 5 * 1000

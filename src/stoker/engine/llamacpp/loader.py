@@ -17,7 +17,7 @@ from stoker.core.extras import LLAMACPP
 from stoker.core.step import BLOCK_TOKENS
 from stoker.engine.llamacpp.client import CompletionClient
 from stoker.engine.llamacpp.engine import LlamaCppEngine
-from stoker.engine.llamacpp.sizing import kv_block_bytes
+from stoker.engine.llamacpp.sizing import kv_block_bytes, most_kv_bytes
 from stoker.engine.native.sizing import available_memory_bytes, choose_kv_blocks
 from stoker.models.header import ModelHeader
 
@@ -46,8 +46,8 @@ class LlamaCppSettings:
     Attributes:
         threads: Compute threads.
         socket_path: Where its server listens; the folder belongs to this user alone.
-        kv_memory_bytes: Size of the KV cache; None for `DEFAULT_CONTEXTS` whole contexts, at most a share of
-            the memory that is left.
+        kv_memory_bytes: Size of the KV cache, at most what `max_running` whole contexts need; None for
+            `DEFAULT_CONTEXTS` of them, at most a share of the memory that is left.
         kv_sharers: Engines that this share is divided among, this one included.
         context_length: Most tokens of one sequence; at most what the model was made for.
         max_running: Most sequences in one step.
@@ -78,12 +78,19 @@ def load_engine(header: ModelHeader, settings: LlamaCppSettings) -> tuple[LlamaC
         )
     wheel = _import_wheel()
     version = str(wheel.__version__)
+    block_bytes = kv_block_bytes(header.architecture, header.metadata)
+    kv_memory_bytes = settings.kv_memory_bytes
+    if kv_memory_bytes is not None:
+        most = most_kv_bytes(
+            block_bytes, context_length=settings.context_length, max_running=settings.max_running
+        )
+        kv_memory_bytes = min(kv_memory_bytes, most)
     kv_blocks = choose_kv_blocks(
-        block_bytes=kv_block_bytes(header.architecture, header.metadata),
+        block_bytes=block_bytes,
         weight_bytes=header.size_bytes,
         step_bytes=(settings.max_running + MICRO_BATCH) * header.vocab_size * _FLOAT_BYTES,
         available_bytes=available_memory_bytes(),
-        kv_memory_bytes=settings.kv_memory_bytes,
+        kv_memory_bytes=kv_memory_bytes,
         kv_sharers=settings.kv_sharers,
         context_length=settings.context_length,
         max_running=min(settings.max_running, DEFAULT_CONTEXTS),

@@ -28,3 +28,11 @@ def kv_block_bytes(architecture: str, metadata: Metadata) -> int:
     head_size = width // n_heads if n_heads > 0 else 0
     row = largest("attention.key_length", head_size) + largest("attention.value_length", head_size)
     return max(1, n_layers * n_kv_heads * row * BLOCK_TOKENS * _F16_BYTES)
+
+
+def most_kv_bytes(block_bytes: int, *, context_length: int, max_running: int) -> int:
+    """Return the memory of a whole context in every slot: llama.cpp has no use for more, and would touch it.
+
+    A file that says nothing of heads has blocks of 1 byte, of which any size would make far too many.
+    """
+    return -(-context_length // BLOCK_TOKENS) * max_running * block_bytes
