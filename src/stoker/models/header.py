@@ -10,20 +10,20 @@ from pathlib import Path
 
 from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
+from stoker.models.digest import DIGEST_CHARS, SAMPLE_BYTES
 from stoker.models.gguf import Metadata
 from stoker.models.gguf.cursor import Cursor
-from stoker.models.gguf.file import map_file, read_preamble
+from stoker.models.gguf.file import MAGIC, read_preamble
 from stoker.models.gguf.metadata import read_metadata
 from stoker.models.manifest import recorded_sha256
+from stoker.models.mapped_file import map_file
 from stoker.models.opening import open_model
 from stoker.models.tokenizer_spec import read_tokenizer
 
 MAX_CONTEXT = 2**27
 """Longest context that a header may claim."""
 
-_DIGEST_CHARS = 32
 _SAMPLES = 256
-_SAMPLE_BYTES = 4096
 
 
 class ModelHeader:
@@ -47,7 +47,7 @@ class ModelHeader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map, modified_ns = map_file(path)
+        self._map, modified_ns = map_file(path, kind="GGUF model file", least_bytes=len(MAGIC))
         cursor = Cursor(self._map, str(path))
         _, n_keys = read_preamble(cursor)
         self.metadata: Metadata = read_metadata(cursor, n_keys)
@@ -91,20 +91,20 @@ class ModelHeader:
 
     @cached_property
     def digest(self) -> str:
-        """Names these weights in 32 hex digits, without reading the whole file.
+        """Names these weights in `DIGEST_CHARS` hex digits, without reading the whole file.
 
         For a model in the store it begins the SHA-256 that was checked when the file was pulled, else it
         is a SHA-256 of the size, the metadata and evenly spread samples.
         """
         if self._recorded_sha256 is not None:
-            return self._recorded_sha256[:_DIGEST_CHARS]
+            return self._recorded_sha256[:DIGEST_CHARS]
         state = sha256(b"stoker sampled header digest 1\0")
         state.update(self.size_bytes.to_bytes(8, "little"))
         state.update(self._map[: self._end])
         for sample in range(_SAMPLES):
             start = self._end + (self.size_bytes - self._end) * sample // _SAMPLES
-            state.update(self._map[start : start + _SAMPLE_BYTES])
-        return state.hexdigest()[:_DIGEST_CHARS]
+            state.update(self._map[start : start + SAMPLE_BYTES])
+        return state.hexdigest()[:DIGEST_CHARS]
 
 
 def check_model(path: Path) -> None:

@@ -15,9 +15,9 @@ from stoker.models.catalogue import (
     load_catalogue,
 )
 from stoker.models.details import FileDetails, read_details
+from stoker.models.digest import DIGEST_CHARS
 from stoker.models.header import check_model
 from stoker.models.huggingface.files import CONFIG_NAME, QUANTIZE, folder_digest, is_model_folder
-from stoker.models.opened import DIGEST_CHARS
 from stoker.models.packs import PackFolder
 from stoker.models.reference import is_reference, parse_reference
 from stoker.models.sources import Network, Progress, ResumableSource

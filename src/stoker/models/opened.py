@@ -9,14 +9,10 @@ from typing import Self
 
 from stoker.models.architectures import locate_tensors, read_config
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
+from stoker.models.digest import DIGEST_CHARS, sample_of
 from stoker.models.gguf import GgufFile, Metadata, TensorInfo
 from stoker.models.manifest import recorded_sha256
 from stoker.models.tokenizer_spec import read_tokenizer
-
-DIGEST_CHARS = 32
-"""Length of a digest: 128 bits in hex."""
-
-_SAMPLE_BYTES = 4096
 
 
 class TensorMap(Mapping[str, Tensor]):
@@ -130,8 +126,7 @@ class OpenedGguf:
         state.update(self._file.size_bytes.to_bytes(8, "little"))
         state.update(self._file.view(0, self._file.data_start))
         for info in self._file.tensors.values():
-            offset = max(0, info.size_bytes - _SAMPLE_BYTES) // 2
-            state.update(self._file.view(info.start + offset, min(_SAMPLE_BYTES, info.size_bytes)))
+            state.update(self._file.view(info.start, info.size_bytes)[sample_of(info.size_bytes)])
         return state.hexdigest()[:DIGEST_CHARS]
 
     @property

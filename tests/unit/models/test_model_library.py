@@ -12,9 +12,9 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, SourceError, StokerError, UnknownModelError
 from stoker.models.catalogue import CatalogueEntry
+from stoker.models.digest import DIGEST_CHARS
 from stoker.models.library import ModelLibrary
 from stoker.models.manifest import MANIFEST_NAME
-from stoker.models.opened import DIGEST_CHARS
 from stoker.models.packs import NewPart, PackFolder, PackKey
 from stoker.models.sources import LocalFileSource
 

@@ -1,18 +1,16 @@
 """A GGUF file, opened: its metadata, and where its tensors lie."""
 
-import mmap
-import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
-from stoker.core.errors import CorruptFileError, UnknownModelError, UnsupportedModelError
+from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.gguf.cursor import Cursor
 from stoker.models.gguf.metadata import Metadata, read_metadata, shown
 from stoker.models.gguf.types import OTHER_TENSOR_TYPE_NAMES, TENSOR_TYPES, TensorType
+from stoker.models.mapped_file import map_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -63,7 +61,7 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map, self.modified_ns = map_file(path)
+        self._map, self.modified_ns = map_file(path, kind="GGUF model file", least_bytes=len(MAGIC))
         cursor = Cursor(self._map, str(path))
         n_tensors, n_keys = read_preamble(cursor)
         self.size_bytes = cursor.size
@@ -81,29 +79,6 @@ class GgufFile:
         """
         with suppress(BufferError):  # a view is alive: the mapping goes when it goes
             self._map.close()
-
-
-def map_file(path: Path) -> tuple[mmap.mmap, int]:
-    """Map a file; also returns when it was modified last.
-
-    Raises:
-        UnknownModelError: There is no such file, or it may not be read.
-        CorruptFileError: It is not a regular file, or too short for GGUF.
-    """
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnknownModelError(f"Cannot open the model file {path}: {error.strerror}.") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CorruptFileError(f"{path} is not a regular file; expected a GGUF model file.")
-        if status.st_size < len(MAGIC):
-            raise CorruptFileError(f"{path} has {status.st_size} bytes: too short for a GGUF model file.")
-        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status.st_mtime_ns
-    finally:
-        os.close(descriptor)
 
 
 def read_preamble(cursor: Cursor) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar, get_args
 import msgspec
 
 from stoker.core.errors import CorruptFileError
+from stoker.models.digest import DIGEST_CHARS
 
 MAX_CONFIG_BYTES = 2**23
 """Largest file of settings; a ``tokenizer_config.json`` that lists every added token has some 1 MB."""
@@ -24,8 +25,6 @@ codes, but embeddings and output matrix as 8-bit ones. Vectors, and the routers 
 
 QUANTIZE: tuple[Quantize, ...] = get_args(Quantize)
 
-_DIGEST_CHARS = 32
-
 _T = TypeVar("_T")
 
 
@@ -35,13 +34,13 @@ def is_model_folder(path: Path) -> bool:
 
 
 def folder_digest(recorded_sha256: str, quantize: Quantize) -> str:
-    """Name the weights of a stored folder, as they are served, in 32 hex digits.
+    """Name the weights of a stored folder, as they are served, in `DIGEST_CHARS` hex digits.
 
     Args:
         recorded_sha256: Its `stoker.models.manifest.folder_sha256`.
         quantize: How it is served.
     """
-    return sha256(f"stoker folder 1\0{quantize}\0{recorded_sha256}".encode()).hexdigest()[:_DIGEST_CHARS]
+    return sha256(f"stoker folder 1\0{quantize}\0{recorded_sha256}".encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def read_optional(path: Path, max_bytes: int) -> bytes | None:

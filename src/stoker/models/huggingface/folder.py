@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from stoker.core.errors import CorruptFileError
 from stoker.models.config import ModelConfig, Tensor, TokenizerSpec
+from stoker.models.digest import DIGEST_CHARS, sample_of
 from stoker.models.huggingface.files import (
     CONFIG_NAME,
     MAX_CONFIG_BYTES,
@@ -26,9 +27,6 @@ from stoker.models.huggingface.shards import Shards
 from stoker.models.huggingface.tensors import map_tensors
 from stoker.models.huggingface.tokenizer_json import ADDED_TYPES, UNUSED, read_tokenizer_json
 from stoker.models.manifest import recorded_folder_sha256
-
-DIGEST_CHARS = 32
-_SAMPLE_BYTES = 4096
 
 
 class OpenedFolder:
@@ -128,8 +126,7 @@ class OpenedFolder:
             state.update(file.size_bytes.to_bytes(8, "little"))
             state.update(file.header())
             for stored in file.tensors.values():
-                offset = max(0, len(stored.data) - _SAMPLE_BYTES) // 2
-                state.update(stored.data[offset : offset + _SAMPLE_BYTES])
+                state.update(stored.data[sample_of(len(stored.data))])
         return state.hexdigest()[:DIGEST_CHARS]
 
     @property

@@ -5,8 +5,6 @@ that the file says is believed before it is checked against the file's real size
 """
 
 import mmap
-import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from stoker.core.errors import CorruptFileError, UnknownModelError, UnsupportedModelError
+from stoker.core.errors import CorruptFileError, UnsupportedModelError
+from stoker.models.mapped_file import map_file
 
 MAX_HEADER_BYTES = 2**24
 """Longest header: 16 MiB, some 100,000 tensors."""
@@ -95,7 +94,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map, self.modified_ns = _map_file(path)
+        self._map, self.modified_ns = map_file(path, kind="safetensors file", least_bytes=_LENGTH_BYTES)
         self.size_bytes = len(self._map)
         self.data_start, header = _read_header(str(path), self._map)
         entries = _decode(str(path), header)
@@ -121,24 +120,6 @@ class SafetensorsFile:
 def shown(text: str) -> str:
     """A name from a file as messages show it."""
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
-
-
-def _map_file(path: Path) -> tuple[mmap.mmap, int]:
-    """Map a file; also returns when it was modified last."""
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnknownModelError(f"Cannot open the model file {path}: {error.strerror}.") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CorruptFileError(f"{path} is not a regular file; expected a safetensors file.")
-        if status.st_size < _LENGTH_BYTES:
-            raise CorruptFileError(f"{path} has {status.st_size} bytes: too short for a safetensors file.")
-        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status.st_mtime_ns
-    finally:
-        os.close(descriptor)
 
 
 def _read_header(label: str, mapped: mmap.mmap) -> tuple[int, bytes]:
