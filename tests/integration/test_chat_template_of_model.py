@@ -1,6 +1,5 @@
 """The default model's own chat template against `transformers` (see tests/golden/templates)."""
 
-import importlib.util
 import json
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from stoker.core.errors import InvalidRequestError
 from stoker.core.text import ChatPrompt, Message
 from stoker.models import open_model
+from stoker.testing.golden_scripts import load_script
 from stoker.text import ChatTemplate
 
 pytestmark = pytest.mark.integration
@@ -19,17 +19,8 @@ GOLDEN_DIR = Path(__file__).parents[1] / "golden" / "templates"
 FILES: dict[str, str] = json.loads((GOLDEN_DIR / "golden.json").read_text(encoding="utf-8"))["files"]
 
 
-def load_cases() -> Any:
-    spec = importlib.util.spec_from_file_location("golden_template_cases", GOLDEN_DIR / "cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_case_is_rendered_as_transformers_does(default_model_path: Path) -> None:
-    cases = load_cases()
+    cases = load_script(GOLDEN_DIR / "cases.py")
     with open_model(default_model_path) as model:
         source = model.tokenizer.chat_template
     assert source is not None

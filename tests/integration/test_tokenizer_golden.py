@@ -1,6 +1,5 @@
 """The default model's tokenizer and chat template against `transformers` (see tests/golden/tokenizer)."""
 
-import importlib.util
 import json
 import time
 from array import array
@@ -8,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from stoker.core.text import ChatPrompt, Message
 from stoker.models import open_model
 from stoker.models.config import TokenizerSpec
 from stoker.models.word_rules import WHOLE_WORDS, WORD_RULES, word_rule
+from stoker.testing.golden_scripts import load_script
 from stoker.text import ChatTemplate, Tokenizer
 from stoker.text.chat import ChatEncoder
 
@@ -27,16 +26,7 @@ GOLDEN_DIR = Path(__file__).parent.parent / "golden" / "tokenizer"
 GOLDEN: dict[str, Any] = json.loads((GOLDEN_DIR / "golden.json").read_text())
 
 
-def load_corpus() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_tokenizer_corpus", GOLDEN_DIR / "corpus.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CORPUS = load_corpus()
+CORPUS = load_script(GOLDEN_DIR / "corpus.py")
 SECTIONS: dict[str, str] = dict(CORPUS.sections())
 CONVERSATIONS: dict[str, list[Message]] = {
     name: [Message(each["role"], each["content"]) for each in messages]

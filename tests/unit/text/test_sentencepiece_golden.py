@@ -1,6 +1,5 @@
 """SentencePiece-style families against `transformers`, on a small vocabulary (see tests/golden/tokenizer)."""
 
-import importlib.util
 import json
 import struct
 from array import array
@@ -18,6 +17,7 @@ from stoker.models.gguf.file import GgufFile
 from stoker.models.huggingface.tokenizer_json import read_tokenizer_json
 from stoker.models.tokenizer_spec import read_tokenizer
 from stoker.testing.gguf_files import Encoded, encode_gguf
+from stoker.testing.golden_scripts import load_script
 from stoker.text import Tokenizer
 from stoker.text.choice import ChoiceText
 from stoker.text.merges import merges_of_scores
@@ -37,16 +37,7 @@ STEPS: dict[str, tuple[object, object]] = {
 }
 
 
-def load_corpus() -> Any:
-    spec = importlib.util.spec_from_file_location("golden_pieces_corpus", GOLDEN_DIR / "corpus.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CORPUS = load_corpus()
+CORPUS = load_script(GOLDEN_DIR / "corpus.py")
 SECTIONS: dict[str, str] = dict(CORPUS.sections())
 
 

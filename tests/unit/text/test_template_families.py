@@ -1,6 +1,5 @@
 """Templates built as each family's are, against `transformers` (see tests/golden/templates)."""
 
-import importlib.util
 import json
 from datetime import datetime
 from pathlib import Path
@@ -10,22 +9,14 @@ import pytest
 
 from stoker.core.errors import InvalidRequestError
 from stoker.core.text import ChatPrompt, Message
+from stoker.testing.golden_scripts import load_script
 from stoker.text import ChatTemplate
 
 GOLDEN_DIR = Path(__file__).parents[2] / "golden" / "templates"
 GOLDEN: dict[str, Any] = json.loads((GOLDEN_DIR / "golden.json").read_text(encoding="utf-8"))["rendered"]
 
 
-def load_cases() -> Any:
-    spec = importlib.util.spec_from_file_location("golden_template_cases", GOLDEN_DIR / "cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = load_cases()
+CASES = load_script(GOLDEN_DIR / "cases.py")
 SOURCES: dict[str, str] = CASES.sources()
 
 

@@ -1,6 +1,5 @@
 """Templates that use what chat templates use, against what `transformers` rendered."""
 
-import importlib.util
 import json
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from stoker.core.text import ChatPrompt, Message
+from stoker.testing.golden_scripts import load_script
 from stoker.text import ChatTemplate
 
 GOLDEN_DIR = Path(__file__).parent.parent.parent / "golden" / "tokenizer"
@@ -18,16 +18,7 @@ PUBLISHED: dict[str, Any] = CHATS["published"]
 SPECIAL = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 
 
-def load_corpus() -> Any:
-    spec = importlib.util.spec_from_file_location("golden_template_corpus", GOLDEN_DIR / "corpus.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CORPUS = load_corpus()
+CORPUS = load_script(GOLDEN_DIR / "corpus.py")
 
 
 def prompt(messages: list[dict[str, str]]) -> ChatPrompt:
