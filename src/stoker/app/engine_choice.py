@@ -82,7 +82,10 @@ def _of_other(path: Path, refusal: UnsupportedModelError) -> TextFacts:
 
 def _of_llamacpp(path: Path) -> TextFacts:
     if path.is_dir():
-        raise UnsupportedModelError(f"{path} is a folder; llama.cpp runs GGUF files.")
+        raise UnsupportedModelError(
+            f"{path} is a folder, but engine is llamacpp, which runs GGUF files: leave engine auto, or give a "
+            "GGUF file of the model."
+        )
     header = ModelHeader(path)
     return TextFacts(
         engine="llamacpp",

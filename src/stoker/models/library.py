@@ -120,10 +120,10 @@ class ModelLibrary:
         """The model, if it is on this machine; nothing is fetched and no file is read.
 
         Raises:
-            UnknownModelError: The name is a malformed reference.
+            UnknownModelError: The name is a malformed reference, or a path that may not be looked at.
         """
         if _is_path(name):
-            return _located(Path(name).expanduser())
+            return _located(name)
         stored = self.store.find(_key(name))
         return None if stored is None else LocatedModel(stored.name, stored.path)
 
@@ -273,9 +273,9 @@ class ModelLibrary:
                 f"The model {shown} is not in the model store; `stoker pull` fetches it."
             )
         if _is_path(name):
-            path = Path(name).expanduser()
-            if _located(path) is not None:
-                kind = "folder" if path.is_dir() else "file"
+            located = _located(name)
+            if located is not None:
+                kind = "folder" if located.path.is_dir() else "file"
                 return UnknownModelError(f"{shown} is a {kind}, not a name: it can be served as it is.")
             return UnknownModelError(
                 f"There is no model file {shown}, nor a folder with a {CONFIG_NAME}. A repository of the hub "
@@ -315,12 +315,24 @@ def _key(name: str) -> str:
     return parse_reference(name).name if is_reference(name) else name.lower()
 
 
-def _located(path: Path) -> LocatedModel | None:
-    """Return the model at a path: a file, or a folder with a config.json."""
-    if path.is_file():
-        return LocatedModel(path.stem.lower(), path)
-    if is_model_folder(path):
-        return LocatedModel(path.resolve().name.lower(), path)
+def _located(name: str) -> LocatedModel | None:
+    """Return the model at a path: a file, or a folder with a config.json.
+
+    Raises:
+        UnknownModelError: The operating system does not let this user look there.
+    """
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return LocatedModel(path.stem.lower(), path)
+        if is_model_folder(path):
+            return LocatedModel(path.resolve().name.lower(), path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder of nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UnknownModelError(
+            f"Cannot look for a model at {name[:100]!r}: {reason}. Give the path of a file or folder that "
+            "this user may read."
+        ) from error
     return None
 
 

@@ -84,6 +84,14 @@ def test_an_unknown_name_is_told_shortly_and_touches_nothing(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize("name", [f"./{'a' * 5000}", "~nobody-of-this-name/model.gguf"])
+@pytest.mark.parametrize("use", ["locate", "show", "pull", "ensure"])
+def test_a_path_where_nobody_can_look_is_told(tmp_path: Path, name: str, use: str) -> None:
+    with pytest.raises(UnknownModelError, match="Cannot look for a model at") as caught:
+        getattr(library(tmp_path), use)(name)
+    assert len(str(caught.value)) < 400
+
+
 def test_close_names_are_suggested(tmp_path: Path, source: LocalFileSource) -> None:
     with pytest.raises(UnknownModelError, match="Did you mean mine"):
         library(tmp_path, source).pull("mien")
