@@ -83,8 +83,8 @@ def _of_other(path: Path, refusal: UnsupportedModelError) -> TextFacts:
 def _of_llamacpp(path: Path) -> TextFacts:
     if path.is_dir():
         raise UnsupportedModelError(
-            f"{path} is a folder, but engine is llamacpp, which runs GGUF files: leave engine auto, or give a "
-            "GGUF file of the model."
+            f"{path} is a folder, but engine is llamacpp, which runs GGUF files: leave engine auto, or give "
+            "a GGUF file of the model."
         )
     header = ModelHeader(path)
     return TextFacts(

@@ -14,9 +14,9 @@ def read_template(path: Path) -> str:
     Raises:
         SettingsError: The file cannot be read, is no UTF-8 text or is too long.
     """
-    if not path.is_file():
-        raise SettingsError(f"chat_template names {path}, which is no file.")
     try:
+        if not path.is_file():
+            raise SettingsError(f"chat_template names {path}, which is no file.")
         with path.open("rb") as file:
             data = file.read(MAX_TEMPLATE_CHARS * _MAX_CHAR_BYTES + 1)
         source = data.decode()

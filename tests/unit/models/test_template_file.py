@@ -30,3 +30,8 @@ def test_what_is_no_template_is_named(tmp_path: Path, content: bytes | None, rea
     with pytest.raises(SettingsError, match=reason) as caught:
         read_template(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_path_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be read.*name too long"):
+        read_template(tmp_path / ("x" * 5000))
