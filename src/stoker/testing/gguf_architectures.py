@@ -1,23 +1,29 @@
 """Tiny random GGUF files of every architecture, with the keys and the tensor names of real ones.
 
-Written from GGUF's converter and real files; shares nothing with the reader it tests.
+Written from GGUF's converter and real files; what is written shares nothing with the reader that it tests.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from stoker.models.config import ModelConfig
+from stoker.models.opened import OpenedGguf, open_gguf
 from stoker.testing.gguf_files import (
     TINY_VOCAB_SIZE,
     Encoded,
     MetadataValue,
     StoredTensor,
+    encode_gguf,
     stored,
     tiny_tokenizer,
 )
 
 Shape = tuple[int, ...]
+Changes = Mapping[str, MetadataValue | None]
+"""Keys of an architecture, without its name, to set, or to leave out with None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +188,14 @@ def n_layers_of(architecture: str, sizes: TinySizes) -> int:
 
 def tiny_metadata(
     architecture: str,
-    changes: Mapping[str, MetadataValue | None] | None = None,
+    changes: Changes | None = None,
     sizes: TinySizes = TINY,
 ) -> dict[str, MetadataValue]:
     """Metadata of a tiny model, tokenizer included.
 
     Args:
         architecture: GGUF's name of it.
-        changes: Keys of the architecture, without its name, to set, or to leave out with None.
+        changes: What differs in its keys.
         sizes: The model's sizes.
     """
     keys: dict[str, MetadataValue | None] = {
@@ -247,3 +253,22 @@ def vector(name: str, values: list[float]) -> StoredTensor:
 def booleans(*values: bool) -> Encoded:
     """An array of booleans as a metadata value."""
     return Encoded(9, b"\x07\0\0\0" + len(values).to_bytes(8, "little") + bytes(values))
+
+
+def open_tiny(
+    folder: Path,
+    architecture: str,
+    changes: Changes | None = None,
+    tensors: list[StoredTensor] | None = None,
+) -> OpenedGguf:
+    """Write a tiny model of an architecture into a folder, and open it."""
+    path = folder / "model.gguf"
+    content = encode_gguf(tiny_metadata(architecture, changes), tensors or tiny_tensors(architecture))
+    path.write_bytes(content)
+    return open_gguf(path)
+
+
+def tiny_config(folder: Path, architecture: str, changes: Changes | None = None) -> ModelConfig:
+    """Return the config that such a file is read as."""
+    with open_tiny(folder, architecture, changes) as model:
+        return model.config

@@ -1,9 +1,7 @@
 """Every architecture: the config that its file means, and its tensors under the names of the layout."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from math import log, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +11,32 @@ from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.architectures import FAMILIES, locate_tensors
 from stoker.models.config import Experts, LayerConfig, ModelConfig, Rotary
 from stoker.models.gguf import TENSOR_TYPES
-from stoker.models.opened import OpenedGguf, open_gguf
+from stoker.models.opened import open_gguf
 from stoker.models.rope import (
-    divided_frequencies,
-    linear_frequencies,
     rope_frequencies,
-    yarn_frequencies,
 )
 from stoker.models.tensor_layout import expected_shapes
 from stoker.models.word_rules import WORD_RULES
 from stoker.testing.gguf_architectures import (
     TINY,
+    Changes,
     TinySizes,
     booleans,
     layer_tensors,
+    open_tiny,
+    tiny_config,
     tiny_metadata,
     tiny_tensors,
-    vector,
 )
 from stoker.testing.gguf_blocks import decode_blocks
-from stoker.testing.gguf_files import MetadataValue, StoredTensor, encode_gguf
+from stoker.testing.gguf_files import MetadataValue, encode_gguf
 
 HEAD_SIZE, WIDTH, KV_WIDTH, FFN_WIDTH = TINY.head_size, TINY.width, TINY.kv_width, TINY.ffn_width
-Changes = Mapping[str, MetadataValue | None]
 PLAIN = Rotary(frequencies=rope_frequencies(10_000.0, HEAD_SIZE))
 
 
 def rotary(base: float) -> Rotary:
     return Rotary(frequencies=rope_frequencies(base, HEAD_SIZE))
-
-
-def opened(
-    folder: Path,
-    architecture: str,
-    changes: Changes | None = None,
-    tensors: list[StoredTensor] | None = None,
-) -> OpenedGguf:
-    path = folder / "model.gguf"
-    content = encode_gguf(tiny_metadata(architecture, changes), tensors or tiny_tensors(architecture))
-    path.write_bytes(content)
-    return open_gguf(path)
-
-
-def config_of(folder: Path, architecture: str, changes: Changes | None = None) -> ModelConfig:
-    with opened(folder, architecture, changes) as model:
-        return model.config
 
 
 def windows(config: ModelConfig) -> list[int | None]:
@@ -79,7 +58,7 @@ def test_the_page_lists_every_architecture_and_tokenizers_that_are_known() -> No
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_the_sizes_are_read_and_every_expected_tensor_is_found(tmp_path: Path, architecture: str) -> None:
-    with opened(tmp_path, architecture) as model:
+    with open_tiny(tmp_path, architecture) as model:
         config = model.config
         assert config.architecture == architecture
         assert (config.width, config.n_heads, config.n_kv_heads, config.head_size) == (128, 4, 2, 32)
@@ -94,7 +73,7 @@ def test_the_sizes_are_read_and_every_expected_tensor_is_found(tmp_path: Path, a
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_an_unknown_key_is_refused_by_name_and_value(tmp_path: Path, architecture: str) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"{architecture}\.attention\.twist to 1.5, which"):
-        opened(tmp_path, architecture, {"attention.twist": 1.5})
+        open_tiny(tmp_path, architecture, {"attention.twist": 1.5})
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -127,7 +106,7 @@ def test_keys_of_another_family_are_refused_where_they_mean_something(
     }
     for key in meant.keys() - read.get(architecture, set()):
         with pytest.raises(UnsupportedModelError, match=rf"{architecture}\.{key} to "):
-            opened(tmp_path, architecture, {key: meant[key]})
+            open_tiny(tmp_path, architecture, {key: meant[key]})
 
 
 @pytest.mark.parametrize(
@@ -181,7 +160,7 @@ def test_keys_of_another_family_are_refused_where_they_mean_something(
     ],
 )
 def test_what_a_family_is(tmp_path: Path, architecture: str, expected: dict[str, object]) -> None:
-    config = config_of(tmp_path, architecture)
+    config = tiny_config(tmp_path, architecture)
     assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -216,7 +195,7 @@ def test_what_a_family_is(tmp_path: Path, architecture: str, expected: dict[str,
 def test_what_each_layer_sees_and_how_it_tells_positions(
     tmp_path: Path, architecture: str, changes: Changes, seen: list[int | None], indexes: list[int | None]
 ) -> None:
-    config = config_of(tmp_path, architecture, changes)
+    config = tiny_config(tmp_path, architecture, changes)
     assert windows(config) == seen
     assert rotary_indexes(config) == indexes
     assert {index for index in indexes if index is not None} <= set(range(len(config.rotaries)))
@@ -229,7 +208,7 @@ def test_gemma2_without_the_keys_of_later_converters(tmp_path: Path) -> None:
         "final_logit_softcapping": None,
         "context_length": 8192,
     }
-    config = config_of(tmp_path, "gemma2", changes)
+    config = tiny_config(tmp_path, "gemma2", changes)
     assert (config.score_softcap, config.logit_softcap) == (50.0, 30.0)
     assert windows(config) == [4096, None]
 
@@ -253,78 +232,6 @@ def test_the_largest_gemmas_scale_scores_by_the_share_of_the_width(
         assert model.config.score_scale == 64**-0.5
 
 
-def test_gemma3_stretches_the_rotary_embedding_of_full_layers_alone(tmp_path: Path) -> None:
-    stretched = linear_frequencies(rope_frequencies(1_000_000.0, HEAD_SIZE), 8.0)
-    assert config_of(tmp_path, "gemma3").rotaries == (Rotary(frequencies=stretched), PLAIN)
-    config = config_of(tmp_path, "gemma3", {"rope.freq_base_swa": 20_000.0})
-    assert config.rotaries[1] == rotary(20_000.0)
-
-
-def test_olmo3_stretches_the_rotary_embedding_of_full_layers_alone(tmp_path: Path) -> None:
-    changes: Changes = {
-        "attention.sliding_window": 24,
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": 8.0,
-    }
-    config = config_of(tmp_path, "olmo2", changes)
-    assert rotary_indexes(config) == [1, 1, 1, 0]
-    assert config.rotaries[1] == rotary(500_000.0)
-    assert config.rotaries[0].magnitude == 0.1 * log(8) + 1
-
-
-def test_gpt_oss_stretches_by_yarn_without_rounding_the_ramp(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "gpt-oss")
-    expected = yarn_frequencies(150_000.0, HEAD_SIZE, factor=32.0, original_context=64, truncate=False)
-    assert config.rotaries == (Rotary(frequencies=expected, magnitude=0.1 * log(32) + 1),)
-    rounded = yarn_frequencies(150_000.0, HEAD_SIZE, factor=32.0, original_context=64)
-    assert config.rotaries[0].frequencies != rounded
-
-
-def test_yarn_of_other_families_rounds_the_ramp_and_takes_its_ends(tmp_path: Path) -> None:
-    changes: Changes = {
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": 4.0,
-        "rope.scaling.original_context_length": 128,
-        "rope.scaling.yarn_beta_fast": 16.0,
-        "rope.scaling.yarn_beta_slow": 2.0,
-        "rope.scaling.yarn_log_multiplier": 1.0,
-    }
-    expected = yarn_frequencies(
-        10_000.0, HEAD_SIZE, factor=4.0, original_context=128, beta_fast=16.0, beta_slow=2.0
-    )
-    assert config_of(tmp_path, "mistral3", changes).rotaries == (Rotary(frequencies=expected),)
-
-
-def test_llama3_divides_by_the_files_factors(tmp_path: Path) -> None:
-    factors = [1.0] * 8 + [1.5, 2.0, 4.0, 8.0] + [8.0] * 4
-    tensors = [*tiny_tensors("llama"), vector("rope_freqs.weight", factors)]
-    with opened(tmp_path, "llama", {}, tensors) as model:
-        expected = divided_frequencies(PLAIN.frequencies, factors)
-        assert model.config.rotaries == (Rotary(frequencies=expected),)
-        assert "rope_freqs.weight" not in model.tensors
-
-
-def test_phi3_has_factors_for_short_and_long_contexts(tmp_path: Path) -> None:
-    short, long = [1.0 + index / 10 for index in range(12)], [2.0 + index for index in range(12)]
-    factors = [vector("rope_factors_short.weight", short), vector("rope_factors_long.weight", long)]
-    magnitude = sqrt(1 + log(4) / log(128))
-    changes: Changes = {
-        "rope.dimension_count": 24,  # of 32, as in Phi-4 mini
-        "rope.scaling.type": "longrope",
-        "rope.scaling.original_context_length": 128,
-        "rope.scaling.attn_factor": magnitude,
-    }
-    with opened(tmp_path, "phi3", changes, [*tiny_tensors("phi3"), *factors]) as model:
-        (found,) = model.config.rotaries
-    plain = rope_frequencies(10_000.0, 24)
-    # Factors and magnitude are in the file in fp32.
-    assert found.frequencies == divided_frequencies(plain, np.array(short, np.float32).tolist())
-    assert found.long_frequencies == divided_frequencies(plain, long)
-    assert found.original_context == 128
-    assert found.magnitude == pytest.approx(magnitude, rel=1e-7)
-    assert found.at(129) == found.long_frequencies != found.at(128)
-
-
 @pytest.mark.parametrize("dtype", ["F32", "Q8_0", "Q4_1"])
 def test_phi3s_fused_matrices_are_cut_into_rows(tmp_path: Path, dtype: str) -> None:
     tensors = tiny_tensors("phi3", dtype=dtype)
@@ -333,7 +240,7 @@ def test_phi3s_fused_matrices_are_cut_into_rows(tmp_path: Path, dtype: str) -> N
         for tensor in tensors
         if tensor.name in ("blk.1.attn_qkv.weight", "blk.1.ffn_up.weight")
     }
-    with opened(tmp_path, "phi3", {}, tensors) as model:
+    with open_tiny(tmp_path, "phi3", {}, tensors) as model:
         parts = {
             name: decode_blocks(tensor.data, dtype, tensor.shape)
             for name, tensor in model.tensors.items()
@@ -351,7 +258,7 @@ def test_phi3s_fused_matrices_are_cut_into_rows(tmp_path: Path, dtype: str) -> N
 def test_gpt_oss_calls_the_feed_forward_norm_otherwise_and_keeps_experts_as_mxfp4(tmp_path: Path) -> None:
     tensors = tiny_tensors("gpt-oss", dtype="MXFP4")
     by_name = {tensor.name: tensor for tensor in tensors}
-    with opened(tmp_path, "gpt-oss", {}, tensors) as model:
+    with open_tiny(tmp_path, "gpt-oss", {}, tensors) as model:
         norm = model.tensors["blk.1.ffn_norm.weight"]
         assert bytes(norm.data) == by_name["blk.1.post_attention_norm.weight"].data
         experts = model.tensors["blk.1.ffn_up_exps.weight"]
@@ -361,7 +268,7 @@ def test_gpt_oss_calls_the_feed_forward_norm_otherwise_and_keeps_experts_as_mxfp
 
 def test_mixtral_is_a_llama_with_experts(tmp_path: Path) -> None:
     changes: Changes = {"expert_count": 4, "expert_used_count": 2}
-    with opened(tmp_path, "llama", changes, tiny_tensors("llama", layer_tensors("mixtral"))) as model:
+    with open_tiny(tmp_path, "llama", changes, tiny_tensors("llama", layer_tensors("mixtral"))) as model:
         assert model.config.experts == Experts(n_experts=4, n_used=2, normalized=True)
         assert model.config.ffn_width == FFN_WIDTH
 
@@ -376,7 +283,7 @@ def test_mixtral_is_a_llama_with_experts(tmp_path: Path) -> None:
     ],
 )
 def test_how_experts_share(tmp_path: Path, changes: Changes, normalized: bool) -> None:
-    experts = config_of(tmp_path, "qwen3moe", changes).experts
+    experts = tiny_config(tmp_path, "qwen3moe", changes).experts
     assert experts is not None
     assert experts.normalized == normalized
 
@@ -400,7 +307,7 @@ def test_how_experts_share(tmp_path: Path, changes: Changes, normalized: bool) -
 )
 def test_refuses_by_name(tmp_path: Path, architecture: str, changes: Changes, words: str) -> None:
     with pytest.raises(UnsupportedModelError, match=words):
-        opened(tmp_path, architecture, changes)
+        open_tiny(tmp_path, architecture, changes)
 
 
 @pytest.mark.parametrize(
@@ -438,42 +345,12 @@ def test_refuses_by_name(tmp_path: Path, architecture: str, changes: Changes, wo
 )  # fmt: skip
 def test_refuses_contradictions(tmp_path: Path, architecture: str, changes: Changes, words: str) -> None:
     with pytest.raises(CorruptFileError, match=words):
-        opened(tmp_path, architecture, changes)
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        ([vector("rope_freqs.weight", [1.0] * 8)], r"of the shape \(8,\), expected F32 of the shape \(16,\)"),
-        ([vector("rope_freqs.weight", [float("nan")] * 16)], "has a factor outside of"),
-        ([vector("rope_freqs.weight", [0.0] * 16)], "has a factor outside of"),
-        ([vector("rope_factors_long.weight", [1.0] * 16)], "has one of rope_factors_long.weight"),
-        (
-            [
-                vector(f"rope_{name}.weight", [1.0] * 16)
-                for name in ("freqs", "factors_long", "factors_short")
-            ],
-            "has both",
-        ),
-    ],
-)
-def test_refuses_wrong_frequency_factors(tmp_path: Path, extra: list[StoredTensor], words: str) -> None:
-    with pytest.raises(CorruptFileError, match=words):
-        opened(tmp_path, "llama", {}, [*tiny_tensors("llama"), *extra])
-
-
-def test_refuses_frequency_factors_beside_yarn_and_in_families_without(tmp_path: Path) -> None:
-    factors = vector("rope_freqs.weight", [1.0] * 16)
-    yarn: Changes = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
-    with pytest.raises(UnsupportedModelError, match=r"rope_freqs\.weight beside llama\.rope\.scaling\.type"):
-        opened(tmp_path, "llama", yarn, [*tiny_tensors("llama"), factors])
-    with pytest.raises(UnsupportedModelError, match=r"the tensor 'rope_freqs\.weight'"):
-        opened(tmp_path, "qwen3", {}, [*tiny_tensors("qwen3"), factors])
+        open_tiny(tmp_path, architecture, changes)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_each_tensor_is_needed_and_none_more(tmp_path: Path, architecture: str) -> None:
-    with opened(tmp_path, architecture) as model:
+    with open_tiny(tmp_path, architecture) as model:
         config, infos = model.config, dict(model.tensor_infos)
     for name, info in infos.items():
         if name == "output.weight":  # without it, the config would say that the embedding takes its place
@@ -490,7 +367,7 @@ def test_each_tensor_is_needed_and_none_more(tmp_path: Path, architecture: str) 
 
 @pytest.mark.parametrize("name", ["attn_sinks.weight", "attn_q.bias", "ffn_up_exps.bias", "attn_norm.weight"])
 def test_vectors_are_not_quantized(tmp_path: Path, name: str) -> None:
-    with opened(tmp_path, "gpt-oss") as model:
+    with open_tiny(tmp_path, "gpt-oss") as model:
         config, infos = model.config, dict(model.tensor_infos)
     q8_0 = next(kind for kind in TENSOR_TYPES.values() if kind.name == "Q8_0")
     changed = {f"blk.1.{name}": replace(infos[f"blk.1.{name}"], type=q8_0)}
@@ -500,4 +377,4 @@ def test_vectors_are_not_quantized(tmp_path: Path, name: str) -> None:
 
 def test_a_layer_is_as_the_first_one(tmp_path: Path) -> None:
     """The default of `LayerConfig` is what plain models have."""
-    assert config_of(tmp_path, "qwen3").layers == (LayerConfig(),) * 2
+    assert tiny_config(tmp_path, "qwen3").layers == (LayerConfig(),) * 2
