@@ -305,12 +305,20 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, hub: HubServer, f
     mine.pull("hf:someone/folder")
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("config.json", '"llama"', '"mamba"', "the model_type 'mamba'; Stoker runs llama"),
+        ("tokenizer.json", '"BPE"', '"Unigram"', "a tokenizer of the type 'Unigram'; Stoker runs BPE"),
+    ],
+)
 def test_a_folder_that_cannot_be_run_is_refused_before_its_weights_are_fetched(
-    tmp_path: Path, hub: HubServer, folder_repo: Path
+    tmp_path: Path, hub: HubServer, folder_repo: Path, file: str, old: str, new: str, words: str
 ) -> None:
-    config = (folder_repo / "config.json").read_text()
-    (folder_repo / "config.json").write_text(config.replace('"llama"', '"mamba"'))
-    with pytest.raises(UnsupportedModelError, match="the model_type 'mamba'; Stoker runs llama"):
+    content = (folder_repo / file).read_text()
+    assert old in content
+    (folder_repo / file).write_text(content.replace(old, new))
+    with pytest.raises(UnsupportedModelError, match=words):
         library(tmp_path, network(hub)).pull("hf:someone/folder")
     assert not any(asked.path.endswith(".safetensors") for asked in hub.asked)
     assert left_behind(tmp_path) == []

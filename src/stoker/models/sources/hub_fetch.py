@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from stoker.core.errors import SourceError
 from stoker.models.huggingface.shape import check_described
+from stoker.models.huggingface.tokenizer_json import read_tokenizer_json
 from stoker.models.sources.base import Fetched, Progress
 from stoker.models.sources.download import Download, WantedFile
 from stoker.models.sources.http import Place, connected
@@ -28,8 +29,9 @@ def fetch_from_hub(
     """What `HuggingFaceSource.fetch` does.
 
     Raises:
-        UnsupportedModelError: What a folder's config describes cannot be run; no weights were fetched.
-        CorruptFileError: Its config makes no sense.
+        UnsupportedModelError: What a folder's config describes cannot be run, or its tokenizer; no weights
+            were fetched.
+        CorruptFileError: Its config or tokenizer makes no sense; likewise.
     """
     label = f"repository {source.repo}"
     with connected(network) as client:
@@ -43,6 +45,7 @@ def fetch_from_hub(
         for each in wanted:
             if is_weights(each.name) and not described:
                 check_described(workspace)
+                read_tokenizer_json(workspace)
                 described = True
             report = _offset(progress, before_bytes, total_bytes)
             files.append(Download(client, network, each, workspace, report).run())
