@@ -105,5 +105,7 @@ def load_engine(
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"
-    fingerprint = f"stoker-{__version__}-{source.digest[:12]}-{kv_type}-{model.isa}"
+    # Of all that is set, only this changes what a model answers to a prompt that fits either way.
+    stretched = "-long" if any(each.is_long(settings.context_length) for each in config.rotaries) else ""
+    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}-{kv_type}-{model.isa}"
     return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)
