@@ -216,6 +216,10 @@ def test_memory_of_other_models_packs_is_not_free(
     monkeypatch.setattr(loader, "available_memory_bytes", lambda: needed)
     with pytest.raises(OutOfMemoryError):
         load(path, packs)
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "available_memory_bytes", lambda: 1 << 20)
+        with pytest.raises(OutOfMemoryError, match=r"only 0\.00 GiB of memory is left"):
+            load(path, packs)
     used.close()
     load(path, packs)
     load(path, packs)

@@ -75,7 +75,7 @@ def load_engine(
     # A model that cannot fit is refused before its file is read.
     if packs is not None and weight_bytes < available_bytes:
         pack = ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
-        available_bytes -= pack.others_bytes()
+        available_bytes = max(0, available_bytes - pack.others_bytes())
     block_bytes = kv_block_bytes(config, float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=block_bytes,
