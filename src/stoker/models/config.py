@@ -34,9 +34,13 @@ class Rotary:
     original_context: int = 0
     magnitude: float = 1.0
 
+    def is_long(self, context_length: int) -> bool:
+        """Tell whether a served context of so many tokens has `long_frequencies`."""
+        return self.long_frequencies is not None and context_length > self.original_context
+
     def at(self, context_length: int) -> tuple[float, ...]:
         """Return the frequencies for a served context of so many tokens."""
-        if self.long_frequencies is not None and context_length > self.original_context:
+        if self.long_frequencies is not None and self.is_long(context_length):
             return self.long_frequencies
         return self.frequencies
 

@@ -14,6 +14,8 @@ MAX_HEADS = 1024
 MAX_HEAD_SIZE = 256
 MAX_VOCAB_SIZE = 2**22
 MAX_EXPERTS = 1024
+MAX_EXPERT_ROWS = 2**24
+"""The matrices of all experts of a layer are one, with fewer rows than this (``native/src/shape.cpp``)."""
 
 
 def check_sizes(label: str, config: ModelConfig) -> None:
@@ -24,12 +26,19 @@ def check_sizes(label: str, config: ModelConfig) -> None:
         config: The model's shape.
 
     Raises:
-        UnsupportedModelError: A size is not a multiple of `GROUP`, or a head is too large.
+        UnsupportedModelError: A size is not a multiple of `GROUP`, or a head, or all experts together, are
+            too large.
     """
     for what, size in (("width", config.width), ("feed-forward width", config.ffn_width)):
         if size % GROUP:
             raise UnsupportedModelError(f"{label} has a {what} of {size}; Stoker runs multiples of {GROUP}.")
     check_head_size(label, config.head_size)
+    n_experts = 1 if config.experts is None else config.experts.n_experts
+    if n_experts * max(config.width, config.ffn_width) >= MAX_EXPERT_ROWS:
+        raise UnsupportedModelError(
+            f"{label} has {n_experts} experts of a width of {config.width} and an inner width of "
+            f"{config.ffn_width}; Stoker runs fewer than {MAX_EXPERT_ROWS} outputs of all experts together."
+        )
 
 
 def check_head_size(label: str, head_size: int) -> None:

@@ -183,13 +183,27 @@ def test_a_full_disk_is_told_and_the_model_served_from_memory(
     assert not mapped_packs()
 
 
+@pytest.mark.parametrize("name", ["file/packs", "p" * 300])
 def test_a_folder_that_cannot_be_made_is_told(
-    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     (tmp_path / "file").touch()
-    packs = PackFolder(tmp_path / "file" / "packs", 1 << 30)
+    packs = PackFolder(tmp_path / name, 1 << 30)
     np.testing.assert_array_equal(logits(load(path, packs)), logits(load(path, None)))
     assert "every start repacks" in caplog.text
+
+
+def test_a_folder_that_cannot_be_listed_is_no_failed_start(
+    packs: PackFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that another user has made; root may list it, so the call is refused instead."""
+    load(path, packs)
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    np.testing.assert_array_equal(logits(load(path, packs)), logits(load(path, None)))
 
 
 def test_memory_of_other_models_packs_is_not_free(
@@ -202,6 +216,10 @@ def test_memory_of_other_models_packs_is_not_free(
     monkeypatch.setattr(loader, "available_memory_bytes", lambda: needed)
     with pytest.raises(OutOfMemoryError):
         load(path, packs)
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "available_memory_bytes", lambda: 1 << 20)
+        with pytest.raises(OutOfMemoryError, match=r"only 0\.00 GiB of memory is left"):
+            load(path, packs)
     used.close()
     load(path, packs)
     load(path, packs)

@@ -269,3 +269,18 @@ def test_llama3_frequencies_need_two_different_bounds() -> None:
 def test_keys_that_change_nothing_are_passed_over() -> None:
     read("llama", transformers_version="9", use_cache=True, torch_dtype="bfloat16", eos_token_id=[1, 2])
     read("llama", unknown_switch=False, unknown_list=[], unknown_number=0, unknown_text="", nothing=None)
+
+
+@pytest.mark.parametrize("key", ["logits_scaling", "residual_multiplier", "attention_multiplier"])
+@pytest.mark.parametrize("value", [1e-300, 1e-40, 1e40])
+def test_numbers_that_32_bits_do_not_hold_are_refused(key: str, value: float) -> None:
+    changes: dict[str, Any] = {key: value}
+    with pytest.raises(CorruptFileError, match="expected a positive number between 1e-30 and 1e\\+30"):
+        read("granite", **changes)
+
+
+def test_experts_that_no_matrix_holds_are_refused() -> None:
+    sizes: dict[str, Any] = {"num_experts": 512, "num_local_experts": 512}
+    assert read("qwen3_moe", **sizes, moe_intermediate_size=2**15 - 32).experts is not None
+    with pytest.raises(UnsupportedModelError, match="fewer than 16777216 outputs of all"):
+        read("qwen3_moe", **sizes, moe_intermediate_size=2**15)

@@ -8,7 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from stoker import _native
-from stoker.models.config import Experts, LayerConfig, ModelConfig
+from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.models.config import Experts, LayerConfig, ModelConfig, Rotary
+from stoker.models.rope import rope_frequencies
 from stoker.testing.native_shapes import (
     CONTEXT,
     FAR,
@@ -153,3 +155,20 @@ def test_a_window_as_long_as_the_context_is_none() -> None:
         chunked(load(random_source(config), float_path=False), TOKENS, (200,)) for config in (windowed, PLAIN)
     ]
     assert logits[0].tobytes() == logits[1].tobytes()
+
+
+def test_the_fingerprint_tells_other_frequencies_apart() -> None:
+    """LongRoPE's two lists give other answers, and which of them is used is the setting's."""
+    short, long = rope_frequencies(10_000.0, 32), rope_frequencies(500.0, 32)
+    rotary = Rotary(frequencies=short, long_frequencies=long, original_context=32)
+    source = new_random_source(replace(PLAIN, rotaries=(rotary,)))
+    answers: dict[str, set[bytes]] = {}
+    for context_length in (31, 32, 33, 64):
+        settings = NativeEngineSettings(
+            threads=1, context_length=context_length, max_running=1, step_tokens=32, kv_memory_bytes=1 << 20
+        )
+        engine = load_engine(source, settings)
+        logits = chunked(engine, TOKENS[:30], (30,))
+        answers.setdefault(engine.fingerprint, set()).add(logits.tobytes())
+    assert [len(each) for each in answers.values()] == [1, 1]
+    assert [name.endswith(f"-long-f16-{FASTEST}") for name in answers] == [False, True]

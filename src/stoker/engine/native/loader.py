@@ -75,7 +75,7 @@ def load_engine(
     # A model that cannot fit is refused before its file is read.
     if packs is not None and weight_bytes < available_bytes:
         pack = ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
-        available_bytes -= pack.others_bytes()
+        available_bytes = max(0, available_bytes - pack.others_bytes())
     block_bytes = kv_block_bytes(config, float_path=settings.float_path)
     kv_blocks = choose_kv_blocks(
         block_bytes=block_bytes,
@@ -105,5 +105,7 @@ def load_engine(
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
     kv_type = "f32" if settings.float_path else "f16"
-    fingerprint = f"stoker-{__version__}-{source.digest[:12]}-{kv_type}-{model.isa}"
+    # Of all that is set, only this changes what a model answers to a prompt that fits either way.
+    stretched = "-long" if any(each.is_long(settings.context_length) for each in config.rotaries) else ""
+    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}-{kv_type}-{model.isa}"
     return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)

@@ -9,7 +9,8 @@ from stoker.models.huggingface.ignored_keys import IGNORED_KEYS
 from stoker.models.huggingface.safetensors import shown
 
 _MAX_SHOWN_KEYS = 8
-_LARGEST = 1e30
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""Within these, a number, its inverse and its root are numbers of 32 bits, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,11 @@ class Values:
         """Return a positive number.
 
         Raises:
-            CorruptFileError: There is none, or it is not finite or not positive.
+            CorruptFileError: There is none, or it is out of range.
         """
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
-            raise self.wrong(key, "a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST < value < _LARGEST:
+            raise self.wrong(key, f"a positive number between {_SMALLEST:g} and {_LARGEST:g}")
         return float(value)
 
     def optional_number(self, key: str) -> float | None:

@@ -152,10 +152,15 @@ class PackFolder:
                 path.unlink(missing_ok=True)
 
     def in_use_bytes(self, *, beside: PackKey) -> int:
-        """Return how many bytes of other packs are in use; those of `beside` are not counted."""
-        return sum(
-            _size(path) for path in self._packs() if path.name != beside.file_name and _is_in_use(path)
-        )
+        """Return how many bytes of other packs are in use; those of `beside` are not counted.
+
+        In a folder that cannot be read none are known of.
+        """
+        try:
+            others = [path for path in self._packs() if path.name != beside.file_name]
+        except OSError:
+            return 0
+        return sum(_size(path) for path in others if _is_in_use(path))
 
     def _packs(self) -> list[Path]:
         if not self.folder.is_dir():
