@@ -26,6 +26,7 @@ class NativeEngineSettings:
         threads: Compute threads.
         isa: Instruction-set path, or ``auto`` for the fastest that this processor has.
         kv_memory_bytes: Size of the KV cache; None for a share of the memory that is left.
+        kv_sharers: Engines that this share is divided among.
         context_length: Most tokens of one sequence; at most what the model was made for.
         max_running: Most sequences in one step.
         step_tokens: Most tokens in one step.
