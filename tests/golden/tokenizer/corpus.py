@@ -152,10 +152,6 @@ ASSISTANT:
 }
 
 
-TODAY = "2031-05-07"
-"""What golden files say where a template tells the date."""
-
-
 class Lcg:
     """Knuth's MMIX generator: the same numbers everywhere, forever."""
 

@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 from array import array
-from datetime import datetime
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -138,7 +137,6 @@ def chats(path: Path) -> dict[str, Any]:
         )
         return text
 
-    today = datetime.now().astimezone().strftime("%Y-%m-%d")
     own = {name: render(messages) for name, messages in corpus.CONVERSATIONS.items()}
     return {
         "text": own,
@@ -151,13 +149,6 @@ def chats(path: Path) -> dict[str, Any]:
                 if name not in {"long", "code"}
             }
             for template, source in corpus.TEMPLATES.items()
-        },
-        "published": {
-            path.stem: {
-                name: render(messages, path.read_text(encoding="utf-8")).replace(today, corpus.TODAY)
-                for name, messages in corpus.CONVERSATIONS.items()
-            }
-            for path in sorted((HERE / "templates").glob("*.jinja"))
         },
     }
 

@@ -1,7 +1,6 @@
 """Templates that use what chat templates use, against what `transformers` rendered."""
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from stoker.text import ChatTemplate
 GOLDEN_DIR = Path(__file__).parent.parent.parent / "golden" / "tokenizer"
 CHATS: dict[str, Any] = json.loads((GOLDEN_DIR / "golden.json").read_text())["chats"]
 GOLDEN: dict[str, Any] = CHATS["templates"]
-PUBLISHED: dict[str, Any] = CHATS["published"]
 SPECIAL = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 
 
@@ -33,21 +31,6 @@ def test_renders_byte_for_byte(name: str) -> None:
         for conversation in GOLDEN[name]
     }
     assert rendered == GOLDEN[name]
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_renders_published_templates_byte_for_byte(name: str) -> None:
-    source = (GOLDEN_DIR / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(source, SPECIAL, now=lambda: datetime.fromisoformat(CORPUS.TODAY))
-    rendered = {
-        conversation: template.render(prompt(messages))
-        for conversation, messages in CORPUS.CONVERSATIONS.items()
-    }
-    assert rendered == PUBLISHED[name]
-
-
-def test_every_published_template_is_compared() -> None:
-    assert {path.stem for path in (GOLDEN_DIR / "templates").glob("*.jinja")} == set(PUBLISHED)
 
 
 def test_every_template_has_golden_conversations() -> None:
