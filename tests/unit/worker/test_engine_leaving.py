@@ -1,6 +1,7 @@
 """Readers, gateways and engines that leave: what is freed, who hears of it."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from pathlib import Path
 from threading import Event
@@ -23,8 +24,13 @@ from stoker.worker.client import EngineClient
 ENDLESS = 4000
 
 
+def slowly(_plan: StepPlan) -> None:
+    """Take so long for a step that an endless stream outlasts any test."""
+    time.sleep(0.003)
+
+
 async def test_closing_a_stream_frees_its_blocks_at_the_next_step(socket_path: Path) -> None:
-    with EngineThread(socket_path, FakeStepEngine(512)):
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=slowly)):
         engine = await EngineClient.connect(socket_path)
         async with aclosing(engine.stream(make_request("left", max_tokens=ENDLESS))) as stream:
             async for event in stream:
@@ -36,7 +42,7 @@ async def test_closing_a_stream_frees_its_blocks_at_the_next_step(socket_path: P
 
 
 async def test_cancelling_the_reader_aborts(socket_path: Path) -> None:
-    with EngineThread(socket_path, FakeStepEngine(512)):
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=slowly)):
         engine = await EngineClient.connect(socket_path)
         reader = asyncio.create_task(tokens_of(engine, make_request("cancelled", max_tokens=ENDLESS)))
         await until(lambda: engine.stats.running == 1)
@@ -109,7 +115,7 @@ async def test_the_end_of_file_aborts_one_gateways_requests_and_no_others(socket
 
 
 async def test_a_gone_engine_fails_running_streams_and_takes_no_new_ones(socket_path: Path) -> None:
-    with EngineThread(socket_path, FakeStepEngine(512)):
+    with EngineThread(socket_path, FakeStepEngine(512, before_forward=slowly)):
         engine = await EngineClient.connect(socket_path)
         stream = engine.stream(make_request("running", max_tokens=ENDLESS))
         await anext(stream)
