@@ -1,5 +1,6 @@
 """The folder of packs: whole packs or none, bounded in size, safe from other writers and from a full disk."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -98,6 +99,25 @@ def test_a_pack_in_use_is_never_removed_for_room(packs: PackFolder) -> None:
     with pytest.raises(OSError, match="max_packs_bytes allows"):
         write(packs, key(4), SIZE + FILE_BYTES)
     assert [is_there(packs, key(number)) for number in (1, 3, 4)] == [True, True, False], "nothing in vain"
+
+
+def test_where_locks_cannot_be_had_no_pack_is_removed_for_room(
+    packs: PackFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs.max_bytes = 2 * FILE_BYTES
+    write(packs, key(1))
+    write(packs, key(2))
+    lock = fcntl.flock
+
+    def lock_folder_alone(descriptor: int, operation: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".pack":
+            raise OSError(errno.ENOLCK, "no locks available")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_folder_alone)
+    with pytest.raises(OSError, match="those in use included"):
+        write(packs, key(3))
+    assert [is_there(packs, key(number)) for number in (1, 2)] == [True, True]
 
 
 def test_memory_of_packs_in_use_is_known(packs: PackFolder) -> None:

@@ -251,7 +251,7 @@ def _is_in_use(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:  # also where locks cannot be had: whoever maps it must not lose it
             return True
         finally:
             os.close(descriptor)
