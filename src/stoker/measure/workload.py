@@ -18,6 +18,9 @@ MAX_REQUESTS = 100_000
 MAX_PROMPTS_BYTES = 1 << 30
 """Most bytes of all prompts of one trial; they are kept in memory."""
 
+MIN_OWN_WORDS = 16
+"""Least that follows a shared part: fewer would now and then be the same in two requests."""
+
 _BYTES_PER_WORD = 6
 
 
@@ -29,7 +32,7 @@ class Workload:
         prompt: Tokens of a prompt, its shared part included.
         output: Tokens of an answer.
         shared_share: Share of the requests that begin with a shared part, from 0 to 1.
-        shared_tokens: Tokens of a shared part. A prompt is always longer than its shared part.
+        shared_tokens: Tokens of a shared part. A prompt is longer by `MIN_OWN_WORDS` at least.
         n_shared: How many different shared parts there are.
         seed: Of all random numbers.
     """
@@ -134,7 +137,8 @@ def _request(
     is_shared = numbers.random() < workload.shared_share
     which = int(numbers.random() * workload.n_shared)
     if is_shared:
-        own = calibration.words(max(1, prompt_tokens - workload.shared_tokens - calibration.overhead_shared))
+        left = prompt_tokens - workload.shared_tokens - calibration.overhead_shared
+        own = max(MIN_OWN_WORDS, calibration.words(max(1, left)))
         n_words = calibration.words(workload.shared_tokens) + own
         prompt_tokens = round(n_words * calibration.tokens_per_word) + calibration.overhead_shared
     else:
