@@ -22,8 +22,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-constexpr int kChunksPerThread = 16;
-constexpr double kChunkSeconds = 200e-6;  // long beside what a chunk costs to claim
+// A pass is long beside what its chunks cost to claim, and short, so that some pass is disturbed by nobody.
+constexpr int kChunksPerThread = 4;
+constexpr double kChunkSeconds = 100e-6;
+constexpr size_t kPassBytes = size_t{16} << 20;
 
 #if defined(STOKER_X86_64)
 __attribute__((target("avx512f,avx512bf16"))) double bf16_loop(int n_rounds, float* out) {
@@ -40,20 +42,22 @@ __attribute__((target("avx512f,avx512bf16"))) double bf16_loop(int n_rounds, flo
 }
 #endif
 
-// The most that `chunk(index, thread)`, which returns how much it has done, does in a second on all threads together.
+// The most that `chunk(pass, index, thread)`, which returns how much it has done, does in a second on all threads
+// together.
 template <class Chunk>
-double best_rate(ThreadPool& pool, int n_chunks, double seconds, Chunk&& chunk) {
+double best_rate(ThreadPool& pool, double seconds, Chunk&& chunk) {
+  const int n_chunks = kChunksPerThread * pool.size();
   std::vector<double> done(static_cast<size_t>(n_chunks));
   double best = 0.0;
   const auto begin = Clock::now();
-  do {
-    const auto pass = Clock::now();
-    pool.run(n_chunks, [&](int index, int thread) { done[static_cast<size_t>(index)] = chunk(index, thread); });
-    const double elapsed = seconds_since(pass);
+  for (size_t pass = 0; pass == 0 || seconds_since(begin) < seconds; ++pass) {
+    const auto pass_begin = Clock::now();
+    pool.run(n_chunks, [&](int index, int thread) { done[static_cast<size_t>(index)] = chunk(pass, index, thread); });
+    const double elapsed = seconds_since(pass_begin);
     double sum = 0.0;
     for (const double each : done) sum += each;
     best = std::max(best, sum / elapsed);
-  } while (seconds_since(begin) < seconds);
+  }
   return best;
 }
 
@@ -71,19 +75,21 @@ double loop_rate(ThreadPool& pool, double seconds, double (*loop)(int, float*)) 
     elapsed = seconds_since(begin);
   }
   std::vector<Vector> vectors(static_cast<size_t>(pool.size()));
-  return best_rate(pool, kChunksPerThread * pool.size(), seconds,
-                   [&](int, int thread) { return loop(n_rounds, vectors[static_cast<size_t>(thread)].lanes); });
+  return best_rate(pool, seconds,
+                   [&](size_t, int, int thread) { return loop(n_rounds, vectors[static_cast<size_t>(thread)].lanes); });
 }
 
+// Reads an array again and again, at most kPassBytes of it in a pass.
 double read_rate(ThreadPool& pool, const Kernels& kernels, size_t size, double seconds) {
   const Memory memory(size);
   std::memset(memory.as<uint8_t>(), 1, size);  // pages that were never written are all one page
   std::vector<Vector> vectors(static_cast<size_t>(pool.size()));
-  const int n_chunks = kChunksPerThread * pool.size();
-  const size_t chunk_size = size / static_cast<size_t>(n_chunks) / 512 * 512;
-  return best_rate(pool, n_chunks, seconds, [&](int index, int thread) {
-    kernels.read_loop(memory.as<uint8_t>() + static_cast<size_t>(index) * chunk_size, chunk_size,
-                      vectors[static_cast<size_t>(thread)].lanes);
+  const size_t pass_size = std::min(size, kPassBytes);
+  const size_t n_slices = size / pass_size;
+  const size_t chunk_size = pass_size / static_cast<size_t>(kChunksPerThread * pool.size()) / 512 * 512;
+  return best_rate(pool, seconds, [&](size_t pass, int index, int thread) {
+    const size_t at = pass % n_slices * pass_size + static_cast<size_t>(index) * chunk_size;
+    kernels.read_loop(memory.as<uint8_t>() + at, chunk_size, vectors[static_cast<size_t>(thread)].lanes);
     return static_cast<double>(chunk_size);
   });
 }
