@@ -1,5 +1,7 @@
 #include "machine_limits.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -42,17 +44,54 @@ __attribute__((target("avx512f,avx512bf16"))) double bf16_loop(int n_rounds, flo
 }
 #endif
 
+// Keeps each thread of a pool on a processor of its own, if they are to use all that there are: on a busy machine two
+// of them may share one for seconds. The calling thread is let go at the end.
+class Pins {
+ public:
+  explicit Pins(const ThreadPool& pool) : pinned_(static_cast<size_t>(pool.size())) {
+    CPU_ZERO(&before_);
+    if (sched_getaffinity(0, sizeof before_, &before_) != 0 || CPU_COUNT(&before_) > pool.size()) return;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &before_)) processors_.push_back(cpu);
+    }
+  }
+  ~Pins() {
+    if (!processors_.empty()) sched_setaffinity(0, sizeof before_, &before_);
+  }
+  Pins(const Pins&) = delete;
+  Pins& operator=(const Pins&) = delete;
+
+  // To be called by each thread whenever it begins something.
+  void pin(int thread) {
+    auto& pinned = pinned_[static_cast<size_t>(thread)];
+    if (processors_.empty() || pinned != 0) return;
+    pinned = 1;
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(processors_[static_cast<size_t>(thread) % processors_.size()], &own);
+    sched_setaffinity(0, sizeof own, &own);  // if it is refused, nothing is lost but exactness
+  }
+
+ private:
+  cpu_set_t before_;
+  std::vector<int> processors_;
+  std::vector<char> pinned_;  // by thread
+};
+
 // The most that `chunk(pass, index, thread)`, which returns how much it has done, does in a second on all threads
 // together.
 template <class Chunk>
-double best_rate(ThreadPool& pool, double seconds, Chunk&& chunk) {
+double best_rate(ThreadPool& pool, Pins& pins, double seconds, Chunk&& chunk) {
   const int n_chunks = kChunksPerThread * pool.size();
   std::vector<double> done(static_cast<size_t>(n_chunks));
   double best = 0.0;
   const auto begin = Clock::now();
   for (size_t pass = 0; pass == 0 || seconds_since(begin) < seconds; ++pass) {
     const auto pass_begin = Clock::now();
-    pool.run(n_chunks, [&](int index, int thread) { done[static_cast<size_t>(index)] = chunk(pass, index, thread); });
+    pool.run(n_chunks, [&](int index, int thread) {
+      pins.pin(thread);
+      done[static_cast<size_t>(index)] = chunk(pass, index, thread);
+    });
     const double elapsed = seconds_since(pass_begin);
     double sum = 0.0;
     for (const double each : done) sum += each;
@@ -65,7 +104,7 @@ struct alignas(64) Vector {
   float lanes[kLanes];
 };
 
-double loop_rate(ThreadPool& pool, double seconds, double (*loop)(int, float*)) {
+double loop_rate(ThreadPool& pool, Pins& pins, double seconds, double (*loop)(int, float*)) {
   Vector scratch{};
   int n_rounds = 16;
   for (double elapsed = 0.0; elapsed < kChunkSeconds && n_rounds < (1 << 28);) {
@@ -75,19 +114,19 @@ double loop_rate(ThreadPool& pool, double seconds, double (*loop)(int, float*)) 
     elapsed = seconds_since(begin);
   }
   std::vector<Vector> vectors(static_cast<size_t>(pool.size()));
-  return best_rate(pool, seconds,
+  return best_rate(pool, pins, seconds,
                    [&](size_t, int, int thread) { return loop(n_rounds, vectors[static_cast<size_t>(thread)].lanes); });
 }
 
 // Reads an array again and again, at most kPassBytes of it in a pass.
-double read_rate(ThreadPool& pool, const Kernels& kernels, size_t size, double seconds) {
+double read_rate(ThreadPool& pool, Pins& pins, const Kernels& kernels, size_t size, double seconds) {
   const Memory memory(size);
   std::memset(memory.as<uint8_t>(), 1, size);  // pages that were never written are all one page
   std::vector<Vector> vectors(static_cast<size_t>(pool.size()));
   const size_t pass_size = std::min(size, kPassBytes);
   const size_t n_slices = size / pass_size;
   const size_t chunk_size = pass_size / static_cast<size_t>(kChunksPerThread * pool.size()) / 512 * 512;
-  return best_rate(pool, seconds, [&](size_t pass, int index, int thread) {
+  return best_rate(pool, pins, seconds, [&](size_t pass, int index, int thread) {
     const size_t at = pass % n_slices * pass_size + static_cast<size_t>(index) * chunk_size;
     kernels.read_loop(memory.as<uint8_t>() + at, chunk_size, vectors[static_cast<size_t>(thread)].lanes);
     return static_cast<double>(chunk_size);
@@ -99,14 +138,15 @@ double read_rate(ThreadPool& pool, const Kernels& kernels, size_t size, double s
 Limits measure_limits(const Kernels& kernels, int n_threads, size_t memory_bytes, size_t cache_bytes, double seconds) {
   const FloatMode float_mode;
   ThreadPool pool(n_threads);
+  Pins pins(pool);
   Limits limits{};
-  limits.dot_ops = loop_rate(pool, seconds, kernels.dot_loop);
-  limits.fma_ops = loop_rate(pool, seconds, kernels.fma_loop);
+  limits.dot_ops = loop_rate(pool, pins, seconds, kernels.dot_loop);
+  limits.fma_ops = loop_rate(pool, pins, seconds, kernels.fma_loop);
 #if defined(STOKER_X86_64)
-  if (__builtin_cpu_supports("avx512bf16")) limits.bf16_ops = loop_rate(pool, seconds, bf16_loop);
+  if (__builtin_cpu_supports("avx512bf16")) limits.bf16_ops = loop_rate(pool, pins, seconds, bf16_loop);
 #endif
-  limits.memory_bytes = read_rate(pool, kernels, memory_bytes, seconds);
-  limits.cache_bytes = read_rate(pool, kernels, cache_bytes, seconds);
+  limits.memory_bytes = read_rate(pool, pins, kernels, memory_bytes, seconds);
+  limits.cache_bytes = read_rate(pool, pins, kernels, cache_bytes, seconds);
   return limits;
 }
 
