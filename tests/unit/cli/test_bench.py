@@ -75,6 +75,8 @@ def status_of(*arguments: str) -> int:
         ([URL, "--find-rate", "--rate", "1"], "exclude each other"),
         ([URL, "--find-rate", "--requests", "9"], "--trial-time"),
         ([URL, "--shared-share", "0.5"], "--shared-tokens"),
+        ([URL, "--shared-tokens", "5"], "--shared-share"),
+        ([URL, "--rate", "1", "--start-rate", "2", "--slo-share", "0.9"], "--start-rate, --slo-share"),
         ([URL, "--prompt-tokens", "long"], "--prompt-tokens"),
         ([URL, "--clients", "0"], "--clients"),
         ([URL, "--slo-share", "2"], "--slo-share"),
