@@ -58,7 +58,7 @@ class Session:
         tell: Told in words what goes on.
 
     Attributes:
-        calibration: How the server counts; may be set instead of calling `calibrate`.
+        calibration: How the server counts.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Session:
         self._n_trials = 0
         self.calibration = Calibration()
 
-    async def calibrate(self) -> None:
-        """Learn what the server takes and how it counts.
+    async def calibrate(self, known: Calibration | None = None) -> None:
+        """Learn what the server takes and, unless that is known, how it counts.
 
         Raises:
             StokerError: It does not answer.
         """
-        self.calibration = await calibrate(self._target, self._limits.request_s)
+        self.calibration = await calibrate(self._target, self._limits.request_s, known)
 
     async def warm_up(self, n_requests: int, clients: int) -> None:
         """Send requests that are not measured: short answers to prompts that nothing else begins with.
