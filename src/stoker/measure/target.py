@@ -61,7 +61,8 @@ class Target:
         unread = parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme not in {"http", "https"} or not parts.hostname or unread:
             raise SettingsError(
-                f"{url} is not the address of a server, such as http://127.0.0.1:8000 (a key goes into --api-key)"
+                f"{url} is not the address of a server, such as http://127.0.0.1:8000 "
+                "(a key goes into --api-key)"
             )
         secure = parts.scheme == "https"
         self._address = parts.hostname, port or (443 if secure else 80)
