@@ -35,6 +35,8 @@ _SLO = Group("Service level", sort_key=3)
 _SEARCH = Group("Search for the highest rate", sort_key=4)
 _LIMITS = Group("Limits", sort_key=5)
 
+_SEARCH_FLAGS = ("start_rate", "trial_time", "tolerance", "max_trials", "search_time", "slo_share")
+
 _seconds = Number(gt=0, lte=MAX_TIME_S)
 _share = Number(gte=0, lte=1)
 
@@ -142,6 +144,10 @@ class LoadFlags:
         tokens = named.shared_tokens if self.shared_tokens is None else self.shared_tokens
         if share > 0 and tokens == 0:
             raise SettingsError("--shared-share: say with --shared-tokens how long a shared part is")
+        if share == 0 and (self.shared_tokens is not None or self.shared_prompts is not None):
+            raise SettingsError(
+                "--shared-tokens, --shared-prompts: say with --shared-share how many begin so"
+            )
         return Workload(
             prompt=Lengths.parse(self.prompt_tokens or named.prompt, "--prompt-tokens"),
             output=Lengths.parse(self.output_tokens or named.output, "--output-tokens"),
@@ -163,6 +169,11 @@ def _check(load: LoadFlags) -> None:
     chosen = [load.clients is not None, load.rate is not None, load.find_rate]
     if sum(chosen) > 1:
         raise SettingsError("--clients, --rate and --find-rate exclude each other: choose one kind of load")
+    plain = LoadFlags()
+    search = [name for name in _SEARCH_FLAGS if getattr(load, name) != getattr(plain, name)]
+    if search and not load.find_rate:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in search)
+        raise SettingsError(f"{names}: goes with --find-rate")
     if load.find_rate and load.requests is not None:
         raise SettingsError("--requests says nothing to --find-rate: say --trial-time")
     load.workload()
@@ -178,9 +189,7 @@ async def _measure(settings: Settings, url: str, load: LoadFlags) -> dict[str, A
     slo = Slo(ttft_s=load.slo_ttft, ttft_per_token_s=load.slo_ttft_per_token, itl_s=load.slo_itl)
     limits = LoadLimits(request_s=load.request_time, trial_s=load.time_limit)
     session = Session(target, workload, slo, limits, console.print)
-    await session.calibrate()
-    if load.calibration is not None:
-        session.calibration = _read_calibration(load.calibration)
+    await session.calibrate(None if load.calibration is None else _read_calibration(load.calibration))
     clients = load.clients or named.clients
     await session.warm_up(min(clients, 4) if load.warm_up is None else load.warm_up, min(clients, 4))
     n_requests = load.requests or named.requests
