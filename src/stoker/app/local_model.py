@@ -16,6 +16,7 @@ from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.late_logs import LogFormat
+from stoker.scheduler import BatchingPolicy
 from stoker.worker.config import EngineConfig, EngineKind
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
@@ -128,6 +129,7 @@ class LocalModel:
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
+        self.supervisor.tune(batching_policy(settings))
         self.engine.timeout_s = settings.resume_timeout_s
 
 
@@ -165,6 +167,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
+        batching=batching_policy(settings),
         context_length=settings.context_length,
         n_threads=settings.threads,
         isa=settings.isa,
@@ -186,6 +189,17 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
+    )
+
+
+def batching_policy(settings: Settings) -> BatchingPolicy:
+    """Return how the engine is to fill its steps."""
+    return BatchingPolicy(
+        mode=settings.batching,
+        itl_target_s=settings.itl_target_s,
+        prefill_share=settings.prefill_share,
+        batch_wait_s=settings.batch_wait_s,
+        prompt_patience_s=settings.prompt_patience_s,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """State of one engine after a step; the counters (whose names end with ``_total`` and are in `COUNTERS`) begin at 0.
+    """State of one engine after a step; the counters, which are in `COUNTERS`, begin at 0.
 
     Attributes:
         running: Sequences that hold KV blocks and take part in steps.

@@ -90,9 +90,7 @@ class CostModel:
         error = seconds / predicted - 1.0
         cut = _CUT * self._spread
         size = abs(error)
-        self._spread = max(
-            _LEAST_SPREAD, self._spread + _SPREAD_RATE * ((size if size < 1.0 else 1.0) - self._spread)
-        )
+        self._spread = max(_LEAST_SPREAD, self._spread + _SPREAD_RATE * ((min(1.0, size)) - self._spread))
         self._update(
             (
                 fixed / predicted,
@@ -115,7 +113,7 @@ class CostModel:
         step = weight * error
         costs = [cost + step * t for cost, t in zip(self._costs, toward, strict=True)]
         least = _FLOOR * max(costs)
-        self._costs = costs = [cost if cost > least else least for cost in costs]
+        self._costs = costs = [max(least, cost) for cost in costs]
         for index, (own, t, cost) in enumerate(zip(covariance, toward, costs, strict=True)):
             gain = weight * t
             own[0] -= gain * t0

@@ -68,7 +68,11 @@ def build_plan(
 
 
 def _add_chunks(
-    plan: StepPlan, rows: list[SequenceState], running: list[SequenceState], cache: KVCache, budget: StepBudget
+    plan: StepPlan,
+    rows: list[SequenceState],
+    running: list[SequenceState],
+    cache: KVCache,
+    budget: StepBudget,
 ) -> None:
     in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:

@@ -250,7 +250,9 @@ class Scheduler:
             n_preempted = grow_tables(running, self._waiting, self._cache)
             self._counters.preemptions += n_preempted
         budget = self._pace.budget(running.items)
-        if self._waiting and self._may_begin(now):
+        if not self._waiting:
+            self._gate.open()
+        elif self._may_begin(now):
             self._admission.admit_waiting(budget.n_tokens)
             budget = self._pace.budget(running.items)
         if not running.items:

@@ -17,6 +17,7 @@ from stoker.core.errors import (
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import Admitted, FinishReason, PromptScores, TokenEvent, TokenRequest, TokensEvent
+from stoker.scheduler import BatchingPolicy
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 
@@ -327,6 +328,10 @@ class EngineClient:
         finally:
             if connection.sequences.pop(number, None) is not None:
                 connection.send(frames.encode(frames.Abort(self._incarnation, number)))
+
+    def tune(self, policy: BatchingPolicy) -> None:
+        """Have the engine fill its steps by this policy from the next one on."""
+        self._connection.send(frames.encode(conversion.tune_frame(policy, incarnation=self._incarnation)))
 
     async def close(self, reason: str = "the gateway hung up") -> None:
         """Hang up; the engine aborts everything of this gateway."""
