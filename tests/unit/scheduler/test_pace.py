@@ -1,4 +1,4 @@
-"""Streams hold their target on machines with noise, drift and disturbances, simulated on a clock of their own."""
+"""Streams hold their target despite noise, drift and disturbances, simulated on a clock of their own."""
 
 import random
 from dataclasses import replace
