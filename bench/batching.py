@@ -13,16 +13,16 @@ leaves out what threads wait for each other. `batching_plot.py` draws the result
 
 import argparse
 import json
+import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from engine import commit, processor_name
 
 from stoker import __version__
 from stoker.core.sampling import SamplingParams
@@ -161,7 +161,7 @@ def run(
 
 def simulated(machine: TimedMachine, seed: int) -> Compute:
     """Return a computation that takes the machine's time and samples the same token always."""
-    own = TimedMachine(**{**_costs(machine), "noise": machine.noise, "seed": seed})
+    own = replace(machine, seed=seed, now_s=0.0)
 
     def compute(plan: StepPlan) -> tuple[StepResult, float]:
         result = StepResult([7 if sampled else -1 for sampled in plan.samples], [None] * len(plan.samples))
@@ -185,9 +185,9 @@ def sample_plans() -> list[list[tuple[int, int]]]:
     """Return steps to be measured, each as first position and tokens of its sequences."""
     streams = [
         [(context, 1)] * n
-        for n in (1, 2, 4, 8, 16, 32, 64)
+        for n in (1, 2, 4, 8, 16, 32, MAX_RUNNING)
         for context in (64, 512, 1500)
-        if n * context < 60_000
+        if n * context < KV_BLOCKS * BLOCK_TOKENS / 2
     ]
     chunks = [[(first, n)] for first in (0, 512, 1500) for n in (16, 64, 128, 256, 512)]
     mixed = [
@@ -251,9 +251,15 @@ def fit(samples: Sequence[dict[str, object]]) -> tuple[TimedMachine, float]:
     whole = np.zeros(rows.shape[1])
     whole[used] = costs
     errors = rows @ whole / medians - 1
-    names = ("fixed_s", "row_s", "pair_s", "read_s", "output_s")
-    noise = float(np.std(errors))
-    machine = TimedMachine(**dict(zip(names, map(float, whole), strict=True)), noise=noise)
+    fixed_s, row_s, pair_s, read_s, output_s = map(float, whole)
+    machine = TimedMachine(
+        fixed_s=fixed_s,
+        row_s=row_s,
+        pair_s=pair_s,
+        read_s=read_s,
+        output_s=output_s,
+        noise=float(np.std(errors)),
+    )
     return machine, float(np.abs(errors).max())
 
 
@@ -282,6 +288,14 @@ def sweep(machine: TimedMachine, rates: Sequence[float], n_requests: int) -> lis
             {"name": contender.name, "policy": asdict(contender.policy), "rate": best, "points": points}
         )
     return cases
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def main() -> None:
@@ -313,9 +327,8 @@ def main() -> None:
     print(f"costs {_costs(machine)}, noise {machine.noise:.3f}, largest error {worst:.3f}", flush=True)
     report: dict[str, object] = {
         "stoker": __version__,
-        "commit": commit(),
         "python": sys.version.split()[0],
-        "processor": processor_name(),
+        "processor": processor(),
         "fingerprint": engine.fingerprint,
         "clock": options.clock,
         "threads": threads,

@@ -26,13 +26,9 @@ def test_embeddings_are_not_multiplied_and_experts_only_as_far_as_they_are_used(
         matrix("blk.0.attn_q.weight", 8, 8),
         matrix("blk.0.ffn_up_exps.weight", 4, 16, 8),
     ]
-        "layers": config.layers[:1],
-        "n_heads": 2,
-        "n_kv_heads": 1,
-        "head_size": 4,
-        "width": 8,
-        "vocab_size": 64,
-    }
+    config = replace(
+        config, layers=config.layers[:1], n_heads=2, n_kv_heads=1, head_size=4, width=8, vocab_size=64
+    )
     dense = model_work(config, tensors)
     assert dense == ModelWork(
         weight_bytes=4 * (64 + 512),
