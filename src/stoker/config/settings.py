@@ -207,7 +207,7 @@ class Settings(BaseModel):
         "has what each is good for.",
     )
     itl_target_s: float = Field(
-        default=0.05,
+        default=0.07,
         ge=0.001,
         le=60,
         description="Seconds from one token of a stream to the next that 95 % shall keep. Less evens out the "

@@ -34,7 +34,7 @@ class BatchingPolicy:
     """
 
     mode: BatchingMode = "size"
-    itl_target_s: float = 0.05
+    itl_target_s: float = 0.07
     prefill_share: float = 0.25
     batch_wait_s: float = 0.0
     prompt_patience_s: float = 0.0

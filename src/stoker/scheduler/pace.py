@@ -39,7 +39,7 @@ class Pace:
 
     Attributes:
         policy: As given; may be replaced between any two steps.
-        n_budget: Tokens that the latest step might have had.
+        n_budget: Tokens that the latest step might have had; set by whoever plans it.
     """
 
     __slots__ = ("_costs", "_counters", "_max_step_tokens", "_ratios", "n_budget", "policy")
@@ -68,9 +68,7 @@ class Pace:
                 n_decodes += 1
                 n_context += n_tokens
         work = StepWork(n_decodes, n_context, n_context, n_decodes)
-        budget = StepBudget(work, self._max_step_tokens, self._prompt_seconds(work), self._costs)
-        self.n_budget = budget.n_tokens
-        return budget
+        return StepBudget(work, self._max_step_tokens, self._prompt_seconds(work), self._costs)
 
     def _prompt_seconds(self, decodes: StepWork) -> float | None:
         """Return how long a step beside these decodes may compute prompts; None for no limit."""

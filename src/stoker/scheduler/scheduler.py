@@ -258,6 +258,7 @@ class Scheduler:
         if not running.items:
             self._step_ended = None
             return None
+        self._pace.n_budget = budget.n_tokens
         plan, rows = build_plan(running.items, self._cache, budget)
         since = now if self._step_ended is None else self._step_ended
         self._in_flight = _StepInFlight(plan, rows, budget, now, since)
