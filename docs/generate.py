@@ -155,8 +155,6 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("queue_timeout_s", "time until a request begins to be computed", "429 `queue_timeout`"),
             ("request_timeout_s", "time until it is finished", "504"),
             ("step_tokens", "tokens in one engine call", "the rest comes in the next"),
-            ("itl_target_s", "time of a call that streams wait for, at its 95 %", "prompts get less of it"),
-            ("batch_wait_s", 'wait for a full call, with `batching = "time"`', "the call is not full"),
             ("kv_memory", "memory for KV caches", "sequences wait, or make room and are computed anew"),
             ("max_models", "models", "409"),
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
 from stoker.models.config import TokenizerSpec
@@ -16,7 +17,6 @@ from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.late_logs import LogFormat
-from stoker.scheduler import BatchingPolicy
 from stoker.worker.config import EngineConfig, EngineKind
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor

@@ -1,7 +1,6 @@
 """Decides what each engine call computes. Pure, synchronous Python: time comes in as an argument."""
 
-from stoker.scheduler.batching import BatchingMode, BatchingPolicy
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.scheduler import Expiry, Scheduler
 
-__all__ = ["BatchingMode", "BatchingPolicy", "Expiry", "Scheduler", "SchedulerLimits"]
+__all__ = ["Expiry", "Scheduler", "SchedulerLimits"]

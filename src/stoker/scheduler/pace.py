@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.work import ModelWork, StepWork
-from stoker.scheduler.batching import BatchingPolicy
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.cost import CostModel
 from stoker.scheduler.counters import Counters

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     DeadlineError,
     EngineError,
@@ -15,10 +16,10 @@ from stoker.core.tokens import TokenRequest, TokensEvent
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.kvcache import KVCache
 from stoker.scheduler.admission import Admission, validate_request
-from stoker.scheduler.batching import BatchGate, BatchingPolicy
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
+from stoker.scheduler.gate import BatchGate
 from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.pace import Pace

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
-from stoker.scheduler import BatchingPolicy, Scheduler, SchedulerLimits
+from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
 from stoker.testing.step_engine import FakeStepEngine
 

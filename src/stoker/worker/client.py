@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     EngineDiedError,
     EngineError,
@@ -17,7 +18,6 @@ from stoker.core.errors import (
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import Admitted, FinishReason, PromptScores, TokenEvent, TokenRequest, TokensEvent
-from stoker.scheduler import BatchingPolicy
 from stoker.worker import conversion, frames
 from stoker.worker.silence import Silence
 

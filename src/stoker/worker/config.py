@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.models.huggingface.files import Quantize
 from stoker.observe.late_logs import LogFormat
-from stoker.scheduler import BatchingPolicy
 
 EngineKind = Literal["native", "llamacpp"]
 """What an engine process computes with."""

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable
 
 from stoker.core import errors
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     ContextLengthError,
     EngineError,
@@ -17,7 +18,6 @@ from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
-from stoker.scheduler import BatchingPolicy
 from stoker.worker import frames
 from stoker.worker.frames import PROTOCOL_VERSION, Failure
 

@@ -25,9 +25,9 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
-from stoker.scheduler import BatchingMode
 
 PROTOCOL_VERSION = 5
 """Both sides must speak the same version; they are installed together."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError, StokerError
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats, add_counters
 from stoker.core.tokens import TokenEvent, TokenRequest
-from stoker.scheduler import BatchingPolicy
 from stoker.worker.child import ENGINE_COMMAND, EngineChild
 from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig

@@ -2,10 +2,10 @@
 
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
-from stoker.scheduler import BatchingPolicy
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.timed_machine import TimedMachine, work_of

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.step import StepPlan, StepResult
-from stoker.scheduler import BatchingPolicy, Scheduler, SchedulerLimits
+from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.open_loop import Trace, poisson, run_open_loop
 from stoker.testing.timed_machine import TimedMachine
 from stoker.testing.workloads import make_request

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
-from stoker.scheduler import BatchingPolicy
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens

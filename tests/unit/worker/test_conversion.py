@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stoker.core import errors
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     ContextLengthError,
     EngineError,
@@ -18,7 +19,6 @@ from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
-from stoker.scheduler import BatchingPolicy
 from stoker.worker import conversion, frames
 
 REQUEST = TokenRequest(

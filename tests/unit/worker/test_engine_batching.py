@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.step import StepPlan
-from stoker.scheduler import BatchingPolicy
 from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.testing.engine_thread import INCARNATION, EngineThread
 from stoker.testing.step_engine import FakeStepEngine, reference_tokens

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
-from stoker.scheduler import BatchingPolicy
 from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.worker.config import EngineConfig
 from stoker.worker.processors import available_processors

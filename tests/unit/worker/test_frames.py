@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
-from stoker.scheduler import BatchingMode
 from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 

@@ -1,4 +1,4 @@
-"""How a step is filled, and what may wait for that."""
+"""How a step is filled."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -53,27 +53,3 @@ class BatchingPolicy:
         ):
             if not 0 <= getattr(self, name) <= most:
                 raise SettingsError(f"{name} is {getattr(self, name)}; set it to 0 up to {most}")
-
-
-class BatchGate:
-    """Holds back who arrives until a step can be filled or the first of them has waited enough."""
-
-    __slots__ = ("_since",)
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def arrived(self, now: float) -> None:
-        """Note that a request was submitted."""
-        if self._since is None:
-            self._since = now
-
-    def open(self) -> None:
-        """Hold back nobody who is here by now."""
-        self._since = None
-
-    def opens_at(self, policy: BatchingPolicy) -> float | None:
-        """Return when it opens by itself; None while it holds nobody back."""
-        if self._since is None or policy.mode != "time":
-            return None
-        return self._since + policy.batch_wait_s
