@@ -79,16 +79,18 @@ class Pace:
         least_s = decode_s * policy.prefill_share / (1 - policy.prefill_share)
         return max(least_s, policy.itl_target_s / self.ratio - decode_s)
 
-    def record(self, budget: StepBudget, seconds: float) -> None:
+    def record(self, budget: StepBudget, seconds: float, *, n_reused: int = 0) -> None:
         """Learn from a step.
 
         Args:
             budget: That of the step.
             seconds: From the end of the step before, or from when it was planned if there was none, to
                 its end: what a stream waited for its token.
+            n_reused: Tokens that were planned and not computed, since the engine had them.
         """
         if seconds <= 0:
             return
+        budget.work.rows = max(0, budget.work.rows - n_reused)
         predicted = self._costs.observe(budget.work, seconds)
         counters = self._counters
         counters.interval_seconds += seconds

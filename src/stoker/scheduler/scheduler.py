@@ -303,7 +303,7 @@ class Scheduler:
         counters.steps += 1
         counters.step_seconds += now - step.started
         self._step_ended = now
-        self._pace.record(step.budget, now - step.since)
+        self._pace.record(step.budget, now - step.since, n_reused=sum(result.reused.values()))
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
