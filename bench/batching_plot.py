@@ -48,10 +48,12 @@ def mark(x: float, y: float, colour: str, shape: str) -> str:
     )
 
 
-def ticks(least: float, most: float) -> list[float]:
-    """Return four round values within a range."""
-    step = (most - least) / 4
-    return [least + number * step for number in range(5)]
+def ticks(most: float) -> list[float]:
+    """Return round values from 0 to the first that is not below `most`."""
+    power = 10.0 ** (len(str(int(most * 1e6))) - 7)
+    step = next(size * power for size in (0.2, 0.5, 1, 2) if size * power * 5 >= most)
+    n_steps = -int(-most / step // 1)
+    return [step * number for number in range(n_steps + 1)]
 
 
 def chart(
@@ -72,37 +74,32 @@ def chart(
     """
     left = LEFT + number * (WIDTH + GAP + LEFT)
     values = [value(point) for _, points in lines for point in points]
-    most_x = max(point["x"] for _, points in lines for point in points) * 1.05
-    least_y, most_y = 0.0, max(values) * 1.08
+    across = ticks(max(point["x"] for _, points in lines for point in points))
+    up = ticks(max(values))
+    most_x, most_y = across[-1], up[-1]
 
     def at(point: dict[str, Any]) -> Point:
         x = left + WIDTH * point["x"] / most_x
-        return x, TOP + HEIGHT * (1 - (value(point) - least_y) / (most_y - least_y))
+        return x, TOP + HEIGHT * (1 - value(point) / most_y)
 
     parts = [text(left, TOP - 26, title, anchor="start", size=13)]
-    for tick in ticks(least_y, most_y):
-        y = TOP + HEIGHT * (1 - (tick - least_y) / (most_y - least_y))
+    for tick in up:
+        y = TOP + HEIGHT * (1 - tick / most_y)
         parts.append(f'<line x1="{left}" x2="{left + WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(text(left - 6, y + 4, shown(tick), anchor="end"))
-    parts += [
-        text(left + WIDTH * tick / most_x, TOP + HEIGHT + 16, f"{1000 * tick:.0f}")
-        for tick in ticks(0, most_x)
-    ]
+    parts += [text(left + WIDTH * tick / most_x, TOP + HEIGHT + 16, f"{1000 * tick:.0f}") for tick in across]
     parts.append(text(left + WIDTH / 2, TOP + HEIGHT + 34, "inter-token p95 that 95 % of streams keep, ms"))
     for index, (name, points) in enumerate(lines):
         colour = COLOURS[index % len(COLOURS)]
         parts.append(polyline([at(point) for point in points if point["mode"] == "latency"], colour))
         parts += [mark(*at(point), colour, point["mode"]) for point in points]
-        parts.append(text(left + WIDTH, TOP + 14 + 14 * index, name, anchor="end", colour=colour))
+        parts.append(text(left + 105 * index, TOP - 10, name, anchor="start", colour=colour))
     return "\n".join(parts)
 
 
 def loads(cases: Sequence[dict[str, Any]]) -> dict[float, list[dict[str, Any]]]:
     """Return the points of every load: the targets, and the modes without one, in the default order."""
-    patience = max(case["policy"]["prompt_patience_s"] for case in cases if case["name"].endswith(" ms"))
-    plain = [
-        case for case in cases if "," not in case["name"] and case["policy"]["prompt_patience_s"] == patience
-    ]
+    plain = [case for case in cases if "," not in case["name"]]
     found: dict[float, list[dict[str, Any]]] = {}
     for case in plain:
         for point in case["points"]:
