@@ -197,7 +197,7 @@ class Settings(BaseModel):
         ge=16,
         le=16384,
         description="Most tokens computed in one engine call; at least `max_running`. More speeds up "
-        "long prompts, less evens out the streams that run beside them.",
+        "long prompts, less evens out the streams that run beside them, as far as `batching` does not.",
     )
     batching: Literal["latency", "size", "time"] = Field(
         default="latency",
@@ -225,8 +225,8 @@ class Settings(BaseModel):
         ge=0,
         le=1,
         description="Seconds that each token of a prompt adds to a request's place in the queue, tokens that "
-        "are cached left out: a short prompt goes before a long one that came at most so much earlier. With "
-        "0 the order is that of arrival.",
+        "are cached left out, 10 s at most: a short prompt goes before a long one that came at most so much "
+        "earlier. With 0 the order is that of arrival.",
     )
     batch_wait_s: float = Field(
         default=0.05,

@@ -12,6 +12,9 @@ MAX_BATCH_WAIT_S = 1.0
 MAX_PREFILL_SHARE = 0.9
 MAX_PROMPT_PATIENCE_S = 1.0
 
+MAX_DEFERRAL_S = 10.0
+"""A long prompt is overtaken by nobody who comes this much later, or more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchingPolicy:
@@ -27,7 +30,7 @@ class BatchingPolicy:
             whatever the target.
         batch_wait_s: Mode ``time``: longest wait for a full step.
         prompt_patience_s: What each token of a prompt that is not cached adds to the time of its arrival
-            in the order of service. With 0 it is the order of arrival.
+            in the order of service, `MAX_DEFERRAL_S` at most. With 0 it is the order of arrival.
 
     Raises:
         SettingsError: A value is out of range.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stoker.core.batching import BatchingPolicy
+from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.errors import (
     DeadlineError,
     EngineError,
@@ -154,7 +154,8 @@ class Scheduler:
         sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
         if patience_s := self._pace.policy.prompt_patience_s:
             hits = self._cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
-            sequence.defer(patience_s * (len(sequence.tokens) - len(hits) * BLOCK_TOKENS))
+            n_uncached = len(sequence.tokens) - len(hits) * BLOCK_TOKENS
+            sequence.defer(min(MAX_DEFERRAL_S, patience_s * n_uncached))
         self._n_arrived += 1
         self._gate.arrived(now)
         self._live[request.request_id] = sequence

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stoker.core.batching import BatchingPolicy
+from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
@@ -244,6 +244,13 @@ class TestOrder:
         assert self.ran_first(patient, long, short, pause_s=0.9) == "short"
         assert self.ran_first(patient, long, short, pause_s=1.0) == "long"
         assert self.ran_first(BatchingPolicy(), long, short) == "long"
+
+    def test_nobody_is_overtaken_for_longer_than_there_is_a_bound(self) -> None:
+        long = make_request("long", n_prompt=1000)
+        short = make_request("short", n_prompt=10)
+        patient = BatchingPolicy(prompt_patience_s=1.0)
+        assert self.ran_first(patient, long, short, pause_s=MAX_DEFERRAL_S - 1) == "long"
+        assert self.ran_first(BatchingPolicy(prompt_patience_s=0.5), long, short, pause_s=4.9) == "short"
 
     def test_priorities_stay_above_it(self) -> None:
         long = make_request("long", n_prompt=1000, priority=1)
