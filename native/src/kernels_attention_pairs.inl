@@ -1,0 +1,152 @@
+// Attention over KV in bf16 with AVX512_BF16: a product of pairs takes two dimensions of 16 keys, or two keys' values
+// in 16 dimensions, as they are stored. Queries and weights are rounded to bf16; sums are fp32.
+
+namespace stoker::STOKER_ISA {
+
+STOKER_INLINE __m512bh load_pairs(const void* p) { return (__m512bh)_mm512_loadu_si512(p); }
+
+STOKER_INLINE __m512bh splat_pair(const void* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, sizeof pair);
+  return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+STOKER_INLINE F32 dot_pairs(F32 acc, __m512bh a, __m512bh b) { return _mm512_dpbf16_ps(acc, a, b); }
+
+// Weights of kVectors vectors of keys for the queries [query, query + kN), into the batch's rows.
+template <int kN, int kVectors>
+static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, int query) {
+  const uint8_t* keys[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    keys[v] = a.keys + static_cast<size_t>(run.blocks[run.first_vector + v]) * a.block_stride;
+  }
+  const ptrdiff_t query_bytes = 2 * a.head_size;
+  const uint8_t* queries = w.queries + query * query_bytes;
+  F32 scores[kN][kVectors];
+  for (int q = 0; q < kN; ++q) {
+    for (int v = 0; v < kVectors; ++v) scores[q][v] = zero();
+  }
+  for (ptrdiff_t d = 0; d < query_bytes; d += 4) {
+    __m512bh key[kVectors];
+    for (int v = 0; v < kVectors; ++v) key[v] = load_pairs(keys[v] + 16 * d);
+    for (int q = 0; q < kN; ++q) {
+      const __m512bh pair = splat_pair(queries + q * query_bytes + d);
+      for (int v = 0; v < kVectors; ++v) scores[q][v] = dot_pairs(scores[q][v], key[v], pair);
+    }
+  }
+  const auto ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  for (int q = 0; q < kN; ++q) {
+    const int i = query + q;
+    const Sight sight = sight_of(a, i / a.group, run.begin);
+    Mask seen[kVectors];
+    for (int v = 0; v < kVectors; ++v) seen[v] = sight.lanes(run.first_vector + v);
+    settle_scores<kVectors>(a, w, i, seen, 8.0f, scores[q]);
+    const F32 maximum = splat(a.maximum[i]);
+    F32 weights[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      weights[v] = _mm512_maskz_mov_ps(seen[v], exp2_roughly(sub(scores[q][v], maximum)));
+    }
+    uint8_t* out = w.weights + (i - run.first) * 2 * kTileTokens + 32 * run.first_vector;
+    F32 sums = load(w.sums + 16 * i);
+    int v = 0;
+    for (; v + 2 <= kVectors; v += 2) {
+      const __m512bh both = _mm512_cvtne2ps_pbh(weights[v + 1], weights[v]);
+      _mm512_storeu_si512(out + 32 * v, (__m512i)both);
+      sums = dot_pairs(sums, both, ones);
+    }
+    if (v < kVectors) {
+      const __m512i one = _mm512_zextsi256_si512((__m256i)_mm512_cvtneps_pbh(weights[v]));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * v), _mm512_castsi512_si256(one));
+      sums = dot_pairs(sums, (__m512bh)one, ones);
+    }
+    store(w.sums + 16 * i, sums);
+  }
+}
+
+// Adds one block's values to sums of kVectors vectors of dimensions. Where kMasked, tokens that a query does not see
+// may be anything: masks[query][pair] selects them away.
+template <int kN, int kVectors, bool kMasked>
+STOKER_INLINE void add_pairs(const uint8_t* values, const uint8_t* weights, ptrdiff_t row_bytes,
+                             const int32_t (*masks)[8], F32 (*sums)[kVectors]) {
+  for (int pair = 0; pair < 8; ++pair) {
+    __m512bh value[kVectors];
+    for (int v = 0; v < kVectors; ++v) value[v] = load_pairs(values + pair * row_bytes + 64 * v);
+    for (int q = 0; q < kN; ++q) {
+      const __m512bh weight = splat_pair(weights + q * 2 * kTileTokens + 4 * pair);
+      for (int v = 0; v < kVectors; ++v) {
+        __m512bh one = value[v];
+        if constexpr (kMasked) {
+          one = (__m512bh)_mm512_and_si512((__m512i)one, _mm512_set1_epi32(masks[q][pair]));
+        }
+        sums[q][v] = dot_pairs(sums[q][v], one, weight);
+      }
+    }
+  }
+}
+
+// accumulator += weights * values for the queries [query, query + kN) and kVectors vectors of dimensions from `d` on.
+template <int kN, int kVectors>
+static void pair_values(const AttendArgs& a, const Working& w, const Run& run, int query, int d) {
+  float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size + d;
+  F32 sums[kN][kVectors];
+  for (int q = 0; q < kN; ++q) {
+    for (int v = 0; v < kVectors; ++v) sums[q][v] = load(accumulator + q * a.head_size + 16 * v);
+  }
+  const ptrdiff_t row_bytes = 4 * a.head_size;
+  for (int b = run.first_vector; b < run.end_vector; ++b) {
+    const uint8_t* values = a.values + static_cast<size_t>(run.blocks[b]) * a.block_stride + 4 * d;
+    const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
+    // The queries ascend, so all see the block as far as the first and the last one do.
+    const Sight low = sight_of(a, query / a.group, run.begin),
+                high = sight_of(a, (query + kN - 1) / a.group, run.begin);
+    if (low.whole(b) && high.whole(b)) {
+      add_pairs<kN, kVectors, false>(values, weights, row_bytes, nullptr, sums);
+      continue;
+    }
+    int32_t masks[kN][8];
+    for (int q = 0; q < kN; ++q) {
+      const uint32_t seen = mask_bits(sight_of(a, (query + q) / a.group, run.begin).lanes(b));
+      for (int pair = 0; pair < 8; ++pair) {
+        const uint32_t both = seen >> 2 * pair & 3;
+        masks[q][pair] = static_cast<int32_t>((both & 1) * 0xffffu | (both >> 1) * 0xffff0000u);
+      }
+    }
+    add_pairs<kN, kVectors, true>(values, weights, row_bytes, masks, sums);
+  }
+  for (int q = 0; q < kN; ++q) {
+    for (int v = 0; v < kVectors; ++v) store(accumulator + q * a.head_size + 16 * v, sums[q][v]);
+  }
+}
+
+template <int kN>
+static void pair_weights_of(const AttendArgs& a, const Working& w, const Run& run, int query) {
+  switch (run.n_vectors()) {
+    case 1: return pair_weights<kN, 1>(a, w, run, query);
+    case 2: return pair_weights<kN, 2>(a, w, run, query);
+    case 3: return pair_weights<kN, 3>(a, w, run, query);
+    default: return pair_weights<kN, 4>(a, w, run, query);
+  }
+}
+
+template <int kN>
+static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run, int query) {
+  int d = 0;
+  for (; d + 64 <= a.head_size; d += 64) pair_values<kN, 4>(a, w, run, query, d);
+  if (d < a.head_size) pair_values<kN, 2>(a, w, run, query, d);
+}
+
+static void attend_pairs(const AttendArgs& a) {
+  const Working w(a);
+  const F32 factor = splat(query_factor(a));
+  for (int i = 0; i < a.n_rows * a.group; ++i) {
+    const float* query = query_of(a, i);
+    auto* out = reinterpret_cast<uint16_t*>(w.queries) + ptrdiff_t{i} * a.head_size;
+    for (int d = 0; d < a.head_size; d += 16) store_bfloat(out + d, mul(load(query + d), factor));
+  }
+  walk(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
+    for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value>(a, w, run, query); });
+    for_chunks(run, [&](auto n, int query) { pair_values_of<decltype(n)::value>(a, w, run, query); });
+  });
+}
+
+}  // namespace stoker::STOKER_ISA
