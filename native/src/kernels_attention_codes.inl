@@ -85,24 +85,24 @@ static void code_weights(const AttendArgs& a, const Working& w, const Run& run, 
     const int i = query + q;
     const Sight sight = sight_of(a, i / a.group, run.begin);
     float* numbers = w.numbers + 3 * i;
+    const F32 base = splat(score_base(a, i));
     F32 scores[kVectors];
     Mask seen[kVectors];
     F32 largest = zero();
     for (int v = 0; v < kVectors; ++v) {
       seen[v] = sight.lanes(run.first_vector + v);
       scores[v] = fma(mul(to_float(dots[q][v]), splat(numbers[0])), of_keys[v].scale,
-                      mul(of_keys[v].minimum, splat(numbers[1])));
+                      fma(of_keys[v].minimum, splat(numbers[1]), base));
       largest = _mm512_mask_max_ps(largest, seen[v], largest, of_values[v].scale);
     }
     settle_scores<kVectors>(a, w, i, seen, 0.0f, scores);
     const float scale = max_lanes(largest) / kMostWeight;
     const F32 inverse = splat(scale > 0.0f ? 1.0f / scale : 0.0f);
     numbers[2] = scale;
-    const F32 maximum = splat(a.maximum[i]);
     F32 sums = load(w.sums + 16 * i), minimums = load(w.others + 16 * i);
     uint8_t* out = w.weights + (i - run.first) * 2 * kTileTokens + 16 * run.first_vector;
     for (int v = 0; v < kVectors; ++v) {
-      const F32 weight = _mm512_maskz_mov_ps(seen[v], exp2_roughly(sub(scores[v], maximum)));
+      const F32 weight = _mm512_maskz_mov_ps(seen[v], exp2_roughly(scores[v]));
       sums = add(sums, weight);
       minimums = _mm512_mask3_fmadd_ps(weight, of_values[v].minimum, minimums, seen[v]);
       const I32 code = to_int(_mm512_maskz_mul_ps(seen[v], mul(weight, of_values[v].scale), inverse));

@@ -13,8 +13,34 @@ STOKER_INLINE __m512bh splat_pair(const void* p) {
 
 STOKER_INLINE F32 dot_pairs(F32 acc, __m512bh a, __m512bh b) { return _mm512_dpbf16_ps(acc, a, b); }
 
-// Weights of kVectors vectors of keys for the queries [query, query + kN), into the batch's rows.
-template <int kN, int kVectors>
+// The weights that scores of kVectors vectors of keys become, into the batch's row of query `i`.
+template <int kVectors>
+STOKER_INLINE void store_pair_weights(const AttendArgs& a, const Working& w, const Run& run, int i, const Mask* seen,
+                                      F32* scores) {
+  settle_scores<kVectors>(a, w, i, seen, 8.0f, scores);
+  const auto ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  F32 weights[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    weights[v] = _mm512_maskz_mov_ps(seen[v], exp2_roughly(scores[v]));
+  }
+  uint8_t* out = w.weights + (i - run.first) * 2 * kTileTokens + 32 * run.first_vector;
+  F32 sums = load(w.sums + 16 * i);
+  int v = 0;
+  for (; v + 2 <= kVectors; v += 2) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(weights[v + 1], weights[v]);
+    _mm512_storeu_si512(out + 32 * v, (__m512i)both);
+    sums = dot_pairs(sums, both, ones);
+  }
+  if (v < kVectors) {
+    const __m512i one = _mm512_zextsi256_si512((__m256i)_mm512_cvtneps_pbh(weights[v]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * v), _mm512_castsi512_si256(one));
+    sums = dot_pairs(sums, (__m512bh)one, ones);
+  }
+  store(w.sums + 16 * i, sums);
+}
+
+// Weights of kVectors vectors of keys for the queries [query, query + kN). kWhole: of a run that sees all of them.
+template <int kN, int kVectors, bool kWhole>
 static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, int query) {
   const uint8_t* keys[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -24,7 +50,7 @@ static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, 
   const uint8_t* queries = w.queries + query * query_bytes;
   F32 scores[kN][kVectors];
   for (int q = 0; q < kN; ++q) {
-    for (int v = 0; v < kVectors; ++v) scores[q][v] = zero();
+    for (int v = 0; v < kVectors; ++v) scores[q][v] = splat(score_base(a, query + q));
   }
   for (ptrdiff_t d = 0; d < query_bytes; d += 4) {
     __m512bh key[kVectors];
@@ -34,32 +60,17 @@ static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, 
       for (int v = 0; v < kVectors; ++v) scores[q][v] = dot_pairs(scores[q][v], key[v], pair);
     }
   }
-  const auto ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  if constexpr (kWhole) {
+    constexpr Mask kAll[4] = {0xffff, 0xffff, 0xffff, 0xffff};
+#pragma GCC unroll 4
+    for (int q = 0; q < kN; ++q) store_pair_weights<kVectors>(a, w, run, query + q, kAll, scores[q]);
+    return;
+  }
   for (int q = 0; q < kN; ++q) {
-    const int i = query + q;
-    const Sight sight = sight_of(a, i / a.group, run.begin);
+    const Sight sight = sight_of(a, (query + q) / a.group, run.begin);
     Mask seen[kVectors];
     for (int v = 0; v < kVectors; ++v) seen[v] = sight.lanes(run.first_vector + v);
-    settle_scores<kVectors>(a, w, i, seen, 8.0f, scores[q]);
-    const F32 maximum = splat(a.maximum[i]);
-    F32 weights[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      weights[v] = _mm512_maskz_mov_ps(seen[v], exp2_roughly(sub(scores[q][v], maximum)));
-    }
-    uint8_t* out = w.weights + (i - run.first) * 2 * kTileTokens + 32 * run.first_vector;
-    F32 sums = load(w.sums + 16 * i);
-    int v = 0;
-    for (; v + 2 <= kVectors; v += 2) {
-      const __m512bh both = _mm512_cvtne2ps_pbh(weights[v + 1], weights[v]);
-      _mm512_storeu_si512(out + 32 * v, (__m512i)both);
-      sums = dot_pairs(sums, both, ones);
-    }
-    if (v < kVectors) {
-      const __m512i one = _mm512_zextsi256_si512((__m256i)_mm512_cvtneps_pbh(weights[v]));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * v), _mm512_castsi512_si256(one));
-      sums = dot_pairs(sums, (__m512bh)one, ones);
-    }
-    store(w.sums + 16 * i, sums);
+    store_pair_weights<kVectors>(a, w, run, query + q, seen, scores[q]);
   }
 }
 
@@ -96,10 +107,7 @@ static void pair_values(const AttendArgs& a, const Working& w, const Run& run, i
   for (int b = run.first_vector; b < run.end_vector; ++b) {
     const uint8_t* values = a.values + static_cast<size_t>(run.blocks[b]) * a.block_stride + 4 * d;
     const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
-    // The queries ascend, so all see the block as far as the first and the last one do.
-    const Sight low = sight_of(a, query / a.group, run.begin),
-                high = sight_of(a, (query + kN - 1) / a.group, run.begin);
-    if (low.whole(b) && high.whole(b)) {
+    if (run.whole || sees_whole(a, run, query, kN, b)) {
       add_pairs<kN, kVectors, false>(values, weights, row_bytes, nullptr, sums);
       continue;
     }
@@ -118,13 +126,13 @@ static void pair_values(const AttendArgs& a, const Working& w, const Run& run, i
   }
 }
 
-template <int kN>
+template <int kN, bool kWhole>
 static void pair_weights_of(const AttendArgs& a, const Working& w, const Run& run, int query) {
   switch (run.n_vectors()) {
-    case 1: return pair_weights<kN, 1>(a, w, run, query);
-    case 2: return pair_weights<kN, 2>(a, w, run, query);
-    case 3: return pair_weights<kN, 3>(a, w, run, query);
-    default: return pair_weights<kN, 4>(a, w, run, query);
+    case 1: return pair_weights<kN, 1, kWhole>(a, w, run, query);
+    case 2: return pair_weights<kN, 2, kWhole>(a, w, run, query);
+    case 3: return pair_weights<kN, 3, kWhole>(a, w, run, query);
+    default: return pair_weights<kN, 4, kWhole>(a, w, run, query);
   }
 }
 
@@ -144,7 +152,11 @@ static void attend_pairs(const AttendArgs& a) {
     for (int d = 0; d < a.head_size; d += 16) store_bfloat(out + d, mul(load(query + d), factor));
   }
   walk(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
-    for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value>(a, w, run, query); });
+    if (run.whole) {
+      for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, true>(a, w, run, query); });
+    } else {
+      for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, false>(a, w, run, query); });
+    }
     for_chunks(run, [&](auto n, int query) { pair_values_of<decltype(n)::value>(a, w, run, query); });
   });
 }

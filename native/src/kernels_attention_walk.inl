@@ -23,6 +23,7 @@ struct Sight {
 
   bool any() const { return first < end; }
   bool whole(int vector) const { return first <= 16 * vector && end >= 16 * vector + 16; }
+  bool whole() const { return first % 16 == 0 && end % 16 == 0; }
   Mask lanes(int vector) const { return before(end, vector) & ~before(first, vector); }
 
  private:
@@ -45,9 +46,16 @@ struct Run {
   int first, end;
   int first_vector, end_vector;
   const int32_t* blocks;  // the tile's
+  bool whole;             // all of them see all keys of these vectors
 
   int n_vectors() const { return end_vector - first_vector; }
 };
+
+// Whether the queries [query, query + n) all see all keys of a vector. Since they ascend, the first and the last decide.
+STOKER_INLINE bool sees_whole(const AttendArgs& a, const Run& run, int query, int n, int vector) {
+  return sight_of(a, query / a.group, run.begin).whole(vector) &&
+         sight_of(a, (query + n - 1) / a.group, run.begin).whole(vector);
+}
 
 // Working memory of a call, by query.
 struct Working {
@@ -74,7 +82,7 @@ STOKER_INLINE const float* query_of(const AttendArgs& a, int query) {
 // Calls work(run) for the tile's queries, as many at once as see the same vectors.
 template <class Work>
 STOKER_INLINE void for_runs(const AttendArgs& a, int begin, Work&& work) {
-  Run run{begin, 0, 0, 0, 0, a.block_table + begin / kBlockTokens};
+  Run run{begin, 0, 0, 0, 0, a.block_table + begin / kBlockTokens, true};
   for (int row = 0; row < a.n_rows; ++row) {
     const Sight sight = sight_of(a, row, begin);
     if (!sight.any()) continue;
@@ -84,7 +92,9 @@ STOKER_INLINE void for_runs(const AttendArgs& a, int begin, Work&& work) {
       run.first = row * a.group;
       run.first_vector = first_vector;
       run.end_vector = end_vector;
+      run.whole = true;
     }
+    run.whole = run.whole && sight.whole();
     run.end = (row + 1) * a.group;
   }
   if (run.first < run.end) work(run);
@@ -133,7 +143,7 @@ STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes
 }
 
 // Makes `maximum` what a query's weights are relative to from now on.
-static void raise_maximum(const AttendArgs& a, const Working& w, int query, float maximum) {
+__attribute__((noinline, cold)) static void raise_maximum(const AttendArgs& a, const Working& w, int query, float maximum) {
   const F32 factor = exp(splat((a.maximum[query] - maximum) * kLn2));
   float* sums = a.accumulator + ptrdiff_t{query} * a.head_size;
   for (int d = 0; d < a.head_size; d += 16) store(sums + d, mul(load(sums + d), factor));
@@ -142,32 +152,42 @@ static void raise_maximum(const AttendArgs& a, const Working& w, int query, floa
   a.maximum[query] = maximum;
 }
 
-// 2^x for x up to 127, with a relative error below 2^-13; what is below 2^-126, or no number, becomes that.
+// 2^x with a relative error below 2^-13; 0 where that is below the floats.
 STOKER_INLINE F32 exp2_roughly(F32 x) {
-  x = max(x, splat(-126.0f));
-  const F32 magic = splat(12582912.0f);  // 1.5 * 2^23: the nearest whole number is in the low bits
-  const F32 shifted = add(x, magic);
-  const F32 r = sub(x, sub(shifted, magic));
-  F32 p = splat(5.51716700e-2f);
-  p = fma(p, r, splat(2.42611130e-1f));
-  p = fma(p, r, splat(6.93260990e-1f));
-  p = fma(p, r, splat(9.99928070e-1f));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+  const F32 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);  // what is above the next lower whole number
+  F32 p = splat(7.80245231e-02f);
+  p = fma(p, r, splat(2.26067168e-01f));
+  p = fma(p, r, splat(6.95833529e-01f));
+  p = fma(p, r, splat(9.99925220e-01f));
+  return _mm512_scalef_ps(p, x);
 }
 
-// Scores of kVectors vectors of keys as they count for the query: capped, and its maximum is raised where one of a key
-// that it sees exceeds it by more than `slack`.
+__attribute__((noinline)) static F32 capped_score(F32 score, float cap) {
+  return mul(soft_capped(score, cap), splat(kLog2E));
+}
+
+// What sums of products with keys begin with, so that they become scores relative to the query's maximum.
+STOKER_INLINE float score_base(const AttendArgs& a, int query) {
+  const float maximum = a.maximum[query];
+  return a.softcap > 0.0f || maximum == -__builtin_inff() ? 0.0f : -maximum;
+}
+
+// Makes of such scores, of kVectors vectors of keys, those that count: capped and relative to the maximum, which is
+// raised where a score of a key that the query sees exceeds it by more than `slack`.
 template <int kVectors>
 STOKER_INLINE void settle_scores(const AttendArgs& a, const Working& w, int query, const Mask* seen, float slack,
                                  F32* scores) {
   if (a.softcap > 0.0f) {
-    for (int v = 0; v < kVectors; ++v) scores[v] = mul(soft_capped(scores[v], a.softcap), splat(kLog2E));
+    const F32 maximum = splat(a.maximum[query] == -__builtin_inff() ? 0.0f : a.maximum[query]);
+    for (int v = 0; v < kVectors; ++v) scores[v] = sub(capped_score(scores[v], a.softcap), maximum);
   }
   F32 highest = splat(-__builtin_inff());
   for (int v = 0; v < kVectors; ++v) highest = _mm512_mask_max_ps(highest, seen[v], highest, scores[v]);
-  if (mask_bits(greater(highest, splat(a.maximum[query] + slack))) != 0) {
-    raise_maximum(a, w, query, max_lanes(highest));
+  const bool first = a.maximum[query] == -__builtin_inff();
+  if (mask_bits(greater(highest, splat(first ? -__builtin_inff() : slack))) != 0) {
+    const float step = max_lanes(highest);
+    raise_maximum(a, w, query, first ? step : a.maximum[query] + step);
+    for (int v = 0; v < kVectors; ++v) scores[v] = sub(scores[v], splat(step));
   }
 }
 
