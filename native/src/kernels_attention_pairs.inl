@@ -74,55 +74,60 @@ static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, 
   }
 }
 
-// Adds one block's values to sums of kVectors vectors of dimensions. Where kMasked, tokens that a query does not see
-// may be anything: masks[query][pair] selects them away.
-template <int kN, int kVectors, bool kMasked>
-STOKER_INLINE void add_pairs(const uint8_t* values, const uint8_t* weights, ptrdiff_t row_bytes,
-                             const int32_t (*masks)[8], F32 (*sums)[kVectors]) {
-  for (int pair = 0; pair < 8; ++pair) {
-    __m512bh value[kVectors];
-    for (int v = 0; v < kVectors; ++v) value[v] = load_pairs(values + pair * row_bytes + 64 * v);
-    for (int q = 0; q < kN; ++q) {
-      const __m512bh weight = splat_pair(weights + q * 2 * kTileTokens + 4 * pair);
-      for (int v = 0; v < kVectors; ++v) {
-        __m512bh one = value[v];
-        if constexpr (kMasked) {
-          one = (__m512bh)_mm512_and_si512((__m512i)one, _mm512_set1_epi32(masks[q][pair]));
-        }
-        sums[q][v] = dot_pairs(sums[q][v], one, weight);
-      }
-    }
-  }
+STOKER_INLINE const uint8_t* value_pairs(const AttendArgs& a, const Run& run, int block, int d) {
+  return a.values + static_cast<size_t>(run.blocks[block]) * a.block_stride + 4 * d;
 }
 
 // accumulator += weights * values for the queries [query, query + kN) and kVectors vectors of dimensions from `d` on.
 template <int kN, int kVectors>
-static void pair_values(const AttendArgs& a, const Working& w, const Run& run, int query, int d) {
+static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, int query, int d) {
   float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size + d;
   F32 sums[kN][kVectors];
   for (int q = 0; q < kN; ++q) {
     for (int v = 0; v < kVectors; ++v) sums[q][v] = load(accumulator + q * a.head_size + 16 * v);
   }
-  const ptrdiff_t row_bytes = 4 * a.head_size;
+  const ptrdiff_t pair_bytes = 4 * a.head_size;
+  const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * run.first_vector;
   for (int b = run.first_vector; b < run.end_vector; ++b) {
-    const uint8_t* values = a.values + static_cast<size_t>(run.blocks[b]) * a.block_stride + 4 * d;
-    const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
-    if (run.whole || sees_whole(a, run, query, kN, b)) {
-      add_pairs<kN, kVectors, false>(values, weights, row_bytes, nullptr, sums);
-      continue;
-    }
-    int32_t masks[kN][8];
-    for (int q = 0; q < kN; ++q) {
-      const uint32_t seen = mask_bits(sight_of(a, (query + q) / a.group, run.begin).lanes(b));
-      for (int pair = 0; pair < 8; ++pair) {
-        const uint32_t both = seen >> 2 * pair & 3;
-        masks[q][pair] = static_cast<int32_t>((both & 1) * 0xffffu | (both >> 1) * 0xffff0000u);
+    const uint8_t* values = value_pairs(a, run, b, d);
+    for (int pair = 0; pair < kBlockTokens / 2; ++pair, values += pair_bytes, weights += 4) {
+      __m512bh value[kVectors];
+      for (int v = 0; v < kVectors; ++v) value[v] = load_pairs(values + 64 * v);
+      for (int q = 0; q < kN; ++q) {
+        const __m512bh weight = splat_pair(weights + q * 2 * kTileTokens);
+        for (int v = 0; v < kVectors; ++v) sums[q][v] = dot_pairs(sums[q][v], value[v], weight);
       }
     }
-    add_pairs<kN, kVectors, true>(values, weights, row_bytes, masks, sums);
   }
   for (int q = 0; q < kN; ++q) {
     for (int v = 0; v < kVectors; ++v) store(accumulator + q * a.head_size + 16 * v, sums[q][v]);
+  }
+}
+
+// The same in the same order for one query, of which only the keys that it sees are touched: what lies beyond may be
+// anything.
+static void add_seen_pairs(const AttendArgs& a, const Working& w, const Run& run, int query) {
+  float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size;
+  const Sight sight = sight_of(a, query / a.group, run.begin);
+  for (int b = run.first_vector; b < run.end_vector; ++b) {
+    const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
+    const uint32_t seen = sight.lanes(b);
+    __m512i masks[kBlockTokens / 2];
+    for (int pair = 0; pair < kBlockTokens / 2; ++pair) {
+      const uint32_t both = seen >> 2 * pair & 3;
+      masks[pair] = _mm512_set1_epi32(static_cast<int>((both & 1) * 0xffffu | (both >> 1) * 0xffff0000u));
+    }
+    for (int d = 0; d < a.head_size; d += 32) {
+      const uint8_t* values = value_pairs(a, run, b, d);
+      F32 first = load(accumulator + d), second = load(accumulator + d + 16);
+      for (int pair = 0; pair < kBlockTokens / 2; ++pair, values += 4 * a.head_size) {
+        const __m512bh weight = splat_pair(weights + 4 * pair);
+        first = dot_pairs(first, (__m512bh)_mm512_and_si512(_mm512_loadu_si512(values), masks[pair]), weight);
+        second = dot_pairs(second, (__m512bh)_mm512_and_si512(_mm512_loadu_si512(values + 64), masks[pair]), weight);
+      }
+      store(accumulator + d, first);
+      store(accumulator + d + 16, second);
+    }
   }
 }
 
@@ -137,10 +142,10 @@ static void pair_weights_of(const AttendArgs& a, const Working& w, const Run& ru
 }
 
 template <int kN>
-static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run, int query) {
+static void pair_values(const AttendArgs& a, const Working& w, const Run& run, int query) {
   int d = 0;
-  for (; d + 64 <= a.head_size; d += 64) pair_values<kN, 4>(a, w, run, query, d);
-  if (d < a.head_size) pair_values<kN, 2>(a, w, run, query, d);
+  for (; d + 64 <= a.head_size; d += 64) add_pairs<kN, 4>(a, w, run, query, d);
+  if (d < a.head_size) add_pairs<kN, 2>(a, w, run, query, d);
 }
 
 static void attend_pairs(const AttendArgs& a) {
@@ -154,10 +159,11 @@ static void attend_pairs(const AttendArgs& a) {
   walk(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
     if (run.whole) {
       for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, true>(a, w, run, query); });
+      for_chunks(run, [&](auto n, int query) { pair_values<decltype(n)::value>(a, w, run, query); });
     } else {
       for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, false>(a, w, run, query); });
+      for (int query = run.first; query < run.end; ++query) add_seen_pairs(a, w, run, query);
     }
-    for_chunks(run, [&](auto n, int query) { pair_values_of<decltype(n)::value>(a, w, run, query); });
   });
 }
 

@@ -22,7 +22,6 @@ struct Sight {
   int first, end;
 
   bool any() const { return first < end; }
-  bool whole(int vector) const { return first <= 16 * vector && end >= 16 * vector + 16; }
   bool whole() const { return first % 16 == 0 && end % 16 == 0; }
   Mask lanes(int vector) const { return before(end, vector) & ~before(first, vector); }
 
@@ -50,12 +49,6 @@ struct Run {
 
   int n_vectors() const { return end_vector - first_vector; }
 };
-
-// Whether the queries [query, query + n) all see all keys of a vector. Since they ascend, the first and the last decide.
-STOKER_INLINE bool sees_whole(const AttendArgs& a, const Run& run, int query, int n, int vector) {
-  return sight_of(a, query / a.group, run.begin).whole(vector) &&
-         sight_of(a, (query + n - 1) / a.group, run.begin).whole(vector);
-}
 
 // Working memory of a call, by query.
 struct Working {
