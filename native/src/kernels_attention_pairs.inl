@@ -78,17 +78,22 @@ STOKER_INLINE const uint8_t* value_pairs(const AttendArgs& a, const Run& run, in
   return a.values + static_cast<size_t>(run.blocks[block]) * a.block_stride + 4 * d;
 }
 
+// Blocks of a tile.
+struct Blocks {
+  int first, end;
+};
+
 // accumulator += weights * values for the queries [query, query + kN) and kVectors vectors of dimensions from `d` on.
 template <int kN, int kVectors>
-static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, int query, int d) {
+static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, Blocks blocks, int query, int d) {
   float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size + d;
   F32 sums[kN][kVectors];
   for (int q = 0; q < kN; ++q) {
     for (int v = 0; v < kVectors; ++v) sums[q][v] = load(accumulator + q * a.head_size + 16 * v);
   }
   const ptrdiff_t pair_bytes = 4 * a.head_size;
-  const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * run.first_vector;
-  for (int b = run.first_vector; b < run.end_vector; ++b) {
+  const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * blocks.first;
+  for (int b = blocks.first; b < blocks.end; ++b) {
     const uint8_t* values = value_pairs(a, run, b, d);
     for (int pair = 0; pair < kBlockTokens / 2; ++pair, values += pair_bytes, weights += 4) {
       __m512bh value[kVectors];
@@ -106,10 +111,10 @@ static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, int
 
 // The same in the same order for one query, of which only the keys that it sees are touched: what lies beyond may be
 // anything.
-static void add_seen_pairs(const AttendArgs& a, const Working& w, const Run& run, int query) {
+static void add_seen_pairs(const AttendArgs& a, const Working& w, const Run& run, Blocks blocks, int query) {
   float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size;
   const Sight sight = sight_of(a, query / a.group, run.begin);
-  for (int b = run.first_vector; b < run.end_vector; ++b) {
+  for (int b = blocks.first; b < blocks.end; ++b) {
     const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
     const uint32_t seen = sight.lanes(b);
     __m512i masks[kBlockTokens / 2];
@@ -142,10 +147,26 @@ static void pair_weights_of(const AttendArgs& a, const Working& w, const Run& ru
 }
 
 template <int kN>
-static void pair_values(const AttendArgs& a, const Working& w, const Run& run, int query) {
+static void pair_values(const AttendArgs& a, const Working& w, const Run& run, Blocks blocks, int query) {
   int d = 0;
-  for (; d + 64 <= a.head_size; d += 64) add_pairs<kN, 4>(a, w, run, query, d);
-  if (d < a.head_size) add_pairs<kN, 2>(a, w, run, query, d);
+  for (; d + 64 <= a.head_size; d += 64) add_pairs<kN, 4>(a, w, run, blocks, query, d);
+  if (d < a.head_size) add_pairs<kN, 2>(a, w, run, blocks, query, d);
+}
+
+static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run) {
+  // The queries ascend: what the first and the last one see whole, all do.
+  const int first = (sight_of(a, (run.end - 1) / a.group, run.begin).first + 15) / 16;
+  const int end = sight_of(a, run.first / a.group, run.begin).end / 16;
+  const Blocks whole = first < end ? Blocks{first, end} : Blocks{run.end_vector, run.end_vector};
+  const auto add_seen = [&](Blocks blocks) {
+    if (blocks.first >= blocks.end) return;
+    for (int query = run.first; query < run.end; ++query) add_seen_pairs(a, w, run, blocks, query);
+  };
+  add_seen({run.first_vector, whole.first});
+  if (whole.first < whole.end) {
+    for_chunks(run, [&](auto n, int query) { pair_values<decltype(n)::value>(a, w, run, whole, query); });
+  }
+  add_seen({whole.end, run.end_vector});
 }
 
 static void attend_pairs(const AttendArgs& a) {
@@ -159,11 +180,10 @@ static void attend_pairs(const AttendArgs& a) {
   walk(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
     if (run.whole) {
       for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, true>(a, w, run, query); });
-      for_chunks(run, [&](auto n, int query) { pair_values<decltype(n)::value>(a, w, run, query); });
     } else {
       for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, false>(a, w, run, query); });
-      for (int query = run.first; query < run.end; ++query) add_seen_pairs(a, w, run, query);
     }
+    pair_values_of(a, w, run);
   });
 }
 

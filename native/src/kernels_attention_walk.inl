@@ -136,7 +136,8 @@ STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes
 }
 
 // Makes `maximum` what a query's weights are relative to from now on.
-__attribute__((noinline, cold)) static void raise_maximum(const AttendArgs& a, const Working& w, int query, float maximum) {
+__attribute__((noinline, cold)) static void raise_maximum(const AttendArgs& a, const Working& w, int query,
+                                                          float maximum) {
   const F32 factor = exp(splat((a.maximum[query] - maximum) * kLn2));
   float* sums = a.accumulator + ptrdiff_t{query} * a.head_size;
   for (int d = 0; d < a.head_size; d += 16) store(sums + d, mul(load(sums + d), factor));
