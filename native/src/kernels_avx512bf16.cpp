@@ -11,4 +11,6 @@
 #include "kernels_attention_pairs.inl"
 #include "kernels_attention_codes.inl"
 #include "kernels_attention.inl"
+#include "kernels_limits.inl"
+#include "kernels_limits_vectors.inl"
 #include "kernels_table.inl"

@@ -116,6 +116,12 @@ STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(a)));
   return acc;
 }
+// The same with four bytes that are used again and again, which may stay in a register.
+STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) {
+  int32_t four;
+  std::memcpy(&four, a, sizeof four);
+  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
 // A u8 code is the weighted sum of its parts, each small enough for dot4; here the code is its only part.
 constexpr int kU8Parts = 1;
 template <int kPart>
