@@ -36,12 +36,13 @@ void Model::compute_angles() {
   }
 }
 
-// Where keys or values of one KV head of a block are.
+// Where keys or values of one KV head of a block are. A head's parts stand next to each other: blocks that follow each
+// other, as a sequence's mostly do, are one stretch of memory, which the processor fetches ahead.
 uint8_t* Model::kv_at(const Memory& memory, int layer, int block, int head) const {
   const auto n_blocks = static_cast<size_t>(options_.kv_blocks);
   const auto n_heads = static_cast<size_t>(shape_.n_kv_heads);
   const size_t index =
-      (static_cast<size_t>(layer) * n_blocks + static_cast<size_t>(block)) * n_heads + static_cast<size_t>(head);
+      (static_cast<size_t>(layer) * n_heads + static_cast<size_t>(head)) * n_blocks + static_cast<size_t>(block);
   return memory.as<uint8_t>() + index * kv_part_bytes(kv_type_, shape_.head_size);
 }
 
@@ -162,7 +163,7 @@ void Model::attend_piece(const AttentionTask& task, int window, int index, int t
                     .block_table = task.block_table,
                     .keys = kv_at(keys_, index, 0, task.kv_head),
                     .values = kv_at(values_, index, 0, task.kv_head),
-                    .block_stride = static_cast<size_t>(shape_.n_kv_heads) * kv_part_bytes(kv_type_, shape_.head_size),
+                    .block_stride = kv_part_bytes(kv_type_, shape_.head_size),
                     .kv_type = kv_type_,
                     .scratch = scratch.threads[static_cast<size_t>(thread)].attention.as<float>(),
                     .maximum = out.maximum,

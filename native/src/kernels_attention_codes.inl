@@ -172,7 +172,7 @@ static void attend_codes(const AttendArgs& a) {
     code_query(query_of(a, i), a.head_size, query_factor(a), w.queries + ptrdiff_t{i} * 2 * a.head_size,
                w.numbers + 3 * i);
   }
-  walk(a, w, kv_part_bytes(KvType::q8, a.head_size), [&](const Run& run) {
+  walk<false>(a, w, kv_part_bytes(KvType::q8, a.head_size), [&](const Run& run) {
     for_chunks(run, [&](auto n, int query) { code_weights_of<decltype(n)::value>(a, w, run, query); });
     for_chunks(run, [&](auto n, int query) { code_values_of<decltype(n)::value>(a, w, run, query); });
   });

@@ -40,12 +40,15 @@ STOKER_INLINE void store_pair_weights(const AttendArgs& a, const Working& w, con
 }
 
 // Weights of kVectors vectors of keys for the queries [query, query + kN). kWhole: of a run that sees all of them.
-template <int kN, int kVectors, bool kWhole>
+// kFetch: fetches the next tile's keys as well.
+template <int kN, int kVectors, bool kWhole, bool kFetch = false>
 static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, int query) {
   const uint8_t* keys[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     keys[v] = a.keys + static_cast<size_t>(run.blocks[run.first_vector + v]) * a.block_stride;
   }
+  const uint8_t* next[kVectors];
+  for (int v = 0; kFetch && v < kVectors; ++v) next[v] = a.keys + static_cast<size_t>(run.next[v]) * a.block_stride;
   const ptrdiff_t query_bytes = 2 * a.head_size;
   const uint8_t* queries = w.queries + query * query_bytes;
   F32 scores[kN][kVectors];
@@ -54,7 +57,10 @@ static void pair_weights(const AttendArgs& a, const Working& w, const Run& run, 
   }
   for (ptrdiff_t d = 0; d < query_bytes; d += 4) {
     __m512bh key[kVectors];
-    for (int v = 0; v < kVectors; ++v) key[v] = load_pairs(keys[v] + 16 * d);
+    for (int v = 0; v < kVectors; ++v) {
+      key[v] = load_pairs(keys[v] + 16 * d);
+      if constexpr (kFetch) fetch(next[v] + 16 * d);
+    }
     for (int q = 0; q < kN; ++q) {
       const __m512bh pair = splat_pair(queries + q * query_bytes + d);
       for (int v = 0; v < kVectors; ++v) scores[q][v] = dot_pairs(scores[q][v], key[v], pair);
@@ -84,7 +90,8 @@ struct Blocks {
 };
 
 // accumulator += weights * values for the queries [query, query + kN) and kVectors vectors of dimensions from `d` on.
-template <int kN, int kVectors>
+// kFetch: fetches the next tile's values as well.
+template <int kN, int kVectors, bool kFetch>
 static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, Blocks blocks, int query, int d) {
   float* accumulator = a.accumulator + ptrdiff_t{query} * a.head_size + d;
   F32 sums[kN][kVectors];
@@ -95,9 +102,14 @@ static void add_pairs(const AttendArgs& a, const Working& w, const Run& run, Blo
   const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * blocks.first;
   for (int b = blocks.first; b < blocks.end; ++b) {
     const uint8_t* values = value_pairs(a, run, b, d);
+    const ptrdiff_t to_next =
+        kFetch ? (ptrdiff_t{run.next[b]} - run.blocks[b]) * static_cast<ptrdiff_t>(a.block_stride) : 0;
     for (int pair = 0; pair < kBlockTokens / 2; ++pair, values += pair_bytes, weights += 4) {
       __m512bh value[kVectors];
-      for (int v = 0; v < kVectors; ++v) value[v] = load_pairs(values + 64 * v);
+      for (int v = 0; v < kVectors; ++v) {
+        value[v] = load_pairs(values + 64 * v);
+        if constexpr (kFetch) fetch(values + 64 * v + to_next);
+      }
       for (int q = 0; q < kN; ++q) {
         const __m512bh weight = splat_pair(weights + q * 2 * kTileTokens);
         for (int v = 0; v < kVectors; ++v) sums[q][v] = dot_pairs(sums[q][v], value[v], weight);
@@ -146,11 +158,11 @@ static void pair_weights_of(const AttendArgs& a, const Working& w, const Run& ru
   }
 }
 
-template <int kN>
+template <int kN, bool kFetch>
 static void pair_values(const AttendArgs& a, const Working& w, const Run& run, Blocks blocks, int query) {
   int d = 0;
-  for (; d + 64 <= a.head_size; d += 64) add_pairs<kN, 4>(a, w, run, blocks, query, d);
-  if (d < a.head_size) add_pairs<kN, 2>(a, w, run, blocks, query, d);
+  for (; d + 64 <= a.head_size; d += 64) add_pairs<kN, 4, kFetch>(a, w, run, blocks, query, d);
+  if (d < a.head_size) add_pairs<kN, 2, kFetch>(a, w, run, blocks, query, d);
 }
 
 static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run) {
@@ -164,7 +176,13 @@ static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run
   };
   add_seen({run.first_vector, whole.first});
   if (whole.first < whole.end) {
-    for_chunks(run, [&](auto n, int query) { pair_values<decltype(n)::value>(a, w, run, whole, query); });
+    for_chunks(run, [&](auto n, int query) {
+      if (run.next != nullptr && query == run.first) {
+        pair_values<decltype(n)::value, true>(a, w, run, whole, query);
+      } else {
+        pair_values<decltype(n)::value, false>(a, w, run, whole, query);
+      }
+    });
   }
   add_seen({whole.end, run.end_vector});
 }
@@ -177,9 +195,15 @@ static void attend_pairs(const AttendArgs& a) {
     auto* out = reinterpret_cast<uint16_t*>(w.queries) + ptrdiff_t{i} * a.head_size;
     for (int d = 0; d < a.head_size; d += 16) store_bfloat(out + d, mul(load(query + d), factor));
   }
-  walk(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
+  walk<true>(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
     if (run.whole) {
-      for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, true>(a, w, run, query); });
+      for_chunks(run, [&](auto n, int query) {
+        if (run.next != nullptr && query == run.first) {
+          pair_weights<decltype(n)::value, kTileTokens / 16, true, true>(a, w, run, query);
+        } else {
+          pair_weights_of<decltype(n)::value, true>(a, w, run, query);
+        }
+      });
     } else {
       for_chunks(run, [&](auto n, int query) { pair_weights_of<decltype(n)::value, false>(a, w, run, query); });
     }

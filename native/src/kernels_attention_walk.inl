@@ -13,7 +13,7 @@ namespace stoker::STOKER_ISA {
 
 constexpr int kQueries = 4;      // that share loads of keys and values
 constexpr int kQueryBatch = 48;  // whose weights for a tile are computed before their sums of values
-constexpr int kFewQueries = 16;  // so few do not outlast the memory's delay: the next tile is fetched ahead
+constexpr int kFewQueries = 16;  // so few do not outlast the memory's delay: the next tile is fetched meanwhile
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 static_assert(kQueryBatch % kQueries == 0);
 
@@ -46,6 +46,7 @@ struct Run {
   int first_vector, end_vector;
   const int32_t* blocks;  // the tile's
   bool whole;             // all of them see all keys of these vectors
+  const int32_t* next;    // blocks of the next tile, to be fetched meanwhile, or null
 
   int n_vectors() const { return end_vector - first_vector; }
 };
@@ -74,8 +75,8 @@ STOKER_INLINE const float* query_of(const AttendArgs& a, int query) {
 
 // Calls work(run) for the tile's queries, as many at once as see the same vectors.
 template <class Work>
-STOKER_INLINE void for_runs(const AttendArgs& a, int begin, Work&& work) {
-  Run run{begin, 0, 0, 0, 0, a.block_table + begin / kBlockTokens, true};
+STOKER_INLINE void for_runs(const AttendArgs& a, int begin, const int32_t* next, Work&& work) {
+  Run run{begin, 0, 0, 0, 0, a.block_table + begin / kBlockTokens, true, next};
   for (int row = 0; row < a.n_rows; ++row) {
     const Sight sight = sight_of(a, row, begin);
     if (!sight.any()) continue;
@@ -93,11 +94,14 @@ STOKER_INLINE void for_runs(const AttendArgs& a, int begin, Work&& work) {
   if (run.first < run.end) work(run);
 }
 
-STOKER_INLINE void prefetch_tile(const AttendArgs& a, int begin, int end, size_t part_bytes) {
-  for (int position = begin; position < end && position < begin + kTileTokens; position += kBlockTokens) {
-    const size_t at = static_cast<size_t>(a.block_table[position / kBlockTokens]) * a.block_stride;
-    for (size_t line = 0; line < part_bytes; line += 64) __builtin_prefetch(a.keys + at + line);
-    for (size_t line = 0; line < part_bytes; line += 64) __builtin_prefetch(a.values + at + line);
+// Into the second cache level: fetches into the first one would hold the buffers that its misses need.
+STOKER_INLINE void fetch(const uint8_t* line) { __builtin_prefetch(line, 0, 2); }
+
+STOKER_INLINE void fetch_parts(const AttendArgs& a, const int32_t* blocks, int n_blocks, size_t part_bytes) {
+  for (int b = 0; b < n_blocks; ++b) {
+    const size_t at = static_cast<size_t>(blocks[b]) * a.block_stride;
+    for (size_t line = 0; line < part_bytes; line += 64) fetch(a.keys + at + line);
+    for (size_t line = 0; line < part_bytes; line += 64) fetch(a.values + at + line);
   }
 }
 
@@ -106,8 +110,8 @@ STOKER_INLINE int first_query(const AttendArgs& a) {
   return a.key_begin > a.first_position ? (a.key_begin - a.first_position) * a.group : 0;
 }
 
-// Walks through the piece. `work` does a run of queries.
-template <class Work>
+// Walks through the piece. `work` does a run of queries. kFetches: and fetches the blocks of `run.next` beside it.
+template <bool kFetches, class Work>
 STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes, Work&& work) {
   const int n_queries = a.n_rows * a.group;
   for (int i = first_query(a); i < n_queries; ++i) {
@@ -120,8 +124,18 @@ STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes
   const int end = a.key_end < last ? a.key_end : last;
   const int first = first_seen(a.first_position, a.window) / kTileTokens * kTileTokens;
   for (int begin = a.key_begin > first ? a.key_begin : first; begin < end; begin += kTileTokens) {
-    if (n_queries <= kFewQueries) prefetch_tile(a, begin + kTileTokens, end, part_bytes);
-    for_runs(a, begin, [&](Run run) {
+    const int next = begin + kTileTokens;
+    const int32_t* next_blocks = nullptr;
+    if (n_queries <= kFewQueries && next < end) {
+      next_blocks = a.block_table + next / kBlockTokens;
+      const bool whole = sight_of(a, a.n_rows - 1, begin).first == 0 && sight_of(a, 0, begin).end == kTileTokens;
+      if (!kFetches || !whole || next + kTileTokens > end) {
+        fetch_parts(a, next_blocks, ((end < next + kTileTokens ? end : next + kTileTokens) - next + 15) / 16,
+                    part_bytes);
+        next_blocks = nullptr;
+      }
+    }
+    for_runs(a, begin, next_blocks, [&](Run run) {
       const int end_query = run.end;
       for (; run.first < end_query; run.first += kQueryBatch) {
         run.end = end_query < run.first + kQueryBatch ? end_query : run.first + kQueryBatch;

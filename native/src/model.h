@@ -179,7 +179,7 @@ class Model {
   ThreadPool pool_;
   PhaseClock phases_{pool_};
   KvType kv_type_;
-  Memory keys_, values_;  // [layer][block][kv head] parts of kv_part_bytes
+  Memory keys_, values_;  // [layer][kv head][block] parts of kv_part_bytes
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;
