@@ -14,6 +14,7 @@ void test_extreme_values(const Kernels& kernels);
 void test_sampler(const Kernels& kernels);
 void test_exact_sums(const Kernels& kernels);
 void test_equal_paths(const Kernels& first, const Kernels& second);
+void test_golden(const Kernels& kernels);
 void test_bad_edits();
 void test_models(const std::string& isa);
 void test_bad_arguments();
