@@ -1,5 +1,5 @@
-// Tests of the compute library without Python, meant to run under sanitizers: every path with random work, and the
-// promise that a sequence's bits do not depend on the batch, the chunking or the threads.
+// Tests of the compute library without Python, meant to run under sanitizers: every path with random work and golden
+// numbers, and the promise that a sequence's bits do not depend on the batch, the chunking or the threads.
 //
 // Usage: native_tests [text...]: the tests whose names contain one of the texts, or all.
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "stand_ins.h"
 #include "tests.h"
 
 namespace stoker {
@@ -36,22 +37,33 @@ int main(int argc, char** argv) {
   using namespace stoker;
   wanted.assign(argv + 1, argv + argc);
   run("thread pool", test_thread_pool);
+  run("float mode", test_float_mode);
   run("halves", test_halves);
   run("packing", test_packing);
   run("stored blocks", test_stored_blocks);
   run("bad arguments", test_bad_arguments);
   run("bad edits", test_bad_edits);
-  const std::vector<const Kernels*> paths = available_kernels();
-  for (size_t i = 0; i + 2 < paths.size(); ++i) {  // all but the portable one, which does not fuse
-    run(std::string("equal paths ") + paths[i + 1]->name, [&] { test_equal_paths(*paths[i], *paths[i + 1]); });
-  }
-  for (const Kernels* kernels : paths) {
-    const std::string isa = kernels->name;
-    run("golden numbers " + isa, [&] { test_golden(*kernels); });
-    run("exact sums " + isa, [&] { test_exact_sums(*kernels); });
-    run("extreme values " + isa, [&] { test_extreme_values(*kernels); });
-    run("sampler " + isa, [&] { test_sampler(*kernels); });
-    run("models " + isa, [&] { test_models(isa); });
+  const Kernels* fused = nullptr;  // the path before, of those that fuse multiply and add
+  for (const PathToTest& path : paths_to_test()) {
+    if (path.native == nullptr) {
+      std::printf("%-28s not run: this processor lacks it%s\n", path.name,
+                  path.stand_in == nullptr ? "" : "; its code with those instructions replaced:");
+    }
+    const Kernels* kernels = path.native != nullptr ? path.native : path.stand_in;
+    if (kernels == nullptr) continue;
+    const std::string name = kernels->name;
+    run("golden numbers " + name, [&] { test_golden(*kernels); });
+    run("exact sums " + name, [&] { test_exact_sums(*kernels); });
+    run("extreme values " + name, [&] { test_extreme_values(*kernels); });
+    run("sampler " + name, [&] { test_sampler(*kernels); });
+    if (name == "portable") {
+      // It does not fuse, so no other path has its bits.
+    } else if (fused == nullptr) {
+      fused = kernels;
+    } else {
+      run("equal paths " + name, [&] { test_equal_paths(*fused, *kernels); });
+    }
+    if (path.native != nullptr) run("models " + name, [&] { test_models(name); });
   }
   return 0;
 }

@@ -7,6 +7,7 @@
 namespace stoker {
 
 void test_thread_pool();
+void test_float_mode();
 void test_halves();
 void test_packing();
 void test_stored_blocks();

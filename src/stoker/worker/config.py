@@ -32,7 +32,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``,
-            ``avx2`` or ``portable``.
+            ``avx2``, ``neon`` or ``portable``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
         packs_dir: Where repacked weights are kept; None to keep none.
