@@ -35,7 +35,7 @@ class FloatControl {
 };
 
 #else
-#error "how does this processor flush subnormals to zero?"
+#error "Stoker runs on x86-64 and AArch64: docs/platforms.md"
 #endif
 
 // Sets the calling thread's mode, and restores it at the end.

@@ -1,7 +1,8 @@
 // Tests of the compute library without Python, meant to run under sanitizers: every path with random work and golden
 // numbers, and the promise that a sequence's bits do not depend on the batch, the chunking or the threads.
 //
-// Usage: native_tests [text...]: the tests whose names contain one of the texts, or all.
+// Usage: native_tests [--threads=N] [text...]: the tests whose names contain one of the texts, or all; models run on 1
+// to N threads, 4 if not given.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -35,7 +36,15 @@ void run(const std::string& name, const std::function<void()>& test) {
 
 int main(int argc, char** argv) {
   using namespace stoker;
-  wanted.assign(argv + 1, argv + argc);
+  int max_threads = 4;
+  for (const std::string& argument : std::vector<std::string>(argv + 1, argv + argc)) {
+    if (argument.rfind("--", 0) != 0) {
+      wanted.push_back(argument);
+    } else if (std::sscanf(argument.c_str(), "--threads=%d", &max_threads) != 1 || max_threads < 1) {
+      std::fprintf(stderr, "%s: expected --threads=N, N at least 1, or parts of the tests' names\n", argument.c_str());
+      return 2;
+    }
+  }
   run("thread pool", test_thread_pool);
   run("float mode", test_float_mode);
   run("halves", test_halves);
@@ -63,7 +72,7 @@ int main(int argc, char** argv) {
     } else {
       run("equal paths " + name, [&] { test_equal_paths(*fused, *kernels); });
     }
-    if (path.native != nullptr) run("models " + name, [&] { test_models(name); });
+    if (path.native != nullptr) run("models " + name, [&] { test_models(name, max_threads); });
   }
   return 0;
 }

@@ -183,7 +183,7 @@ void deal_blocks(std::vector<Sequence>& sequences, int kv_blocks, Random& random
   }
 }
 
-void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const std::string& isa) {
+void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const std::string& isa, int max_threads) {
   constexpr int kStepTokens = 128;
   const int longest = *std::max_element(lengths.begin(), lengths.end());
   const int kv_blocks =
@@ -211,7 +211,7 @@ void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const st
       for (const float x : logits) CHECK(std::isfinite(x));
     }
   }
-  for (int n_threads = 1; n_threads <= 4; ++n_threads) {
+  for (int n_threads = 1; n_threads <= max_threads; ++n_threads) {
     const auto model = tiny.build(isa, n_threads, kv_blocks, kStepTokens, static_cast<int>(lengths.size()));
     deal_blocks(sequences, kv_blocks, random);
     compute(*model, sequences, random, static_cast<int>(lengths.size()), kStepTokens);
@@ -272,27 +272,27 @@ std::vector<ModelShape> rich_shapes() {
 
 }  // namespace
 
-void test_models(const std::string& isa) {
+void test_models(const std::string& isa, int max_threads) {
   int index = 0;
   for (const std::string type : kTypes) {
     ModelShape shape = plain_shape(2, 64, 2 * (1 + index % 3), 2, 32 * (1 + index % 2));
     shape.tied_embeddings = index % 2 == 0;
     const TinyModel tiny{shape, type, kTypes[(index + 2) % 6], false, static_cast<uint64_t>(index)};
-    test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa);
+    test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa, max_threads);
     ++index;
   }
   for (const ModelShape& shape : rich_shapes()) {
     test_model({shape, index % 2 == 0 ? "Q8_0" : "BF16", "Q4_1", false, static_cast<uint64_t>(index)}, {1, 17, 65, 120},
-               isa);
+               isa, max_threads);
     ++index;
   }
   const ModelShape shape = plain_shape(1, 32, 2, 1, 32);
-  test_model({shape, "Q4_1", "Q8_0", false, 21}, {511, 530}, isa);  // two pieces of keys
+  test_model({shape, "Q4_1", "Q8_0", false, 21}, {511, 530}, isa, max_threads);  // two pieces of keys
   ModelShape windowed = shape;
   windowed.layers = {{.window = 40, .rotary = 0}, {.window = 515, .rotary = 0}};
   windowed.sinks = true;
-  test_model({windowed, "Q4_1", "Q8_0", false, 22}, {511, 570}, isa);
-  test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa);  // the float path
+  test_model({windowed, "Q4_1", "Q8_0", false, 22}, {511, 570}, isa, max_threads);
+  test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa, max_threads);  // the float path
 }
 
 void test_bad_arguments() {

@@ -1,23 +1,67 @@
 #!/usr/bin/env bash
-# Builds the native tests for AArch64 with Debian's cross compiler and runs them under qemu-user: the NEON path and the
-# portable one. Needs CMake, Ninja or Make, aarch64-linux-gnu-g++ and qemu-aarch64 on the PATH (Debian:
-# g++-aarch64-linux-gnu and qemu-user); writes to a temporary folder only.
+# Builds the native tests for other processors than this machine's and runs them under qemu-user:
+#   AArch64 with DotProd (the NEON path) and without (the portable path), built by Debian's cross compiler;
+#   on x86-64, processors with AVX2 and no AVX-512, and with neither, where any instruction that the chosen path should
+#   not have used ends the program.
+# Says what it leaves out for want of a tool (Debian: g++-aarch64-linux-gnu, qemu-user). Needs CMake and Ninja or Make;
+# writes to a temporary folder only.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-for tool in aarch64-linux-gnu-g++ qemu-aarch64; do
-  command -v "$tool" >/dev/null || { echo "native/tests/run_cross.sh needs $tool" >&2; exit 1; }
-done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 generator='Unix Makefiles'
 if command -v ninja >/dev/null; then generator=Ninja; fi
 
-cmake -S "$root" -B "$work/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DSTOKER_BUILD_TESTS=ON \
-  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static >"$work/log" 2>&1 ||
-  { cat "$work/log"; exit 1; }
-cmake --build "$work/build" --parallel "$(nproc)" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-echo '-- a processor with DotProd'
-qemu-aarch64 -cpu max "$work/build/native_tests"
+build() { # folder, options of CMake: statically linked, so that qemu needs no libraries of the other processor
+  cmake -S "$root" -B "$work/$1" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DSTOKER_BUILD_TESTS=ON \
+    -DCMAKE_EXE_LINKER_FLAGS=-static "${@:2}" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+  cmake --build "$work/$1" --parallel "$(nproc)" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+}
+
+expect_path() { # path, emulator and program
+  local name=$1
+  shift
+  "$@" "golden numbers $name" | grep -q "golden numbers $name *ok" || { echo "the path $name did not run" >&2; exit 1; }
+}
+
+missing() { # tools
+  local tool
+  for tool in "$@"; do
+    if ! command -v "$tool" >/dev/null; then
+      echo "-- left out: there is no $tool"
+      return 0
+    fi
+  done
+  return 1
+}
+
+echo '-- AArch64'
+if ! missing aarch64-linux-gnu-g++ qemu-aarch64; then
+  build aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+  tests=$work/aarch64/native_tests
+  expect_path neon qemu-aarch64 -cpu neoverse-n1 "$tests"
+  qemu-aarch64 -cpu neoverse-n1 "$tests" --threads=2 thread float halves packing stored bad neon \
+    'numbers portable' 'sums portable' 'values portable' 'sampler portable'
+  echo '-- AArch64 without DotProd'
+  expect_path portable qemu-aarch64 -cpu cortex-a53 "$tests"
+  if qemu-aarch64 -cpu cortex-a53 "$tests" 'golden numbers neon' | grep 'ok,'; then
+    echo 'the NEON path was offered to a processor without DotProd' >&2
+    exit 1
+  fi
+fi
+
+echo '-- x86-64 without AVX-512, then without AVX2'
+if [[ $(uname -m) != x86_64 ]]; then
+  echo '-- left out: this is no x86-64 machine'
+elif ! missing qemu-x86_64; then
+  build x86_64
+  tests=$work/x86_64/native_tests
+  expect_path avx2 qemu-x86_64 -cpu Haswell "$tests"
+  qemu-x86_64 -cpu Haswell "$tests" --threads=2 'numbers avx2' 'sums avx2' 'values avx2' 'sampler avx2' bad
+  expect_path portable qemu-x86_64 -cpu Nehalem "$tests"
+  qemu-x86_64 -cpu Nehalem "$tests" float halves packing stored bad 'numbers portable' 'sums portable' \
+    'values portable' 'sampler portable'
+fi
