@@ -23,7 +23,7 @@ build() { # folder, options of CMake: statically linked, so that qemu needs no l
 expect_path() { # path, emulator and program
   local name=$1
   shift
-  "$@" "golden numbers $name" | grep -q "golden numbers $name *ok" || { echo "the path $name did not run" >&2; exit 1; }
+  "$@" "exact sums $name" | grep -q "exact sums $name *ok" || { echo "the path $name did not run" >&2; exit 1; }
 }
 
 missing() { # tools
@@ -47,7 +47,7 @@ if ! missing aarch64-linux-gnu-g++ qemu-aarch64; then
     'numbers portable' 'sums portable' 'values portable' 'sampler portable'
   echo '-- AArch64 without DotProd'
   expect_path portable qemu-aarch64 -cpu cortex-a53 "$tests"
-  if qemu-aarch64 -cpu cortex-a53 "$tests" 'golden numbers neon' | grep 'ok,'; then
+  if qemu-aarch64 -cpu cortex-a53 "$tests" 'exact sums neon' | grep 'ok,'; then
     echo 'the NEON path was offered to a processor without DotProd' >&2
     exit 1
   fi
@@ -59,8 +59,10 @@ if [[ $(uname -m) != x86_64 ]]; then
 elif ! missing qemu-x86_64; then
   build x86_64
   tests=$work/x86_64/native_tests
-  expect_path avx2 qemu-x86_64 -cpu Haswell "$tests"
-  qemu-x86_64 -cpu Haswell "$tests" --threads=2 'numbers avx2' 'sums avx2' 'values avx2' 'sampler avx2' bad
+  # All that qemu knows, which ends with AVX2. No golden numbers: qemu 7.2 takes subnormal halves for zero in
+  # `vcvtph2ps` when MXCSR says so for operands; processors do not.
+  expect_path avx2 qemu-x86_64 -cpu max "$tests"
+  qemu-x86_64 -cpu max "$tests" 'sums avx2' 'values avx2' 'sampler avx2' bad
   expect_path portable qemu-x86_64 -cpu Nehalem "$tests"
   qemu-x86_64 -cpu Nehalem "$tests" float halves packing stored bad 'numbers portable' 'sums portable' \
     'values portable' 'sampler portable'
