@@ -1,8 +1,8 @@
 // Tests of the compute library without Python, meant to run under sanitizers: every path with random work and golden
 // numbers, and the promise that a sequence's bits do not depend on the batch, the chunking or the threads.
 //
-// Usage: native_tests [--threads=N] [text...]: the tests whose names contain one of the texts, or all; models run on 1
-// to N threads, 4 if not given.
+// Usage: native_tests [--threads=N] [--fastest] [text...]: the tests whose names contain one of the texts, or all;
+// models run on 1 to N threads, 4 if not given; of the paths that the processor can run all, or the fastest alone.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -37,11 +37,15 @@ void run(const std::string& name, const std::function<void()>& test) {
 int main(int argc, char** argv) {
   using namespace stoker;
   int max_threads = 4;
+  bool fastest_only = false;
   for (const std::string& argument : std::vector<std::string>(argv + 1, argv + argc)) {
-    if (argument.rfind("--", 0) != 0) {
+    if (argument == "--fastest") {
+      fastest_only = true;
+    } else if (argument.rfind("--", 0) != 0) {
       wanted.push_back(argument);
     } else if (std::sscanf(argument.c_str(), "--threads=%d", &max_threads) != 1 || max_threads < 1) {
-      std::fprintf(stderr, "%s: expected --threads=N, N at least 1, or parts of the tests' names\n", argument.c_str());
+      std::fprintf(stderr, "%s: expected --threads=N, N at least 1, --fastest, or parts of the tests' names\n",
+                   argument.c_str());
       return 2;
     }
   }
@@ -54,6 +58,7 @@ int main(int argc, char** argv) {
   run("bad edits", test_bad_edits);
   const Kernels* fused = nullptr;  // the path before, of those that fuse multiply and add
   for (const PathToTest& path : paths_to_test()) {
+    if (fastest_only && path.native != available_kernels()[0]) continue;
     if (path.native == nullptr) {
       std::printf("%-28s not run: this processor lacks it%s\n", path.name,
                   path.stand_in == nullptr ? "" : "; its code with those instructions replaced:");
