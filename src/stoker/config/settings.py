@@ -179,10 +179,10 @@ class Settings(BaseModel):
         description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
-    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
+    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "neon", "portable"] = Field(
         default="auto",
         description="Instruction-set path of the kernels: `auto` (the fastest that the processor has), "
-        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
+        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2`, `neon` or `portable`.",
     )
     max_running: int = Field(
         default=64, ge=1, le=1024, description="Most sequences computed in one engine call."

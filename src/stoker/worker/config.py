@@ -34,7 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512bf16``,
-            ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
+            ``avx512vnni``, ``avx2vnni``, ``avx2``, ``neon`` or ``portable``.
         kv_type: How the native engine's KV cache holds keys and values: ``auto``, ``f16``, ``bf16`` or
             ``q8``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
