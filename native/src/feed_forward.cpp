@@ -6,38 +6,35 @@ namespace stoker {
 
 // 32 inner values of rows [row_begin, row_end): gate and up products, activation, and codes for the down product.
 // `expert` is 0 where there is one network.
-void Model::inner_group(const Layer& layer, const Activations& input, int row_begin, int row_end, int expert, int unit,
-                        int thread) {
-  const ActivationBuffer& inner = scratch_->inner;
+void Model::inner_group(const Layer& layer, const ActivationForms& input, int row_begin, int row_end, int expert,
+                        int unit, int thread) {
+  const ActivationForms& inner = scratch_->inner;
   float* gate = scratch_->threads[static_cast<size_t>(thread)].tile.as<float>();
   float* up = gate + kGroup;
   const ptrdiff_t first = ptrdiff_t{expert} * shape_.ffn_width + unit * kGroup;
   const auto block = static_cast<int>(first / kLanes);
-  kernels_->matmul(layer.gate, input, row_begin, row_end, block, block + 2, gate, 2 * kGroup);
-  kernels_->matmul(layer.up, input, row_begin, row_end, block, block + 2, up, 2 * kGroup);
+  product(layer.gate, input, row_begin, row_end, block, block + 2, thread, gate, 2 * kGroup);
+  product(layer.up, input, row_begin, row_end, block, block + 2, thread, up, 2 * kGroup);
   for (int row = row_begin; row < row_end; ++row, gate += 2 * kGroup, up += 2 * kGroup) {
     if (!layer.gate_bias.empty()) {
       kernels_->add(gate, layer.gate_bias.data() + first, kGroup);
       kernels_->add(up, layer.up_bias.data() + first, kGroup);
     }
-    float* out = inner.row_values(row) + unit * kGroup;
+    float* out = inner.once.row_values(row) + unit * kGroup;
     activate_(gate, up, kGroup, out);
-    if (layer.down.quantized()) {
-      kernels_->quantize(out, kGroup, inner.row_codes(row) + unit * kGroup, inner.row_meta(row) + unit);
-    }
+    quantize_for(layer.down, inner, row, unit * kGroup, kGroup);
   }
 }
 
 void Model::feed_forward(const Layer& layer) {
-  const Activations input = scratch_->normed.view();
   // A unit is one group of 32 inner values.
   const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
-      inner_group(layer, input, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
+      inner_group(layer, scratch_->normed, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
     }
   });
-  add_product(layer.down, scratch_->inner.view(), layer.down_bias, layer.post_ffn_norm);
+  add_product(layer.down, scratch_->inner, layer.down_bias, layer.post_ffn_norm);
 }
 
 }  // namespace stoker

@@ -1,4 +1,4 @@
-"""The figures of `bench/quality.py`: each against its definition, on distributions small enough to do by hand."""
+"""The figures of `bench/quality.py`: each against its definition, on distributions that are small."""
 
 import numpy as np
 import pytest
