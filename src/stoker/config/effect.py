@@ -52,6 +52,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "quantize",
         "threads",
         "isa",
+        "precise",
         "max_running",
         "step_tokens",
         "kv_memory",

@@ -33,6 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``,
             ``avx2`` or ``portable``.
+        precise: Matrices of the native engine whose activations have 16 bits, as the setting has them.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
         packs_dir: Where repacked weights are kept; None to keep none.
@@ -53,6 +54,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context_length: int | None = None
     n_threads: int | None = None
     isa: str = "auto"
+    precise: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
     packs_dir: Path | None = None

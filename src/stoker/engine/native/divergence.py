@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 64
+_ROWS = 32
 """Positions that are compared at once: a few copies of their logits are in memory."""
 
 

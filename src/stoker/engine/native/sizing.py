@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stoker.core.errors import OutOfMemoryError
 from stoker.core.step import BLOCK_TOKENS
+from stoker.engine.native.precision import Choice
 from stoker.models.config import ModelConfig, Tensor
 
 KV_SHARE = 0.25
@@ -81,7 +82,9 @@ def kv_block_bytes(config: ModelConfig, *, float_path: bool) -> int:
     return 2 * config.n_layers * config.n_kv_heads * config.head_size * BLOCK_TOKENS * element
 
 
-def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) -> int:
+def scratch_bytes(
+    config: ModelConfig, *, step_tokens: int, max_running: int, precise: Choice = frozenset()
+) -> int:
     """Memory of a step's buffers, as ``native/src/model_scratch.cpp`` lays them out."""
     width, query_width = config.width, config.n_heads * config.head_size
     n_used = 0 if config.experts is None else config.experts.n_used
@@ -95,8 +98,16 @@ def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) ->
     if config.experts is not None:
         floats += _padded(config.experts.n_experts) + n_used + n_used * width
         activations += n_used * width
-    # The normed activations have two rows of codes more, coarse and fine.
-    codes = activations + 2 * width
+    # Activations that some matrix wants at 16 bits have two rows of codes more; the normed ones always have.
+    names = {each.name for each in precise}
+    twice = width
+    if "o" in names:
+        twice += query_width
+    if "down" in names:
+        twice += config.ffn_width * max(1, n_used)
+    if names & {"gate", "up"}:
+        twice += n_used * width
+    codes = activations + 2 * twice
     rows = step_tokens * ((floats + activations) * _FLOAT_BYTES + codes * _CODE_BYTES)
     return int(rows) + max_running * _padded(config.vocab_size) * _FLOAT_BYTES
 
