@@ -1,5 +1,7 @@
 """Which matrices have activations of 16 bits: the setting, and the rule that chooses by measured cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,6 +108,9 @@ def whole(engine: NativeEngine) -> Floats:
 
 @pytest.mark.parametrize("config", RANDOM.values(), ids=RANDOM)
 def test_16_bits_are_next_to_the_float_path(config: ModelConfig) -> None:
+    if config.experts is not None:  # all are used: which ones come first may hang on the last bit
+        experts = replace(config.experts, n_used=config.experts.n_experts)
+        config = replace(config, experts=experts)
     source = random_source(config, dtype="Q4_1")
     right = whole(load_engine(source, settings(float_path=True)))
     error = {
