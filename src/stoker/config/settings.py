@@ -181,8 +181,8 @@ class Settings(BaseModel):
     precise: Precise = Field(
         default="auto",
         description="Matrices whose activations have 16 bits instead of 8, which costs twice the operations "
-        "and brings answers nearer to those of floats: `auto` (what was measured best for the "
-        "architecture), `none`, or names separated by commas out of `q`, `k`, `v`, `o`, `gate`, `up`, "
+        "and brings answers nearer to those of floats: `auto` (`v,output`, which saves most "
+        "error for its cost), `none`, or names separated by commas out of `q`, `k`, `v`, `o`, `gate`, `up`, "
         "`down` and `output`, all but the last also of one layer, as in `v,output,down:2`. "
         "`stoker quality` measures a model and says what it would choose.",
     )

@@ -4,7 +4,7 @@ A choice is a set of matrices, each all layers' or one layer's. It changes what 
 a matter of settings and of the model alone, the same on every machine, and part of the fingerprint.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -18,10 +18,7 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down", "output")
 AUTO, NONE = "auto", "none"
 
 DEFAULT = "v,output"
-"""What ``auto`` means where no architecture is named below: measured best for its cost (ADR 7)."""
-
-DEFAULTS: Mapping[str, str] = {}
-"""What ``auto`` means for an architecture whose models were measured to want something else."""
+"""What ``auto`` means, for every architecture: what saves most divergence for its cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ def choose_precise(setting: str, config: ModelConfig) -> Choice:
     Raises:
         SettingsError: It names what no model has, or what this one has not.
     """
-    text = DEFAULTS.get(config.architecture, DEFAULT) if setting == AUTO else setting
+    text = DEFAULT if setting == AUTO else setting
     if text == NONE:
         return frozenset()
     return frozenset(_parse(part.strip(), config) for part in text.split(","))
