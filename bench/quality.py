@@ -39,7 +39,7 @@ OTHER_TYPES = ("Q8_0", "BF16", "Q4_K_M")
 CHUNK = 4
 """Windows that an engine computes in one process; their logits are on disk meanwhile."""
 
-OWN_KV_TYPES = ("f16",)
+OWN_KV_TYPES = ("f16", "bf16", "q8")
 
 
 @dataclass

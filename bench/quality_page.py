@@ -41,7 +41,7 @@ TAIL = """\
 ## What a model of your own loses
 
 `stoker quality MODEL` measures what the 8-bit activations of each matrix cost alone, and says which ones to
-keep at 16 bits so that all others together cost at most 0.001 nats. The setting `precise` takes its answer;
+keep at 16 bits so that all others together cost at most 0.0016 nats. The setting `precise` takes its answer;
 without it, values and the output product have 16 bits ([ADR 7](adr/0007-asymmetric-activations.md)). The
 choice is a matter of settings, never of the machine, and part of `system_fingerprint`.
 """

@@ -1,6 +1,6 @@
 """Logits of Stoker's native engine. See `quality_job.py`.
 
-Options: `float_path` 1 for fp32 weights, activations and KV.
+Options: `float_path` 1 for fp32 weights, activations and KV; else `kv_type` f16, bf16 or q8.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def main() -> None:
             source,
             NativeEngineSettings(
                 threads=job.threads,
-                isa=job.options.get("isa", "auto"),
+                kv_type=job.options.get("kv_type", "auto"),
                 context_length=n_tokens,
                 step_tokens=n_tokens,
                 kv_memory_bytes=256 << 20,

@@ -16,6 +16,7 @@ namespace stoker {
 
 // The residual stream's rows, normed unless `weight` is empty, into the forms that products want.
 void Model::normalize(const std::vector<float>& weight, int n_rows, Precision wanted) {
+  const PhaseTimer timer(phases_, Phase::normalize);
   const ActivationBuffer& once = scratch_->normed.once;
   const ActivationBuffer& twice = scratch_->normed.twice;
   for_rows(pool_, n_rows, [&](int row, int) {
@@ -37,17 +38,18 @@ void Model::normalize(const std::vector<float>& weight, int n_rows, Precision wa
 void Model::quantize_for(const PackedMatrix& matrix, const ActivationForms& forms, int row, int begin, int n) {
   const float* x = forms.once.row_values(row) + begin;
   if (matrix.wants_int8()) {
-    kernels_->quantize(x, n, forms.once.row_codes(row) + begin, forms.once.row_meta(row) + begin / kGroup);
+    kernels_->quantize(x, n, forms.once.row_codes(row) + begin, forms.once.row_meta(row) + begin / kActivationGroup);
   }
   if (!matrix.wants_int16()) return;
   // Rows of codes are apart by more than n, so a group at a time.
-  for (int at = 0; at < n; at += kGroup) {
-    int8_t codes[2 * kGroup];
+  for (int at = 0; at < n; at += kActivationGroup) {
+    const int size = std::min(kActivationGroup, n - at);
+    int8_t codes[2 * kActivationGroup];
     GroupMeta meta[2];
-    kernels_->quantize_twice(x + at, kGroup, codes, meta);
+    kernels_->quantize_twice(x + at, size, codes, meta);
     for (int half = 0; half < 2; ++half) {
-      std::memcpy(forms.twice.row_codes(2 * row + half) + begin + at, codes + half * kGroup, kGroup);
-      forms.twice.row_meta(2 * row + half)[(begin + at) / kGroup] = meta[half];
+      std::memcpy(forms.twice.row_codes(2 * row + half) + begin + at, codes + half * size, static_cast<size_t>(size));
+      forms.twice.row_meta(2 * row + half)[(begin + at) / kActivationGroup] = meta[half];
     }
   }
 }
@@ -129,7 +131,10 @@ void Model::run_layers(const Batch& batch) {
                .int16 = layer.q.wants_int16() || layer.k.wants_int16() || layer.v.wants_int16()});
     project_qkv(layer, index);
     attend(layer, index);
-    add_product(layer.o, scratch_->attended, layer.o_bias, layer.post_attn_norm);
+    {
+      const PhaseTimer timer(phases_, Phase::output);
+      add_product(layer.o, scratch_->attended, layer.o_bias, layer.post_attn_norm);
+    }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),
                .int16 = layer.gate.wants_int16() || layer.up.wants_int16()});
@@ -143,6 +148,7 @@ void Model::run_layers(const Batch& batch) {
 
 // Logits of the given rows, at most max_step_seqs of them, in order. Overwrites the residual stream's first rows.
 void Model::output_logits(const std::vector<int>& rows) {
+  const PhaseTimer timer(phases_, Phase::logits);
   Scratch& scratch = *scratch_;
   const PackedMatrix& matrix = shape_.tied_embeddings ? embedding_ : output_;
   const auto n = static_cast<int>(rows.size());
@@ -172,6 +178,7 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   check(batch);
   check_scores(batch);
   const FloatMode float_mode;
+  const PhaseTimer timer(phases_, Phase::other);
   Scratch& scratch = *scratch_;
   run_layers(batch);
   score_prompts(batch);
@@ -184,6 +191,7 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   }
   if (scratch.logit_rows.empty()) return;
   output_logits(scratch.logit_rows);
+  const PhaseTimer sampling(phases_, Phase::sampling);
   const size_t stride = (static_cast<size_t>(shape_.vocab_size) + kLanes - 1) / kLanes * kLanes;
   pool_.run(static_cast<int>(scratch.sampled_seqs.size()), [&](int i, int thread) {
     const int s = scratch.sampled_seqs[static_cast<size_t>(i)];

@@ -160,7 +160,9 @@ def test_what_is_counted_is_what_the_library_takes(config: ModelConfig, text: st
         float_path=False,
     )
     apply_precise(model, config, choice)
-    assert model.step_bytes == scratch_bytes(config, step_tokens=37, max_running=3, precise=choice)
+    assert model.step_bytes == scratch_bytes(
+        config, step_tokens=37, max_running=3, threads=1, precise=choice
+    )
 
 
 def test_only_8_or_16_bits() -> None:

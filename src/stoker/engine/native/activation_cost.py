@@ -18,8 +18,9 @@ from stoker.engine.native.sizing import PACKED_BITS
 from stoker.engine.native.weights import list_weights
 from stoker.models.config import WeightSource
 
-KL_BUDGET = 0.001
-"""Mean divergence in nats that the int8 activations of a model may cause in all."""
+KL_BUDGET = 0.0016
+"""Mean divergence in nats that the int8 activations of a model may cause in all: half of what those of
+llama.cpp cause in the default model (docs/quality.md)."""
 
 LOGITS_SHARE = 1 / 8
 """Part of all tokens whose logits are computed: those that are answers, and not prompts."""
