@@ -28,7 +28,9 @@ struct TinyModel {
     auto model = std::make_unique<Model>(
         shape, ModelOptions{isa, n_threads, kv_blocks, step_tokens, step_seqs, float_path, kv_type});
     Random random(seed);
+    Random bits(seed + 1);
     for (const MatrixSlot& slot : model->matrices()) {
+      model->set_activation_bits(slot.name, slot.layer, bits.below(2) == 0 ? 8 : 16);
       const std::string& stored_as = slot.layer < 0 ? embedding_type : type;
       const Stored stored = random_matrix(random, stored_as, slot.rows, slot.columns);
       model->set_matrix(slot.name, slot.layer, stored_as, stored.bytes.data(), stored.bytes.size(),
@@ -54,6 +56,7 @@ class MappedModel {
       const PackedMatrix& matrix = packed->packed_matrix(slot.name, slot.layer);
       pack_.emplace_back(matrix.bytes());
       std::memcpy(pack_.back().as<uint8_t>(), matrix.block(0), matrix.bytes());
+      model.set_activation_bits(slot.name, slot.layer, packed->activation_bits(slot.name, slot.layer));
       model.map_matrix(slot.name, slot.layer, weight_type_name(matrix.type), pack_.back().as<const uint8_t>(),
                        matrix.bytes());
     }
