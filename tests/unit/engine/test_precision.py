@@ -43,7 +43,13 @@ WINDOWS = [list(range(3, 40)), list(range(40, 60))]
 
 
 def settings(**changes: object) -> NativeEngineSettings:
-    fields = {"threads": 1, "context_length": 64, "step_tokens": 64, "max_running": 1} | changes
+    fields = {
+        "threads": 1,
+        "kv_type": "f16",
+        "context_length": 64,
+        "step_tokens": 64,
+        "max_running": 1,
+    } | changes
     return NativeEngineSettings(kv_memory_bytes=1 << 20, **fields)  # type: ignore[arg-type]
 
 
@@ -112,7 +118,7 @@ def test_16_bits_are_next_to_the_float_path(config: ModelConfig) -> None:
         experts = replace(config.experts, n_used=config.experts.n_experts)
         config = replace(config, experts=experts)
     source = random_source(config, dtype="Q4_1")
-    right = whole(load_engine(source, settings(float_path=True)))
+    right = whole(load_engine(source, settings(float_path=True, kv_type="auto")))
     error = {
         text: float(np.sqrt(np.mean((whole(load_engine(source, settings(precise=text))) - right) ** 2)))
         for text in ("none", EVERY_NAME)
@@ -160,9 +166,7 @@ def test_what_is_counted_is_what_the_library_takes(config: ModelConfig, text: st
         float_path=False,
     )
     apply_precise(model, config, choice)
-    assert model.step_bytes == scratch_bytes(
-        config, step_tokens=37, max_running=3, threads=1, precise=choice
-    )
+    assert model.step_bytes == scratch_bytes(config, step_tokens=37, max_running=3, threads=1, precise=choice)
 
 
 def test_only_8_or_16_bits() -> None:
