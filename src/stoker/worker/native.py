@@ -31,7 +31,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             precise=config.precise,
         )
         engine = load_engine(source, settings, packs)
-        work = model_work(model, source.tensors.values())
+        work = model_work(model, source.tensors.values(), settings.chosen_kv_type())
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,

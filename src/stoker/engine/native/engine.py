@@ -215,6 +215,12 @@ class NativeEngine:
         """The instruction-set path."""
         return self._open_model().isa
 
+    @property
+    def bf16_attention(self) -> bool:
+        """Whether attention multiplies keys and values in bf16, as they are stored."""
+        model = self._open_model()
+        return model.kv_type == "bf16" and _native.fastest_kv_type(model.isa) == "bf16"
+
     def close(self) -> None:
         """Free threads and memory."""
         self._model = None
