@@ -26,12 +26,12 @@ class LimitsProbe:
     def __init__(self, work: Path, threads: int) -> None:
         self._threads = threads
         self._program = work / "limits"
-        flags: list[str | Path] = ["-O3", "-march=native", "-std=c++20", "-pthread"]
-        subprocess.run(["g++", *flags, SOURCE, "-o", self._program], check=True)  # noqa: S607
+        flags = ["-O3", "-march=native", "-std=c++20", "-pthread"]
+        subprocess.run(["g++", *flags, str(SOURCE), "-o", str(self._program)], check=True)  # noqa: S607
 
     def measure(self) -> Limits:
         """Measure both."""
-        command = [self._program, str(self._threads), str(SECONDS)]
+        command = [str(self._program), str(self._threads), str(SECONDS)]
         out = subprocess.run(command, check=True, capture_output=True, text=True)
         operations, read = map(float, out.stdout.split())
         return {"int8_ops_per_s": operations, "read_bytes_per_s": read}
