@@ -79,7 +79,7 @@ SHAPES = {
 }
 
 MIXES = ("Q4_0", "Q4_1", "Q4_K_M")
-"""What can be written. Q4_0 and Q4_1 have their output matrix in Q8_0; Q4_K_M mixes types as llama.cpp does."""
+"""What can be written. Q4_0 and Q4_1 have an output matrix in Q8_0; Q4_K_M mixes types as llama.cpp does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,8 @@ def write_model(path: Path, name: str, shape: Shape, mix: str) -> None:
     free_bytes = shutil.disk_usage(path.parent).free
     if size_bytes + SPARE_BYTES > free_bytes:
         sys.exit(
-            f"{path} will have {size_bytes / 1e9:.1f} GB, but only {free_bytes / 1e9:.1f} GB of {path.parent} are"
-            f" free and {SPARE_BYTES >> 30} GiB is to stay so: free some, or give another folder by --out"
+            f"{path} will have {size_bytes / 1e9:.1f} GB, but {path.parent} has {free_bytes / 1e9:.1f} GB free"
+            f" and {SPARE_BYTES >> 30} GiB is to stay so: free some, or give another folder by --out"
         )
     part = path.with_suffix(".part")
     numbers = np.random.Generator(np.random.SFC64(1))
