@@ -252,8 +252,8 @@ def write_model(path: Path, name: str, shape: Shape, mix: str) -> None:
     free_bytes = shutil.disk_usage(path.parent).free
     if size_bytes + SPARE_BYTES > free_bytes:
         sys.exit(
-            f"{path} will have {size_bytes / 1e9:.1f} GB, but {path.parent} has {free_bytes / 1e9:.1f} GB free"
-            f" and {SPARE_BYTES >> 30} GiB is to stay so: free some, or give another folder by --out"
+            f"{path} will have {size_bytes / 1e9:.1f} GB, but {path.parent} has {free_bytes / 1e9:.1f} GB"
+            f" free, of which {SPARE_BYTES >> 30} GiB is to stay so: give another folder by --out"
         )
     part = path.with_suffix(".part")
     numbers = np.random.Generator(np.random.SFC64(1))

@@ -19,6 +19,7 @@ from stoker.models.packs import PackFolder
 
 GREEDY = SamplingParams(temperature=0.0)
 MAX_PACKS_BYTES = 64 << 30
+CHUNK = 512
 
 
 class Stoker:
@@ -46,7 +47,7 @@ class Stoker:
                     context_length=min(source.config.context_length, self._blocks * BLOCK_TOKENS),
                     kv_memory_bytes=job.most_sequences * self._blocks * block_bytes,
                     max_running=job.most_sequences,
-                    step_tokens=max([512, *job.prefill]),
+                    step_tokens=max([CHUNK, *job.prefill]),
                 ),
                 packs,
             )
@@ -60,7 +61,9 @@ class Stoker:
     def place(self, n_sequences: int, context: int, options: Options) -> None:  # noqa: ARG002 - it has none
         """See that the sequences' blocks have been written."""
         for sequence in range(self._written, n_sequences):
-            self._compute(range(sequence, sequence + 1), 0, self._context)
+            for first in range(0, self._context, CHUNK):
+                n_tokens = min(CHUNK, self._context - first)
+                self._compute(range(sequence, sequence + 1), first, n_tokens)
         self._written = max(self._written, n_sequences)
         self._placed, self._first = range(n_sequences), context
 
