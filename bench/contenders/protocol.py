@@ -23,7 +23,7 @@ from typing import Protocol
 
 MAX_WARM_STEPS = 48
 MIN_WARM_STEPS = 2
-MAX_TIMED_STEPS = 32
+MAX_TIMED_STEPS = 128
 ROOM = MAX_WARM_STEPS + MAX_TIMED_STEPS
 """Tokens that a sequence of a decode case grows by at most."""
 

@@ -39,7 +39,7 @@ class Stoker:
         packs = PackFolder(Path(job.options["packs"]), MAX_PACKS_BYTES) if "packs" in job.options else None
         with open_model(Path(job.model)) as source:
             block_bytes = kv_block_bytes(source.config, float_path=False)
-            self._engine = load_engine(
+            self.engine = load_engine(
                 source,
                 NativeEngineSettings(
                     threads=job.threads,
@@ -51,7 +51,7 @@ class Stoker:
                 ),
                 packs,
             )
-        self.fingerprint = self._engine.fingerprint
+        self.fingerprint = self.engine.fingerprint
         self.prefill(64, {})
 
     def prefill(self, n_tokens: int, options: Options) -> float:  # noqa: ARG002 - it has none
@@ -84,7 +84,7 @@ class Stoker:
             sampling=[GREEDY] * len(sequences),
         )
         start = time.perf_counter()
-        self._engine.forward(plan)
+        self.engine.forward(plan)
         return time.perf_counter() - start
 
 

@@ -59,6 +59,7 @@ class Server:
 
     Attributes:
         url: Its address.
+        home: Folder of its own.
         started_s: How long it took until it was ready.
     """
 
@@ -67,7 +68,7 @@ class Server:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._port = port
-        home = work / f"home-{entry.name.replace(' ', '-')}"
+        self.home = home = work / f"home-{entry.name.replace(' ', '-')}"
         home.mkdir(parents=True, exist_ok=True)
         self._log = home / "log.txt"
         began_s = time.monotonic()

@@ -15,12 +15,12 @@ VLLM_KV_GIB = "4"
 _VLLM_READY_S = 900.0
 
 
-def stoker_server(model: Path, threads: int) -> ServerEntry:
-    """Ours, with its default settings."""
+def stoker_server(model: Path, threads: int, *settings: str) -> ServerEntry:
+    """Ours, with its default settings but for these."""
     command = [sys.executable, "-m", "stoker", "serve", str(model), "--port", "{port}"]
     return ServerEntry(
         name="stoker",
-        command=[*command, "--threads", str(threads)],
+        command=[*command, "--threads", str(threads), *settings],
         ready_path="/readyz",
         version=__version__,
     )
