@@ -52,8 +52,8 @@ def readme_part(results: Results) -> str:
     parts = [
         BEGIN,
         told(
-            f"Decode n {TIMES} c: one step of n sequences, each with c tokens of context. In brackets: how many",
-            f"times as long as Stoker another engine takes. {_models(results.engine)}, medians of",
+            f"Decode n {TIMES} c: one step of n sequences, each with c tokens of context. In brackets: how",
+            f"many times as long as Stoker another engine takes. {_models(results.engine)}, medians of",
             f"{_rounds(results.engine)} on {where(results.engine)}.",
         ),
         engine_table(results.engine),

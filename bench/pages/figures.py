@@ -89,7 +89,7 @@ def times(ratio: float) -> str:
 
 
 def where(result: Result, *, in_short: bool = False) -> str:
-    """Say what a result was measured on: processor, threads, commit, day; in short without instruction sets."""
+    """Say what a result was measured on; in short without the processor's instruction sets."""
     processor = str(result["processor"])
     named = re.sub(r" \([^)]*\)$", "", processor) if in_short else processor
     return f"{named}, {result['threads']} threads, commit {result['commit']}, {result['date']}"

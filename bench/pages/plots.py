@@ -28,7 +28,7 @@ BAR = 13
 HEAD = 84
 
 
-def _heading(drawing: Drawing, title: str, told: str, legend: Mapping[str, str]) -> None:
+def _heading(drawing: Drawing, title: str, told: str, legend: Mapping[str, str], mark: str = "") -> None:
     drawing.text(16, 26, title, "title")
     drawing.text(16, 46, told, "small")
     x = 16.0
@@ -36,6 +36,9 @@ def _heading(drawing: Drawing, title: str, told: str, legend: Mapping[str, str])
         drawing.bar(x, 58, 12, 12, style)
         drawing.text(x + 18, 68, words, "small")
         x += 40 + 6.4 * len(words)
+    if mark:
+        drawing.line([(x, 64), (x + 22, 64)], "mark")
+        drawing.text(x + 28, 68, mark, "small")
 
 
 def speed_plot(result: Result) -> str:
@@ -46,9 +49,8 @@ def speed_plot(result: Result) -> str:
     height = HEAD + len(cases) * group + 34
     drawing = Drawing(WIDTH, height, "How many times as long as Stoker other engines take")
     title = "How many times as long as Stoker other engines take"
-    _heading(
-        drawing, title, where(result, in_short=True), {STYLES[engine]: ENGINES[engine] for engine in engines}
-    )
+    legend = {STYLES[engine]: ENGINES[engine] for engine in engines}
+    _heading(drawing, title, where(result, in_short=True), legend, "as fast as Stoker")
     found = {
         (case, engine): each.ratio
         for case in cases
@@ -72,7 +74,6 @@ def speed_plot(result: Result) -> str:
                 drawing.text(scale(max(median, high)) + 7, y + BAR - 2, times(median), "small value")
             y += BAR + 2
     drawing.line([(scale(1), HEAD - 4), (scale(1), bottom)], "mark")
-    drawing.text(scale(1), HEAD - 9, "as fast as Stoker", "small", "middle")
     return drawing.to_text()
 
 
@@ -162,7 +163,8 @@ def goodput_plot(result: Result) -> str:
     drawing = Drawing(WIDTH, height, title)
     names = {name: _server(name) for name in found}
     legend = {STYLES[key]: "Stoker" if key == OURS else SERVERS[key] for key in names.values()}
-    _heading(drawing, title, where(result, in_short=True), legend)
+    wanted = result["slo"]["share"]
+    _heading(drawing, title, where(result, in_short=True), legend, f"{wanted:.0%} of the requests")
     rates = [trial["rate"] for of_server in found.values() for trial in of_server["trials"]]
     x = round_scale(max(rates), 64, RIGHT, about=8)
     y = round_scale(1.0, bottom, top, about=5)
@@ -172,7 +174,6 @@ def goodput_plot(result: Result) -> str:
     for tick in x.ticks():
         drawing.text(x(tick), bottom + 18, label(tick), "small", "middle")
     drawing.text((64 + RIGHT) / 2, bottom + 38, "requests a second that arrive", "small", "middle")
-    wanted = result["slo"]["share"]
     drawing.line([(64, y(wanted)), (RIGHT, y(wanted))], "mark")
     for name, of_server in found.items():
         style = STYLES[names[name]]
