@@ -62,6 +62,7 @@ void Model::turn(int layer, int row, float* head, float scale) const {
 }
 
 void Model::project_qkv(const Layer& layer, int index) {
+  const PhaseTimer timer(phases_, Phase::qkv);
   Scratch& scratch = *scratch_;
   const int head_size = shape_.head_size;
   const int blocks_per_head = head_size / kLanes;
@@ -219,6 +220,7 @@ void Model::end_attention(const AttentionTask& task, const Layer& layer, const P
 }
 
 void Model::attend(const Layer& layer, int index) {
+  const PhaseTimer timer(phases_, Phase::attention);
   Scratch& scratch = *scratch_;
   AttentionPlan& plan = scratch.plans[static_cast<size_t>(layer.attention_plan)];
   const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());

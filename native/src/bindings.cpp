@@ -201,6 +201,27 @@ class PyModel {
     return result;
   }
 
+  void time_phases(bool on) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.time_phases(on);
+  }
+
+  nb::dict phase_times() {
+    std::array<PhaseTime, kPhases> times;
+    {
+      const nb::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      times = model_.phase_times();
+    }
+    nb::dict out;
+    for (size_t i = 0; i < times.size(); ++i) {
+      out[kPhaseNames[i]] =
+          nb::make_tuple(static_cast<double>(times[i].wall_ns) * 1e-9, static_cast<double>(times[i].idle_ns) * 1e-9);
+    }
+    return out;
+  }
+
   const char* isa() const { return model_.isa(); }
   int n_threads() const { return model_.n_threads(); }
   uint64_t progress() const { return model_.progress(); }
@@ -281,6 +302,8 @@ NB_MODULE(_native, m) {
           nb::arg("table_starts"))
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("n_threads", &PyModel::n_threads)
+      .def("time_phases", &PyModel::time_phases, nb::arg("on"))
+      .def_prop_ro("phase_times", &PyModel::phase_times)
       .def_prop_ro("progress", &PyModel::progress)
       .def_prop_ro("kv_blocks", &PyModel::kv_blocks)
       .def_prop_ro("weight_bytes", &PyModel::weight_bytes)
@@ -288,4 +311,5 @@ NB_MODULE(_native, m) {
       .def_prop_ro("step_bytes", &PyModel::step_bytes);
 
   bind_kernels(m);
+  bind_limits(m);
 }

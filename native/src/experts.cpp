@@ -128,6 +128,7 @@ void Model::group_by_expert(const Layer& layer) {
 }
 
 void Model::feed_experts(const Layer& layer) {
+  const PhaseTimer timer(phases_, Phase::feed_forward);
   Scratch& scratch = *scratch_;
   ExpertScratch& experts = scratch.experts;
   route(layer);

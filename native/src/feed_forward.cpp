@@ -29,6 +29,7 @@ void Model::inner_group(const Layer& layer, const Activations& input, int row_be
 }
 
 void Model::feed_forward(const Layer& layer) {
+  const PhaseTimer timer(phases_, Phase::feed_forward);
   const Activations input = scratch_->normed.view();
   // A unit is one group of 32 inner values.
   const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());

@@ -99,6 +99,12 @@ struct Kernels {
   // out[i] = exp((x[i] - maximum) * factor), 0 where the exponent is below -87; chunk_sums[c] is the sum over entries
   // [1024 c, 1024 (c + 1)).
   void (*exp_terms)(const float* x, int n, float maximum, float factor, float* out, double* chunk_sums);
+
+  // For machine_limits.h: loops of the operation that bounds products and attention, which return how many they have
+  // done, and reads of `size` bytes, a multiple of 512. `out` holds 16 zeros, and does again.
+  double (*dot_loop)(int n_rounds, float* out);
+  double (*fma_loop)(int n_rounds, float* out);
+  void (*read_loop)(const uint8_t* data, size_t size, float* out);
 };
 
 // Kernels that this processor can run, fastest first.

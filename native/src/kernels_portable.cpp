@@ -6,4 +6,6 @@
 #include "kernels_matmul.inl"
 #include "kernels_vectors.inl"
 #include "kernels_attention.inl"
+#include "kernels_limits.inl"
+#include "kernels_limits_vectors.inl"
 #include "kernels_table.inl"

@@ -25,6 +25,9 @@ const Kernels kKernels = {
     .divide = divide,
     .argmax = argmax,
     .exp_terms = exp_terms,
+    .dot_loop = dot_loop,
+    .fma_loop = fma_loop,
+    .read_loop = read_loop,
 };
 
 }  // namespace stoker::STOKER_ISA

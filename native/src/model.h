@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "phases.h"
 #include "sampler.h"
 #include "shape.h"
 #include "thread_pool.h"
@@ -87,6 +88,9 @@ class Model {
   const char* isa() const { return kernels_->name; }
   int n_threads() const { return pool_.size(); }
   uint64_t progress() const { return pool_.regions(); }  // grows while a forward computes; for any thread
+  // Not while a forward computes. Turning it on starts anew.
+  void time_phases(bool on) { phases_.turn(on); }
+  const std::array<PhaseTime, kPhases>& phase_times() const { return phases_.times(); }
   size_t weight_bytes() const;
   size_t kv_bytes() const { return keys_.size() + values_.size(); }
   size_t step_bytes() const;  // of the buffers that grow with a step's largest number of tokens and sequences
@@ -167,6 +171,7 @@ class Model {
   const Kernels* kernels_;
   Activate* activate_;
   ThreadPool pool_;
+  PhaseClock phases_{pool_};
   KvType kv_type_;
   Memory keys_, values_;  // [layer][block][kv head][head_size * 16]
   std::vector<float> output_norm_;

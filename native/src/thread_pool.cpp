@@ -23,6 +23,8 @@ int next_chunk(uint64_t state) { return static_cast<int>(state & kFieldMask); }
 int chunk_count(uint64_t state) { return static_cast<int>((state >> kFieldBits) & kFieldMask); }
 uint64_t epoch_of(uint64_t state) { return state >> (2 * kFieldBits); }
 
+uint64_t now_ns() { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
+
 void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -47,8 +49,21 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run_erased(int n_chunks, Function function, void* self) {
   regions_.store(regions_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);  // one caller at a time
+  const uint64_t begin = timed_ ? now_ns() : 0;
+  run_chunks(n_chunks, function, self);
+  if (timed_) region_ns_ += now_ns() - begin;
+}
+
+void ThreadPool::run_chunk(Function function, void* self, int chunk, int thread) {
+  if (!timed_) return function(self, chunk, thread);
+  const uint64_t begin = now_ns();
+  function(self, chunk, thread);
+  chunks_ns_.fetch_add(now_ns() - begin, std::memory_order_relaxed);
+}
+
+void ThreadPool::run_chunks(int n_chunks, Function function, void* self) {
   if (n_chunks <= 1 || workers_.empty()) {
-    for (int chunk = 0; chunk < n_chunks; ++chunk) function(self, chunk, 0);
+    for (int chunk = 0; chunk < n_chunks; ++chunk) run_chunk(function, self, chunk, 0);
     return;
   }
   function_ = function;
@@ -76,7 +91,7 @@ void ThreadPool::claim_chunks(uint64_t state, int thread) {
     state = state_.fetch_add(1, std::memory_order_acq_rel);
     if (next_chunk(state) >= chunk_count(state)) return;
     // This claim holds its region open: function_ and self_ stay as they are until done_ counts it.
-    function_(self_, next_chunk(state), thread);
+    run_chunk(function_, self_, next_chunk(state), thread);
     done_.fetch_add(1, std::memory_order_release);
     state = state_.load(std::memory_order_acquire);
   }

@@ -14,6 +14,21 @@ PACK_LAYOUT: int
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
 
+def measure_limits(
+    isa: str, *, n_threads: int, memory_bytes: int, cache_bytes: int, seconds: float
+) -> dict[str, float]:
+    """Measure what the processor allows, all threads together, each limit for `seconds`.
+
+    Returns operations a second (a multiplication and an addition are two) and bytes read a second:
+    ``dot_ops`` (integer products of this instruction-set path), ``fma_ops`` (fp32), ``bf16_ops``
+    (bfloat16 products; 0 where the processor has none), ``memory_bytes`` (of an array of that size) and
+    ``cache_bytes`` (read again and again). Releases the interpreter lock.
+
+    Raises:
+        ValueError: An argument is out of range, or `isa` cannot run here.
+        MemoryError: There is no room for the arrays.
+    """
+
 class LogitEdits:
     """What is done to the logits of some rows before a token is chosen.
 
@@ -208,6 +223,17 @@ class Model:
     def isa(self) -> str: ...
     @property
     def n_threads(self) -> int: ...
+    def time_phases(self, on: bool) -> None:
+        """Begin anew to measure where the time of `forward` goes, or stop it."""
+
+    @property
+    def phase_times(self) -> dict[str, tuple[float, float]]:
+        """Seconds since then by phase: of the calling thread, and those of all threads that were idle in it.
+
+        Phases are other, normalize, qkv, attention, output, feed_forward, logits and sampling, those of
+        ``native/src/phases.h``.
+        """
+
     @property
     def progress(self) -> int:
         """Grows while a step is computed; any thread may read it."""

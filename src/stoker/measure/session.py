@@ -21,9 +21,6 @@ from stoker.measure.target import Target
 from stoker.measure.workload import Workload, plan_requests
 
 WARM_UP_TRIAL = -1
-PAUSE_S = 2.0
-"""Between trials, so that a server gets rid of what was given up."""
-
 MIN_TRIAL_REQUESTS = 20
 
 
@@ -38,6 +35,7 @@ class SearchPlan:
         tolerance: How near to each other the rates that were and were not borne have to come.
         max_trials: Most trials.
         limit_s: No trial begins after so long.
+        pause_s: Between trials, so that a server gets rid of what was given up.
     """
 
     start: float = 0.5
@@ -46,6 +44,7 @@ class SearchPlan:
     tolerance: float = 0.1
     max_trials: int = 12
     limit_s: float = 1800.0
+    pause_s: float = 2.0
 
 
 class Session:
@@ -114,7 +113,7 @@ class Session:
                 self._tell(f"the search ends after its {plan.limit_s:.0f} s")
                 break
             if trials:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(plan.pause_s)
             n_requests = max(MIN_TRIAL_REQUESTS, math.ceil(rate * plan.trial_s))
             trial = await self._search_trial(n_requests, rate, plan.share)
             share_met = summarize(trial, self._slo).share_met

@@ -208,7 +208,7 @@ async def test_the_search_asks_at_rates_until_too_many_miss() -> None:
     async with openai_server(answer) as server:
         server_state.append(server)
         measuring, _ = session(server, workload=workload)
-        plan = SearchPlan(start=8.0, trial_s=0.1, tolerance=1.0, max_trials=8)
+        plan = SearchPlan(start=8.0, trial_s=0.1, tolerance=1.0, max_trials=8, pause_s=0.01)
         search = RateSearch(plan.start, tolerance=plan.tolerance, max_trials=plan.max_trials)
         trials = await measuring.find_rate(plan, search)
     assert [trial.number for trial in trials] == list(range(len(trials)))
