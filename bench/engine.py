@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.contender import Case, Contender, Entry, case_name
-from harness.limits import Limits, LimitsProbe
 from harness.lineup import (
     CASES,
     SHAPE_CASES,
@@ -37,7 +36,7 @@ from harness.machine import cores, heading
 from harness.results import write
 from harness.spread import paired_ratio, quartiles
 from harness.sweep import LlamaSweep
-from harness.work import ModelWork
+from harness.work import Limits, measure_limits, work_of
 
 OURS = "stoker"
 Samples = dict[str, dict[str, list[list[float]]]]
@@ -99,12 +98,12 @@ def find_entries(options: argparse.Namespace, cases: tuple[Case, ...]) -> tuple[
 
 
 def rounds(
-    options: argparse.Namespace, contenders: Sequence[Contender], cases: Sequence[Case], probe: LimitsProbe
+    options: argparse.Namespace, contenders: Sequence[Contender], cases: Sequence[Case]
 ) -> Iterator[tuple[Limits, dict[str, dict[str, list[float]]]]]:
     """Run the rounds, and yield of each the limits and all seconds by contender and case."""
     for number in range(options.rounds):
         started_s = time.monotonic()
-        limits = probe.measure()
+        limits = measure_limits(options.threads)
         seconds: dict[str, dict[str, list[float]]] = {each.entry.name: {} for each in contenders}
         for i, case in enumerate(cases):
             first = (number + i) % len(contenders)
@@ -163,7 +162,6 @@ def main() -> None:
     result = heading("engine", {**vars(options), "cases": [case_name(case) for case in cases]})
     result["model"] = {"file": options.model.name, "type": file_type(options.model)}
     result["threads"] = options.threads
-    probe = LimitsProbe(options.work, options.threads)
     entries, tried = find_entries(options, cases)
     with ExitStack() as stack:
         contenders = []
@@ -174,7 +172,7 @@ def main() -> None:
             for case in contender.entry.cases:
                 contender.time(case, repeats=1, steps=1, warm_s=0.0)
             print(f"{contender.entry.name} is warm", file=sys.stderr)
-        done = list(rounds(options, contenders, cases, probe))
+        done = list(rounds(options, contenders, cases))
         hellos = {contender.entry.name: contender.hello for contender in contenders}
     samples: Samples = {
         entry.name: {
@@ -183,9 +181,9 @@ def main() -> None:
         }
         for entry in entries
     }
-    work = ModelWork(options.model)
+    work = work_of(options.model, cases, options.work)
     result |= {
-        "work": {case_name(case): work.of(case) for case in cases},
+        "work": {case_name(case): each for case, each in zip(cases, work, strict=True)},
         "limits": [limits for limits, _ in done],
         "summary_s": summarize(samples),
         "ratios": ratios(samples),

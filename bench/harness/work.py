@@ -1,16 +1,35 @@
-"""What a case must compute and read at least, by the shape of the model and the layout of its weights."""
+"""What a case must compute and read at least, as Stoker holds the model, and what the processor allows."""
 
-from math import prod
 from pathlib import Path
 from typing import TypedDict
 
 from harness.contender import Case
+from stoker import _native
 from stoker.core.step import BLOCK_TOKENS
-from stoker.engine.native.sizing import kv_block_bytes, packed_bytes
+from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.engine.native.sizing import kv_block_bytes
+from stoker.measure.machine import Machine
+from stoker.measure.step_work import Run, step_work
 from stoker.models import open_model
+from stoker.models.packs import PackFolder
 
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-_MATRIX = 2
+LIMIT_S = 0.4
+MAX_PACKS_BYTES = 64 << 30
+
+
+class Limits(TypedDict):
+    """By all threads together: integer operations of dot products a second, and bytes read a second."""
+
+    isa: str
+    dot_ops_per_s: float
+    read_bytes_per_s: float
+
+
+def measure_limits(threads: int) -> Limits:
+    """Measure what the processor allows on its fastest instruction-set path."""
+    isa = _native.available_isas()[0]
+    machine = Machine.measure(isa, threads, LIMIT_S)
+    return {"isa": isa, "dot_ops_per_s": machine.dot_ops, "read_bytes_per_s": machine.memory_bytes}
 
 
 class Work(TypedDict):
@@ -21,42 +40,36 @@ class Work(TypedDict):
     kv_bytes: float
 
 
-class ModelWork:
-    """Counts what cases of one model must do.
-
-    A token costs two operations for each weight of the layers; the output matrix is computed for the last
-    token of a prompt and for every token of a step. A step reads all weights once, of an embedding that is
-    no output one row, and each sequence's KV. Mixtures of experts are not told apart from dense models.
+def work_of(model: Path, cases: tuple[Case, ...], work: Path) -> list[Work]:
+    """Count what each case must do.
 
     Args:
         model: GGUF file.
+        cases: What is counted.
+        work: Folder whose ``packs`` hold its pack.
     """
-
-    def __init__(self, model: Path) -> None:
-        with open_model(model) as source:
-            tensors = list(source.tensors.values())
-            self._kv_token_bytes = kv_block_bytes(source.config, float_path=False) / BLOCK_TOKENS
-        tied = not any(tensor.name == OUTPUT for tensor in tensors)
-        ends = {EMBEDDING, OUTPUT}
-        self._output = sum(
-            prod(each.shape) for each in tensors if each.name == (EMBEDDING if tied else OUTPUT)
+    with open_model(model) as source:
+        settings = NativeEngineSettings(
+            threads=1,
+            kv_memory_bytes=kv_block_bytes(source.config, float_path=False),
+            context_length=BLOCK_TOKENS,
         )
-        matrices = [each for each in tensors if len(each.shape) >= _MATRIX]
-        self._layers = sum(prod(each.shape) for each in matrices if each.name not in ends)
-        read = [each for each in tensors if tied or each.name != EMBEDDING]
-        self._weight_bytes = packed_bytes(read, float_path=False)
-
-    def of(self, case: Case) -> Work:
-        """Count one case."""
-        kind, n_sequences, n_tokens = case
-        if kind == "prefill":
-            return {
-                "matrix_ops": 2.0 * (self._layers * n_tokens + self._output),
-                "weight_bytes": float(self._weight_bytes),
-                "kv_bytes": 0.0,
-            }
-        return {
-            "matrix_ops": 2.0 * (self._layers + self._output) * n_sequences,
-            "weight_bytes": float(self._weight_bytes),
-            "kv_bytes": n_sequences * n_tokens * self._kv_token_bytes,
-        }
+        engine = load_engine(source, settings, PackFolder(work / "packs", MAX_PACKS_BYTES))
+        config = source.config
+    try:
+        found: list[Work] = []
+        for kind, n_sequences, n_tokens in cases:
+            run = Run(0, n_tokens) if kind == "prefill" else Run(n_tokens, 1)
+            runs = [run] * n_sequences
+            phases = step_work(config, engine.matrix, engine.kv_block_bytes / BLOCK_TOKENS, runs, n_sequences)
+            kv_bytes = phases["attention"].size_bytes
+            found.append(
+                {
+                    "matrix_ops": sum(each.ops for name, each in phases.items() if name != "attention"),
+                    "weight_bytes": sum(each.size_bytes for each in phases.values()) - kv_bytes,
+                    "kv_bytes": kv_bytes,
+                }
+            )
+        return found
+    finally:
+        engine.close()

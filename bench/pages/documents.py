@@ -122,10 +122,11 @@ def _limits(results: Results) -> list[str]:
     limits = limits_of(results.engine)
     if limits is None:
         return []
+    isa = results.engine["limits"][0]["isa"]
     return [
         "### The processor's limits",
         told(
-            f"Measured in each round: {limits['int8_ops_per_s'] / 1e9:,.0f} GOPS of `vpdpbusd` and",
+            f"Measured in each round: {limits['dot_ops_per_s'] / 1e9:,.0f} GOPS of dot products (`{isa}`),",
             f"{limits['read_bytes_per_s'] / 1e9:.1f} GB/s read. In prefill the share is that of the matrix",
             "products' operations, with all else that takes time counted in; in decode of one sequence it is",
             "that of the weights' and the KV's bytes as Stoker holds them.",

@@ -81,7 +81,8 @@ def limits_of(result: Result) -> dict[str, float] | None:
     """Return the medians of the processor's limits, or None if the run did not measure them."""
     if not result["limits"]:
         return None
-    return {name: statistics.median(one[name] for one in result["limits"]) for name in result["limits"][0]}
+    names = ("dot_ops_per_s", "read_bytes_per_s")
+    return {name: statistics.median(one[name] for one in result["limits"]) for name in names}
 
 
 def shares(result: Result) -> dict[str, dict[str, float]]:
@@ -96,7 +97,7 @@ def shares(result: Result) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for case, work in result["work"].items():
         if tokens_of(case):
-            least_s = work["matrix_ops"] / limits["int8_ops_per_s"]
+            least_s = work["matrix_ops"] / limits["dot_ops_per_s"]
             names = {OURS: figure(result, case, OURS)}
             names |= {engine: each for engine in ENGINES if (each := best(result, case, engine)) is not None}
             found[case] = {name: least_s / each.seconds[0] for name, each in names.items()}
@@ -121,7 +122,7 @@ def limits_plot(results: Mapping[str, Result]) -> str | None:
     if not any(rows.values()):
         return None
     titles = {
-        "ops": "Prefill: operations of the matrix products, as a share of the peak of vpdpbusd",
+        "ops": "Prefill: operations of the matrix products, as a share of the peak of integer dot products",
         "bytes": "Decode of one sequence: bytes of weights and KV, as a share of the read bandwidth",
     }
     step = BAR + 5
