@@ -13,7 +13,6 @@ from stoker import __version__
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngineSettings, load_engine
-from stoker.engine.native.sizing import kv_block_bytes
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
 
@@ -38,18 +37,22 @@ class Stoker:
         self._first = 0
         packs = PackFolder(Path(job.options["packs"]), MAX_PACKS_BYTES) if "packs" in job.options else None
         with open_model(Path(job.model)) as source:
-            block_bytes = kv_block_bytes(source.config, float_path=False)
             self.engine = load_engine(
                 source,
                 NativeEngineSettings(
                     threads=job.threads,
                     isa=job.options.get("isa", "auto"),
                     context_length=min(source.config.context_length, self._blocks * BLOCK_TOKENS),
-                    kv_memory_bytes=job.most_sequences * self._blocks * block_bytes,
                     max_running=job.most_sequences,
                     step_tokens=max([CHUNK, *job.prefill]),
                 ),
                 packs,
+            )
+        needed = job.most_sequences * self._blocks
+        if self.engine.kv_blocks < needed:
+            raise SystemExit(
+                f"there is memory for {self.engine.kv_blocks} KV blocks, but {needed} are needed: free some,"
+                " or time fewer sequences or shorter contexts"
             )
         self.fingerprint = self.engine.fingerprint
         self.prefill(64, {})

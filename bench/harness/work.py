@@ -7,7 +7,6 @@ from harness.contender import Case
 from stoker import _native
 from stoker.core.step import BLOCK_TOKENS
 from stoker.engine.native import NativeEngineSettings, load_engine
-from stoker.engine.native.sizing import kv_block_bytes
 from stoker.measure.machine import Machine
 from stoker.measure.step_work import Run, step_work
 from stoker.models import open_model
@@ -49,11 +48,7 @@ def work_of(model: Path, cases: tuple[Case, ...], work: Path) -> list[Work]:
         work: Folder whose ``packs`` hold its pack.
     """
     with open_model(model) as source:
-        settings = NativeEngineSettings(
-            threads=1,
-            kv_memory_bytes=kv_block_bytes(source.config, float_path=False),
-            context_length=BLOCK_TOKENS,
-        )
+        settings = NativeEngineSettings(threads=1, context_length=BLOCK_TOKENS, max_running=1)
         engine = load_engine(source, settings, PackFolder(work / "packs", MAX_PACKS_BYTES))
         config = source.config
     try:
