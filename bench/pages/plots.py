@@ -126,7 +126,8 @@ def limits_plot(results: Mapping[str, Result]) -> str | None:
         "bytes": "Decode of one sequence: bytes of weights and KV, as a share of the read bandwidth",
     }
     step = BAR + 5
-    height = HEAD + sum(34 + step * len(of_kind) for of_kind in rows.values() if of_kind) + 12
+    gaps = {kind: 5 * (len({row for row, _, _ in of_kind}) - 1) for kind, of_kind in rows.items()}
+    height = HEAD + sum(34 + gaps[kind] + step * len(rows[kind]) for kind in rows if rows[kind]) + 12
     drawing = Drawing(WIDTH, height, "What was reached of what the processor allows")
     engines = {engine for of_kind in rows.values() for _, engine, _ in of_kind}
     names = {OURS: "Stoker", **ENGINES}
@@ -143,6 +144,7 @@ def limits_plot(results: Mapping[str, Result]) -> str | None:
         before = ""
         for row, engine, share in of_kind:
             if row != before:
+                y += 5 if before else 0
                 drawing.text(LEFT + 20, y + BAR - 2, row, anchor="end")
             before = row
             drawing.bar(scale(0), y, scale(1) - scale(0), BAR, "track")
@@ -163,7 +165,11 @@ def goodput_plot(result: Result) -> str:
     title = "Requests within the service level, by load"
     drawing = Drawing(WIDTH, height, title)
     names = {name: _server(name) for name in found}
-    legend = {STYLES[key]: "Stoker" if key == OURS else SERVERS[key] for key in names.values()}
+    legend = {}
+    for name, key in names.items():
+        highest = found[name]["highest_rate"]
+        reached = f"{highest:.2g}/s" if highest is not None else "none"
+        legend[STYLES[key]] = f"{'Stoker' if key == OURS else SERVERS[key]}: {reached}"
     wanted = result["slo"]["share"]
     _heading(drawing, title, where(result, in_short=True), legend, f"{wanted:.0%} of the requests")
     rates = [trial["rate"] for of_server in found.values() for trial in of_server["trials"]]
@@ -184,9 +190,6 @@ def goodput_plot(result: Result) -> str:
         for (at_x, at_y), trial in zip(points, trials, strict=True):
             early = "given_up" in trial["summary"]["errors"]
             drawing.dot(at_x, at_y, f"ring {style}" if early else style)
-        if of_server["highest_rate"] is not None:
-            words = f"{of_server['highest_rate']:.2g}/s"
-            drawing.text(x(of_server["highest_rate"]), y(1) - 8, words, "small value", "middle")
     return drawing.to_text()
 
 

@@ -165,5 +165,6 @@ def test_plots_are_well_formed_and_the_same_every_time(documents: ModuleType) ->
     texts = {name: "".join(ET.fromstring(plot).itertext()) for name, plot in plots.items()}  # noqa: S314
     assert "A Processor, 2 threads, commit abc1234" in texts["speed.svg"]
     assert "1B, prefill 512" in texts["limits.svg"]
-    assert "2/s" in texts["goodput.svg"]
+    assert "Stoker: 2/s" in texts["goodput.svg"]
+    assert "llama-server: none" in texts["goodput.svg"]
     assert 'class="ring a"' in plots["goodput.svg"], "a trial that was ended early is hollow"
