@@ -24,6 +24,7 @@ from typing import Any
 from harness.contender import Case, Contender, Entry, case_name
 from harness.lineup import (
     CASES,
+    OUR_8_BIT,
     SHAPE_CASES,
     entries_beside,
     file_type,
@@ -129,7 +130,8 @@ def summarize(samples: Samples) -> dict[str, dict[str, list[float]]]:
 def ratios(samples: Samples) -> dict[str, dict[str, list[float]]]:
     """Return how many times as long as Stoker another one takes: [median, least, greatest] over the rounds.
 
-    What runs the Q4_K_M file is compared with Stoker on that file.
+    What runs the Q4_K_M file is compared with Stoker on that file; OpenVINO, whose KV is in 8 bits, also with
+    Stoker's 8-bit KV, by the name ``openvino by 8-bit KV``.
     """
     medians = {
         name: {case: [statistics.median(one) for one in by_round] for case, by_round in of_name.items()}
@@ -141,6 +143,9 @@ def ratios(samples: Samples) -> dict[str, dict[str, list[float]]]:
         for case, times in of_name.items():
             if name != ours and case in medians[ours]:
                 found.setdefault(case, {})[name] = paired_ratio(times, medians[ours][case]).to_json()
+            if name == "openvino" and case in medians.get(OUR_8_BIT, {}):
+                both = paired_ratio(times, medians[OUR_8_BIT][case]).to_json()
+                found.setdefault(case, {})["openvino by 8-bit KV"] = both
     return found
 
 

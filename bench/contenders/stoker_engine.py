@@ -1,11 +1,12 @@
 """Stoker's native engine without HTTP. See `protocol.py`.
 
-Options of the process: ``isa`` (instruction-set path; the fastest), ``kv_type`` (the default one) and
-``packs`` (folder of packs, as `stoker serve` uses them; none).
+Options of the process: ``packs`` (folder of packs, as `stoker serve` uses them; none), and what else
+`NativeEngineSettings` has to be set as text: ``isa``, ``kv_type`` (their defaults).
 """
 
 import time
 from pathlib import Path
+from typing import Any
 
 from protocol import Contender, Hello, Job, Options, prompt, serve
 
@@ -35,16 +36,18 @@ class Stoker:
         self._written = 0
         self._placed = range(0)
         self._first = 0
-        packs = PackFolder(Path(job.options["packs"]), MAX_PACKS_BYTES) if "packs" in job.options else None
+        settings: dict[str, Any] = {**job.options}
+        folder = settings.pop("packs", None)
+        packs = None if folder is None else PackFolder(Path(folder), MAX_PACKS_BYTES)
         with open_model(Path(job.model)) as source:
             self.engine = load_engine(
                 source,
                 NativeEngineSettings(
                     threads=job.threads,
-                    isa=job.options.get("isa", "auto"),
                     context_length=min(source.config.context_length, self._blocks * BLOCK_TOKENS),
                     max_running=job.most_sequences,
                     step_tokens=max([CHUNK, *job.prefill]),
+                    **settings,
                 ),
                 packs,
             )

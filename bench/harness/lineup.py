@@ -33,6 +33,8 @@ SHAPE_CASES: tuple[Case, ...] = (
 )
 """Those of larger shapes."""
 
+OUR_8_BIT = "stoker 8-bit KV"
+
 BESIDE_CASES: tuple[Case, ...] = (("prefill", 1, 512), ("decode", 1, 128), ("decode", 16, 512))
 """Those that are reported beside the others: another file, another KV precision."""
 
@@ -83,18 +85,10 @@ def model_files(model: Path, python: Path, work: Path) -> dict[str, Path]:
 
 
 def our_entries(model: Path, cases: tuple[Case, ...], work: Path) -> list[Entry]:
-    """Return ours: with the KV type that is the default."""
-    python, packs = Path(sys.executable), {"packs": str(work / "packs")}
-    return [
-        Entry(
-            name="stoker",
-            python=python,
-            script="stoker_engine.py",
-            model=model,
-            cases=cases,
-            process=packs,
-        ),
-    ]
+    """Return ours: with the KV type that is the default, and with 8 bits for steps."""
+    steps = tuple(case for case in cases if case[0] == "decode")
+    ours = [_stoker("stoker", model, cases, work)]
+    return [*ours, _stoker(OUR_8_BIT, model, steps, work, kv_type="q8")] if steps else ours
 
 
 def peer_entries(
@@ -137,21 +131,22 @@ def entries_beside(
             case_name(case): {name: sweep.best(case)[name] for name in ("flash", "unified", "ubatch")}
             for case in chosen
         }
-        ours = our_entries(model, chosen, work)[0]
-        entries.append(
-            Entry(
-                name="stoker Q4_K_M",
-                python=ours.python,
-                script=ours.script,
-                model=model,
-                cases=chosen,
-                process=ours.process,
-            )
-        )
+        entries.append(_stoker("stoker Q4_K_M", model, chosen, work))
         entries.append(_llamacpp("llama.cpp Q4_K_M", python, model, chosen, options))
     if "Q4_0" in files:
         entries.append(_openvino("f16", python, files["Q4_0"], chosen, work))
     return entries
+
+
+def _stoker(name: str, model: Path, cases: tuple[Case, ...], work: Path, **settings: str) -> Entry:
+    return Entry(
+        name=name,
+        python=Path(sys.executable),
+        script="stoker_engine.py",
+        model=model,
+        cases=cases,
+        process={"packs": str(work / "packs"), **settings},
+    )
 
 
 def _llamacpp(

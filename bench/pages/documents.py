@@ -7,6 +7,7 @@ from pages.figures import ENGINES, SERVERS, TIMES, Result, where
 from pages.plots import goodput_plot, limits_of, limits_plot, shares, speed_plot
 from pages.tables import (
     beside_names,
+    eight_bit_table,
     engine_table,
     overhead_table,
     server_spread_table,
@@ -88,6 +89,7 @@ def benchmarks_page(results: Results) -> str:
         engine_table(engine),
         "![How many times as long as Stoker other engines take](benchmarks/speed.svg)",
         *_limits(results),
+        *_eight_bits(engine),
         "### Spread and settings",
         spread_table(engine),
         *_contenders(engine),
@@ -134,6 +136,11 @@ def _limits(results: Results) -> list[str]:
         share_table(results.engine),
         "![What was reached of what the processor allows](benchmarks/limits.svg)",
     ]
+
+
+def _eight_bits(result: Result) -> list[str]:
+    found = eight_bit_table(result)
+    return [] if found is None else ["### 8-bit KV on both sides", found]
 
 
 def _contenders(result: Result) -> list[str]:

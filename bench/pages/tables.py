@@ -81,6 +81,22 @@ def spread_table(result: Result) -> str:
     return table(head, rows())
 
 
+def eight_bit_table(result: Result) -> str | None:
+    """Return Stoker with 8-bit KV beside OpenVINO, whose KV has 8 bits too; None if it was not measured."""
+    name = "openvino by 8-bit KV"
+    rows = [
+        [
+            spoken(case),
+            speed(case, figure(result, case, "stoker 8-bit KV").seconds[0]),
+            speed(case, figure(result, case, "openvino").seconds[0]),
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratios[name]),
+        ]
+        for case, ratios in result["ratios"].items()
+        if name in ratios
+    ]
+    return table(["case", "Stoker", ENGINES["openvino"], "its time by ours"], rows) if rows else None
+
+
 def beside_names(result: Result) -> list[str]:
     """Return the contenders that are reported beside the others."""
     return [name for name in result["contenders"] if is_beside(name)]

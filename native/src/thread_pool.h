@@ -30,7 +30,7 @@ class ThreadPool {
   uint64_t regions() const { return regions_.load(std::memory_order_relaxed); }
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Not while a region runs. Costs two readings of the clock for each chunk while it is on.
+  // Not while a region runs. Costs a reading of the clock for each chunk while it is on.
   void time_chunks(bool on) { timed_ = on; }
   RegionTime region_time() const { return {region_ns_, chunks_ns_.load(std::memory_order_relaxed)}; }
 
@@ -47,7 +47,7 @@ class ThreadPool {
 
   void run_erased(int n_chunks, Function function, void* self);
   void run_chunks(int n_chunks, Function function, void* self);
-  void run_chunk(Function function, void* self, int chunk, int thread);
+  void run_chunk(int chunk, int thread, uint64_t& since_ns);
   void claim_chunks(uint64_t state, int thread);
   void worker_main(int thread);
 

@@ -35,6 +35,8 @@ _SLO = Group("Service level", sort_key=3)
 _SEARCH = Group("Search for the highest rate", sort_key=4)
 _LIMITS = Group("Limits", sort_key=5)
 
+_SEARCH_FLAGS = ("start_rate", "trial_time", "tolerance", "max_trials", "search_time", "slo_share")
+
 _seconds = Number(gt=0, lte=MAX_TIME_S)
 _share = Number(gte=0, lte=1)
 
@@ -142,6 +144,10 @@ class LoadFlags:
         tokens = named.shared_tokens if self.shared_tokens is None else self.shared_tokens
         if share > 0 and tokens == 0:
             raise SettingsError("--shared-share: say with --shared-tokens how long a shared part is")
+        if share == 0 and (self.shared_tokens is not None or self.shared_prompts is not None):
+            raise SettingsError(
+                "--shared-tokens, --shared-prompts: say with --shared-share how many begin so"
+            )
         return Workload(
             prompt=Lengths.parse(self.prompt_tokens or named.prompt, "--prompt-tokens"),
             output=Lengths.parse(self.output_tokens or named.output, "--output-tokens"),
@@ -163,6 +169,11 @@ def _check(load: LoadFlags) -> None:
     chosen = [load.clients is not None, load.rate is not None, load.find_rate]
     if sum(chosen) > 1:
         raise SettingsError("--clients, --rate and --find-rate exclude each other: choose one kind of load")
+    plain = LoadFlags()
+    search = [name for name in _SEARCH_FLAGS if getattr(load, name) != getattr(plain, name)]
+    if search and not load.find_rate:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in search)
+        raise SettingsError(f"{names}: goes with --find-rate")
     if load.find_rate and load.requests is not None:
         raise SettingsError("--requests says nothing to --find-rate: say --trial-time")
     load.workload()

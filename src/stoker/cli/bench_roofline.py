@@ -32,7 +32,7 @@ class RooflineFlags:
     """Flags about what the engine runs.
 
     Attributes:
-        cases: What is timed, with commas between: `512` is the prefill of a prompt of so many tokens, `16x512`
+        cases: What is timed, with commas between: `512` is a prefill of a prompt of so many tokens, `16x512`
             a step of 16 sequences that have 512 tokens of context each.
         repeats: How often a prefill is timed.
         steps: How many steps of a decode are timed.

@@ -147,6 +147,20 @@ def test_shares_of_the_limits_are_work_by_limit_and_time(documents: ModuleType) 
     assert "commit abc1234, 2026-11-26" in page
 
 
+def test_8_bit_kv_on_both_sides_has_a_table_of_its_own(documents: ModuleType) -> None:
+    result = engine_result()
+    assert "8-bit KV" not in documents.benchmarks_page(documents.Results(engine=result))
+    result["summary_s"]["decode 16x512"]["stoker 8-bit KV"] = [0.005] * 3
+    result["ratios"]["decode 16x512"] |= {
+        "stoker 8-bit KV": [0.5] * 3,
+        "openvino by 8-bit KV": [3.0, 2.5, 3.5],
+    }
+    result["contenders"]["stoker 8-bit KV"] = result["contenders"]["stoker"]
+    page = documents.benchmarks_page(documents.Results(engine=result))
+    row = "| decode 16 \N{MULTIPLICATION SIGN} 512 | 5.00 ms | 15.0 ms | 3.00 (2.50 to 3.50) |"
+    assert row in page
+
+
 def test_of_a_server_the_best_number_of_slots_counts(documents: ModuleType) -> None:
     results = documents.Results(engine=engine_result(), servers=servers_result())
     part = documents.readme_part(results)

@@ -35,12 +35,16 @@ def test_engines_are_summarized_over_rounds() -> None:
     samples = {
         "stoker": {"decode 1x128": [[1.0, 1.0], [2.0, 2.0]]},
         "llama.cpp Q4_0": {"decode 1x128": [[3.0, 3.0], [4.0, 4.0]]},
+        "stoker 8-bit KV": {"decode 1x128": [[2.0, 2.0], [2.0, 2.0]]},
+        "openvino": {"decode 1x128": [[6.0, 6.0], [8.0, 8.0]]},
         "stoker Q4_K_M": {"decode 1x128": [[5.0, 5.0], [5.0, 5.0]]},
         "llama.cpp Q4_K_M": {"decode 1x128": [[10.0, 10.0], [20.0, 20.0]]},
     }
     assert engine.summarize(samples)["decode 1x128"]["stoker"] == [1.5, 1.0, 2.0]
     of_case = engine.ratios(samples)["decode 1x128"]
     assert of_case["llama.cpp Q4_0"] == [2.5, 2.0, 3.0]
+    assert of_case["openvino"] == [5.0, 4.0, 6.0]
+    assert of_case["openvino by 8-bit KV"] == [3.5, 3.0, 4.0]
     assert of_case["llama.cpp Q4_K_M"] == [3.0, 2.0, 4.0], "compared with Stoker on the same file"
 
 

@@ -174,7 +174,7 @@ class NativeEngine:
             raise EngineError(f"the engine refused a step: {error}") from error
 
     def time_phases(self) -> None:
-        """Begin to measure where the time of `forward` goes; costs a per cent or two."""
+        """Begin to measure where the time of `forward` goes; costs a few per cent of short steps."""
         self._open_model().time_phases(on=True)
 
     def phase_times(self) -> dict[str, tuple[float, float]]:
