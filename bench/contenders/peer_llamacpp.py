@@ -106,8 +106,10 @@ class LlamaCpp:
 
     def _open(self, most: int, options: Options) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = most * (self._job.longest + 32)
-        params.n_batch = self._job.longest
+        # The longest of the cases of one sequence, or of those of several.
+        longest = self._job.longest(0 if most == 1 else 1)
+        params.n_ctx = most * (longest + 32)
+        params.n_batch = longest
         params.n_ubatch = int(options["ubatch"])
         params.n_seq_max = most
         params.n_threads = params.n_threads_batch = self._job.threads

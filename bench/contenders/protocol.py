@@ -56,10 +56,10 @@ class Job:
         """Sequences of the widest case."""
         return max((n for n, _ in self.decode), default=1)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence of any case, with what it grows by."""
-        return max([64, *self.prefill, *(context + ROOM for _, context in self.decode)])
+    def longest(self, sequence: int) -> int:
+        """Return how many tokens the sequence of this number has at most, counted from 0."""
+        steps = [context + ROOM for n, context in self.decode if n > sequence]
+        return max([64, *steps, *(self.prefill if sequence == 0 else [])])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Options of the process: ``packs`` (folder of packs, as `stoker serve` uses them;
 """
 
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ class Stoker:
     """
 
     def __init__(self, job: Job) -> None:
-        self._blocks = -(-job.longest // BLOCK_TOKENS)
-        self._context = max((context for _, context in job.decode), default=0)
+        sizes = [-(-job.longest(sequence) // BLOCK_TOKENS) for sequence in range(job.most_sequences)]
+        ends = list(accumulate(sizes))
+        self._tables = [list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
         self._written = 0
         self._placed = range(0)
         self._first = 0
@@ -44,14 +46,14 @@ class Stoker:
                 source,
                 NativeEngineSettings(
                     threads=job.threads,
-                    context_length=min(source.config.context_length, self._blocks * BLOCK_TOKENS),
+                    context_length=min(source.config.context_length, max(sizes) * BLOCK_TOKENS),
                     max_running=job.most_sequences,
                     step_tokens=max([CHUNK, *job.prefill]),
                     **settings,
                 ),
                 packs,
             )
-        needed = job.most_sequences * self._blocks
+        needed = ends[-1]
         if self.engine.kv_blocks < needed:
             raise SystemExit(
                 f"there is memory for {self.engine.kv_blocks} KV blocks, but {needed} are needed: free some,"
@@ -67,8 +69,9 @@ class Stoker:
     def place(self, n_sequences: int, context: int, options: Options) -> None:  # noqa: ARG002 - it has none
         """See that the sequences' blocks have been written."""
         for sequence in range(self._written, n_sequences):
-            for first in range(0, self._context, CHUNK):
-                n_tokens = min(CHUNK, self._context - first)
+            size = len(self._tables[sequence]) * BLOCK_TOKENS
+            for first in range(0, size, CHUNK):
+                n_tokens = min(CHUNK, size - first)
                 self._compute(range(sequence, sequence + 1), first, n_tokens)
         self._written = max(self._written, n_sequences)
         self._placed, self._first = range(n_sequences), context
@@ -85,7 +88,7 @@ class Stoker:
             request_ids=[str(s) for s in sequences],
             tokens=[prompt(s, first, n_tokens) for s in sequences],
             first_positions=[first] * len(sequences),
-            block_tables=[list(range(s * self._blocks, (s + 1) * self._blocks)) for s in sequences],
+            block_tables=[self._tables[s] for s in sequences],
             samples=[True] * len(sequences),
             sampling=[GREEDY] * len(sequences),
         )

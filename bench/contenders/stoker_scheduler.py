@@ -20,7 +20,7 @@ class Scheduled:
     def __init__(self, job: Job) -> None:
         self.alone = Stoker(job)
         limits = SchedulerLimits(
-            context_length=job.longest,
+            context_length=max(map(job.longest, range(job.most_sequences))),
             max_running=job.most_sequences,
             max_waiting=job.most_sequences,
             max_step_tokens=CHUNK,
