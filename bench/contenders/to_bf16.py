@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+OUTPUT = "lm_head.weight"
 
 
 def main() -> None:
@@ -17,7 +20,18 @@ def main() -> None:
     of_file = {"gguf_file": source.name}
     AutoTokenizer.from_pretrained(source.parent, **of_file).save_pretrained(part)
     model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.bfloat16, **of_file)
-    model.save_pretrained(part)
+    config = model.config
+    weights = {
+        name: tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != OUTPUT or not config.tie_word_embeddings
+    }
+    save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
+    # The weights are plain now, whatever they were read from.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(part)
     part.rename(folder)
 
 
