@@ -195,6 +195,9 @@ void Model::merge_piece(const AttentionTask& task, int window, int piece, const 
   }
 }
 
+// Whether the heads of a KV head fill whole groups of activations, so that they need not wait for the others.
+bool Model::quantizes_by_head() const { return shape_.group() * shape_.head_size % kActivationGroup == 0; }
+
 void Model::end_attention(const AttentionTask& task, const Layer& layer, const Partial& total) {
   const ActivationBuffer& attended = scratch_->attended;
   const int head_size = shape_.head_size;
@@ -212,9 +215,9 @@ void Model::end_attention(const AttentionTask& task, const Layer& layer, const P
       }
       kernels_->divide(sums, total.sum[i], head_size, out + head * head_size);
     }
-    if (layer.o.quantized()) {
+    if (layer.o.quantized() && quantizes_by_head()) {
       kernels_->quantize(out, span, attended.row_codes(task.first_row + row) + at,
-                         attended.row_meta(task.first_row + row) + at / kGroup);
+                         attended.row_meta(task.first_row + row) + at / kActivationGroup);
     }
   }
 }
@@ -254,6 +257,12 @@ void Model::attend(const Layer& layer, int index) {
     }
     end_attention(task, layer, total);
   });
+  if (layer.o.quantized() && !quantizes_by_head()) {
+    const ActivationBuffer& attended = scratch.attended;
+    for_rows(pool_, scratch.n_rows, [&](int row, int) {
+      kernels_->quantize(attended.row_values(row), attended.k, attended.row_codes(row), attended.row_meta(row));
+    });
+  }
 }
 
 }  // namespace stoker

@@ -19,18 +19,24 @@ constexpr int kTileTokens = 64;    // keys in one step of the online softmax; ti
 constexpr int kPieceTokens = 512;  // keys of one partial softmax; pieces begin at multiples of it
 constexpr int kSumChunk = 1024;    // vocabulary entries summed in one vector pass
 
-// A group of int8 activations: x = scale * code + offset; `sum` is the sum of the 32 x so represented.
+constexpr int kActivationGroup = 2 * kGroup;
+
+// Groups of activations in a row of `k`; the last may be half a group.
+constexpr int activation_groups(int k) { return (k + kActivationGroup - 1) / kActivationGroup; }
+
+// A group of int8 activations, as wide as two groups of weights: x = scale * code + offset; `sums` are the sums of the
+// x so represented, 32 in each half.
 struct GroupMeta {
   float scale;
   float offset;
-  float sum;
+  float sums[2];
 };
 
 // Rows of activations in the form that a matrix wants: int8 codes for u4 and u8, floats for the others.
 struct Activations {
   const float* values;    // [m][k]
   const int8_t* codes;    // [m][k]
-  const GroupMeta* meta;  // [m][k / 32]
+  const GroupMeta* meta;  // [m][activation_groups(k)]
   int k;
 };
 
@@ -76,7 +82,7 @@ struct Kernels {
   // out[row][0 .. 16 * (block_end - block_begin)) for rows [row_begin, row_end); `out` rows are `stride` apart.
   void (*matmul)(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
                  int block_end, float* out, ptrdiff_t stride);
-  // int8 per group of 32, the group's range spread over all 256 codes.
+  // int8 per group of 64, the group's range spread over all 256 codes. `n` is a multiple of 32.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.
   void (*quantize_twice)(const float* x, int n, int8_t* codes, GroupMeta* meta);

@@ -153,6 +153,7 @@ class Model {
   void attend(const Layer& layer, int index);
   void attend_piece(const AttentionTask& task, int window, int index, int thread, int piece, const Partial& out);
   void merge_piece(const AttentionTask& task, int window, int piece, const Partial& total, const Partial& other);
+  bool quantizes_by_head() const;
   void end_attention(const AttentionTask& task, const Layer& layer, const Partial& total);
 
   void feed_forward(const Layer& layer);

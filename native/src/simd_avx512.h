@@ -11,7 +11,7 @@
 namespace stoker::STOKER_ISA {
 
 // What the 32 registers hold without spilling.
-constexpr int kMaxRows = 12;     // rows of a product at once
+constexpr int kMaxRows = 11;     // rows of a product at once
 constexpr int kMaxPairs = 4;     // (row, head) pairs that share the loads of one tile of keys
 constexpr int kPairVectors = 4;  // vectors of scores or values at once for each pair
 
@@ -86,10 +86,11 @@ using Dots = I32;
 STOKER_INLINE Dots zero_dots() { return zero_int(); }
 // Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`). The bytes of w are u4
 // codes or one part of u8 codes.
+// In assembly, since GCC 12 loads the four bytes into a register of their own, which then lacks for a sum.
 STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
-  int32_t four;
-  std::memcpy(&four, a, sizeof four);
-  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+  using Four [[gnu::may_alias]] = int32_t;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(a)));
+  return acc;
 }
 // A u8 code is the weighted sum of its parts, each small enough for dot4; here the code is its only part.
 constexpr int kU8Parts = 1;

@@ -49,7 +49,8 @@ def test_an_open_loop_keeps_its_times(server: ServerProcess, home: Path) -> None
     printed, result = bench(home, server.url, "--rate", "5", "--requests", "6", "--seed", "4", *lengths)
     (trial,) = result["trials"]
     assert trial["summary"]["n_complete"] == 6
-    assert all(sample["late_s"] >= 0 for sample in trial["samples"])
+    # The event loop's clock ticks in milliseconds, so it may wake up that much too soon.
+    assert all(sample["late_s"] > -0.005 for sample in trial["samples"])
     assert "5/s" in printed
 
 

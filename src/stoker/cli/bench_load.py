@@ -189,9 +189,7 @@ async def _measure(settings: Settings, url: str, load: LoadFlags) -> dict[str, A
     slo = Slo(ttft_s=load.slo_ttft, ttft_per_token_s=load.slo_ttft_per_token, itl_s=load.slo_itl)
     limits = LoadLimits(request_s=load.request_time, trial_s=load.time_limit)
     session = Session(target, workload, slo, limits, console.print)
-    await session.calibrate()
-    if load.calibration is not None:
-        session.calibration = _read_calibration(load.calibration)
+    await session.calibrate(None if load.calibration is None else _read_calibration(load.calibration))
     clients = load.clients or named.clients
     await session.warm_up(min(clients, 4) if load.warm_up is None else load.warm_up, min(clients, 4))
     n_requests = load.requests or named.requests

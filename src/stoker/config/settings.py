@@ -58,6 +58,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_waiting",
         "max_waiting_tokens",
         "step_tokens",
+        "batching",
+        "itl_target_s",
+        "prefill_share",
+        "prompt_patience_s",
+        "batch_wait_s",
         "kv_memory",
         "context_length",
         "chat_template",
@@ -134,8 +139,9 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`chat_template`, `engine`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` "
-        "and `threads`; what is left out is as for all models. A table does not load its model.",
+        "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
+        "`max_running`, `max_waiting`, `quantize` and `threads`; what is left out is as for all models. A "
+        "table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -191,7 +197,43 @@ class Settings(BaseModel):
         ge=16,
         le=16384,
         description="Most tokens computed in one engine call; at least `max_running`. More speeds up "
-        "long prompts, less evens out the streams that run beside them.",
+        "long prompts, less evens out the streams that run beside them, as far as `batching` does not.",
+    )
+    batching: Literal["latency", "size", "time"] = Field(
+        default="latency",
+        description="How an engine call is filled, up to `step_tokens`: `latency` (beside running streams "
+        "only as much of new prompts as keeps their `itl_target_s`), `size` (whatever waits) or `time` (the "
+        "same, and new requests wait up to `batch_wait_s` for others). No answer depends on it. batching.md "
+        "has what each is good for.",
+    )
+    itl_target_s: float = Field(
+        default=0.07,
+        ge=0.001,
+        le=60,
+        description="Seconds from one token of a stream to the next that 95 % shall keep. Less evens out the "
+        "streams, more computes prompts sooner. Calls that take longer are counted.",
+    )
+    prefill_share: float = Field(
+        default=0.25,
+        ge=0.01,
+        le=0.9,
+        description="With `latency`: least share of an engine call's time for prompts that wait to be "
+        "computed, also where running streams alone take longer than `itl_target_s`.",
+    )
+    prompt_patience_s: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="Seconds that each token of a prompt adds to a request's place in the queue, tokens that "
+        "are cached left out, 10 s at most: a short prompt goes before a long one that came at most so much "
+        "earlier. With 0 the order is that of arrival.",
+    )
+    batch_wait_s: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="With `time`: longest that a new request waits for others to fill an engine call "
+        "with it.",
     )
     kv_memory: ByteSize | None = Field(
         default=None,

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stoker.core.errors import SettingsError
+from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
-from stoker.engine.native.sizing import kv_block_bytes
 from stoker.measure.cases import Case
 from stoker.measure.step_work import PHASES, Run, Work, step_work
 from stoker.models import open_model
@@ -69,7 +68,7 @@ class EngineRunner:
     Args:
         path: The model's file or folder.
         options: How it is loaded.
-        cases: What will be run; the KV cache is as large as the largest needs.
+        cases: What will be run; the KV cache has room for any of them.
         packs: Where packs are kept; None for nowhere.
 
     Raises:
@@ -88,19 +87,23 @@ class EngineRunner:
                     f"--cases: the longest needs {longest:,} tokens of context, but the model was made for "
                     f"{self.config.context_length:,}"
                 )
-            n_blocks = max(max(1, case.n_seqs) * _blocks(_longest(case, options)) for case in cases)
-            block_bytes = kv_block_bytes(self.config, float_path=False)
+            n_seqs = max(1, *(case.n_seqs for case in cases))
             self.engine: NativeEngine = load_engine(
                 source,
                 NativeEngineSettings(
                     threads=options.threads,
                     isa=options.isa,
                     context_length=longest,
-                    kv_memory_bytes=n_blocks * block_bytes,
-                    max_running=max(1, *(case.n_seqs for case in cases)),
-                    step_tokens=max(options.step_tokens, *(case.n_seqs for case in cases)),
+                    max_running=n_seqs,
+                    step_tokens=max(options.step_tokens, n_seqs),
                 ),
                 packs,
+            )
+        n_blocks = max(max(1, case.n_seqs) * _blocks(_longest(case, options)) for case in cases)
+        if n_blocks > self.engine.kv_blocks:
+            raise OutOfMemoryError(
+                f"--cases: the largest needs {n_blocks:,} KV blocks, but there is memory for "
+                f"{self.engine.kv_blocks:,}: name smaller ones"
             )
         self.kv_token_bytes = self.engine.kv_block_bytes / BLOCK_TOKENS
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +12,9 @@ from stoker.measure.answer import AnswerReader, Fault
 from stoker.measure.sample import Sample
 from stoker.measure.target import Target
 from stoker.measure.workload import PlannedRequest
+
+TICK_S = 0.5
+"""How often it is looked at requests that wait."""
 
 MAX_PAUSE_S = 10.0
 """Longest that a client of a closed loop waits after a refusal before it sends its next request."""
@@ -32,6 +35,26 @@ class LoadLimits:
     max_streams: int = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that has been sent and has brought no text yet."""
+
+    planned: PlannedRequest
+    waited_s: float
+
+
+class Watch:
+    """Sees what becomes of requests, and says whether the trial goes on; this one lets it."""
+
+    def ended(self, sample: Sample) -> bool:  # noqa: ARG002 - for those that care
+        """Take one that ended."""
+        return True
+
+    def waiting(self, requests: list[Waiting]) -> bool:  # noqa: ARG002
+        """Take those that wait, now and then."""
+        return True
+
+
 class Load:
     """One trial.
 
@@ -39,12 +62,12 @@ class Load:
         target: The server.
         requests: In order; encoded before the first is sent.
         limits: What ends them.
-        on_sample: Told of each sample as it comes; returns whether the trial goes on.
+        watch: Says whether the trial goes on.
 
     Attributes:
         samples: Of the requests that ended, in the order in which they did.
         n_unsent: Requests that were never sent.
-        n_given_up: Requests that were still running when `on_sample` ended the trial.
+        n_given_up: Requests that were still running when `watch` ended the trial.
         began_s: When it began, of `time.perf_counter`.
     """
 
@@ -53,11 +76,12 @@ class Load:
         target: Target,
         requests: list[PlannedRequest],
         limits: LoadLimits,
-        on_sample: Callable[[Sample], bool],
+        watch: Watch,
     ) -> None:
         self._target = target
         self._limits = limits
-        self._on_sample = on_sample
+        self._watch = watch
+        self._running: dict[int, tuple[PlannedRequest, AnswerReader, float]] = {}
         encoded = (
             target.request(planned.shared, planned.text, planned.output_tokens) for planned in requests
         )
@@ -81,13 +105,27 @@ class Load:
         self.began_s = time.perf_counter()
         running: asyncio.Future[list[None]] = asyncio.gather(*coroutines)
         over = asyncio.ensure_future(self._over.wait())
+        ticks = asyncio.create_task(self._tick())
         both: list[asyncio.Future[Any]] = [running, over]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         over.cancel()
+        ticks.cancel()
         if not running.done():
             running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = time.perf_counter()
+            waiting = [
+                Waiting(planned, now_s - sent_s)
+                for planned, reader, sent_s in self._running.values()
+                if not reader.arrivals_s
+            ]
+            if not self._watch.waiting(waiting):
+                self._over.set()
 
     async def _client(self, work: Iterator[tuple[PlannedRequest, bytes]]) -> None:
         for planned, encoded in work:
@@ -129,6 +167,7 @@ class Load:
         reader, fault = AnswerReader(), None
         started_s = time.perf_counter()
         left_s = self._time_left_s()
+        self._running[planned.index] = (planned, reader, started_s)
         try:
             started_s = await self._target.stream(encoded, reader, min(self._limits.request_s, left_s))
         except Fault as error:
@@ -138,13 +177,15 @@ class Load:
         except asyncio.CancelledError:
             self.n_given_up += 1
             raise
+        finally:
+            del self._running[planned.index]
         sample = self._sample(planned, reader, started_s, fault)
         self._keep(sample)
         return sample
 
     def _keep(self, sample: Sample) -> None:
         self.samples.append(sample)
-        if not self._on_sample(sample):
+        if not self._watch.ended(sample):
             self._over.set()
 
     def _refuse(self, planned: PlannedRequest) -> None:

@@ -12,8 +12,13 @@ from stoker.measure.words import words_of
 _REFUSALS = {"http_400", "http_422"}
 
 
-async def calibrate(target: Target, timeout_s: float) -> Calibration:
+async def calibrate(target: Target, timeout_s: float, known: Calibration | None) -> Calibration:
     """Set the target's options to what it takes, and return how it counts.
+
+    Args:
+        target: The server.
+        timeout_s: Longest that an answer may take.
+        known: What it is known to count, which is not measured then.
 
     Raises:
         StokerError: It does not answer.
@@ -22,6 +27,8 @@ async def calibrate(target: Target, timeout_s: float) -> Calibration:
     short, long = " ".join(text[:SHORT_WORDS]), " ".join(text[SHORT_WORDS : SHORT_WORDS + LONG_WORDS])
     shared = " ".join(text[-SHORT_WORDS:])
     first = await _first_answer(target, short, timeout_s)
+    if known is not None:
+        return known
     if first is None:
         return Calibration()
     counts = [await _prompt_tokens(target, *prompt, timeout_s) for prompt in (("", long), (shared, short))]

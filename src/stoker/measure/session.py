@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from stoker.core.errors import StokerError
 from stoker.measure.calibration import Calibration
 from stoker.measure.lengths import Lengths
-from stoker.measure.load import Load, LoadLimits
+from stoker.measure.load import Load, LoadLimits, Waiting, Watch
 from stoker.measure.probe import calibrate
 from stoker.measure.rate_search import RateSearch
 from stoker.measure.sample import Sample
@@ -47,6 +47,25 @@ class SearchPlan:
     pause_s: float = 2.0
 
 
+class _Impatient(Watch):
+    """Ends a trial once so many requests have missed the SLO, or are sure to, that it is lost."""
+
+    def __init__(self, slo: Slo, may_miss: int) -> None:
+        self._slo = slo
+        self._n_left = may_miss
+
+    def ended(self, sample: Sample) -> bool:
+        self._n_left -= not self._slo.met_by(sample)
+        return self._n_left >= 0
+
+    def waiting(self, requests: list[Waiting]) -> bool:
+        n_late = sum(
+            each.waited_s > self._slo.longest_ttft_s(each.planned.prompt_tokens, each.planned.known_tokens)
+            for each in requests
+        )
+        return n_late <= self._n_left
+
+
 class Session:
     """Measures one server.
 
@@ -58,7 +77,7 @@ class Session:
         tell: Told in words what goes on.
 
     Attributes:
-        calibration: How the server counts; may be set instead of calling `calibrate`.
+        calibration: How the server counts.
     """
 
     def __init__(
@@ -72,13 +91,13 @@ class Session:
         self._n_trials = 0
         self.calibration = Calibration()
 
-    async def calibrate(self) -> None:
-        """Learn what the server takes and how it counts.
+    async def calibrate(self, known: Calibration | None = None) -> None:
+        """Learn what the server takes and, unless that is known, how it counts.
 
         Raises:
             StokerError: It does not answer.
         """
-        self.calibration = await calibrate(self._target, self._limits.request_s)
+        self.calibration = await calibrate(self._target, self._limits.request_s, known)
 
     async def warm_up(self, n_requests: int, clients: int) -> None:
         """Send requests that are not measured: short answers to prompts that nothing else begins with.
@@ -90,7 +109,7 @@ class Session:
             return
         short = replace(self._workload, shared_share=0.0, output=Lengths(8, 8))
         requests = plan_requests(short, self.calibration, n_requests, trial=WARM_UP_TRIAL, rate=None)
-        load = Load(self._target, requests, self._limits, lambda _: True)
+        load = Load(self._target, requests, self._limits, Watch())
         await load.closed_loop(clients)
         if all(sample.error for sample in load.samples):
             detail = f": {load.samples[0].error}: {load.samples[0].detail}" if load.samples else ""
@@ -98,11 +117,11 @@ class Session:
 
     async def closed_loop(self, n_requests: int, clients: int) -> Trial:
         """Have each of so many clients send a request after the other."""
-        return await self._trial(n_requests, clients=clients, rate=None, on_sample=lambda _: True)
+        return await self._trial(n_requests, clients=clients, rate=None, watch=Watch())
 
     async def open_loop(self, n_requests: int, rate: float) -> Trial:
         """Send requests at random times, so many a second."""
-        return await self._trial(n_requests, clients=None, rate=rate, on_sample=lambda _: True)
+        return await self._trial(n_requests, clients=None, rate=rate, watch=Watch())
 
     async def find_rate(self, plan: SearchPlan, search: RateSearch) -> list[Trial]:
         """Look for the highest rate at which enough requests meet the SLO; `search` holds the answer."""
@@ -125,22 +144,15 @@ class Session:
 
     async def _search_trial(self, n_requests: int, rate: float, share: float) -> Trial:
         """Run a trial that ends once too many have missed the SLO for the rest to make up for it."""
-        may_miss = n_requests - math.ceil(share * n_requests)
-        n_missed = 0
-
-        def goes_on(sample: Sample) -> bool:
-            nonlocal n_missed
-            n_missed += not self._slo.met_by(sample)
-            return n_missed <= may_miss
-
-        return await self._trial(n_requests, clients=None, rate=rate, on_sample=goes_on)
+        watch = _Impatient(self._slo, n_requests - math.ceil(share * n_requests))
+        return await self._trial(n_requests, clients=None, rate=rate, watch=watch)
 
     async def _trial(
-        self, n_requests: int, *, clients: int | None, rate: float | None, on_sample: Callable[[Sample], bool]
+        self, n_requests: int, *, clients: int | None, rate: float | None, watch: Watch
     ) -> Trial:
         number, self._n_trials = self._n_trials, self._n_trials + 1
         requests = plan_requests(self._workload, self.calibration, n_requests, trial=number, rate=rate)
-        load = Load(self._target, requests, self._limits, on_sample)
+        load = Load(self._target, requests, self._limits, watch)
         gc.collect()
         gc.disable()  # a collection would stand between a token and its time
         before_s = _cpu_s()

@@ -25,7 +25,10 @@ class Slo:
         """Return whether an answer was a good one."""
         if sample.error is not None or sample.ttft_s is None:
             return False
-        new_tokens = max(0, sample.prompt_tokens - sample.known_tokens)
-        if sample.ttft_s > self.ttft_s + self.ttft_per_token_s * new_tokens:
+        if sample.ttft_s > self.longest_ttft_s(sample.prompt_tokens, sample.known_tokens):
             return False
         return not sample.gaps_s or percentile(sorted(sample.gaps_s), HIGH) <= self.itl_s
+
+    def longest_ttft_s(self, prompt_tokens: int, known_tokens: int) -> float:
+        """Return the longest time to the first text of a prompt."""
+        return self.ttft_s + self.ttft_per_token_s * max(0, prompt_tokens - known_tokens)

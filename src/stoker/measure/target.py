@@ -58,13 +58,17 @@ class Target:
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise SettingsError(f"{url} is not the address of a server, such as http://127.0.0.1:8000")
+        unread = parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme not in {"http", "https"} or not parts.hostname or unread:
+            raise SettingsError(
+                f"{url} is not the address of a server, such as http://127.0.0.1:8000 "
+                "(a key goes into --api-key)"
+            )
         secure = parts.scheme == "https"
         self._address = parts.hostname, port or (443 if secure else 80)
         self._tls = ssl.create_default_context() if secure else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
-        self._host = parts.netloc.rpartition("@")[2]
+        self._host = parts.netloc
         self._api_key = api_key
         self.url = f"{parts.scheme}://{self._host}{self._prefix}"
         self.api: Api = api

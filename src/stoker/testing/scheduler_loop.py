@@ -1,5 +1,8 @@
 """A scheduler driven by a fake engine and a fake clock, as the worker process drives the real ones."""
 
+from collections.abc import Callable
+
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
@@ -18,6 +21,8 @@ class SchedulerLoop:
         kv_blocks: KV blocks of the fake engine.
         context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
             `SchedulerLimits`.
+        batching: How steps are filled.
+        step_time: What a step takes on the loop's clock, in seconds.
 
     Attributes:
         clock: The time that the scheduler is told.
@@ -40,6 +45,8 @@ class SchedulerLoop:
         max_waiting: int = 16,
         max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
+        batching: BatchingPolicy | None = None,
+        step_time: Callable[[StepPlan], float] = lambda _: STEP_S,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -50,7 +57,8 @@ class SchedulerLoop:
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
         )
-        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
+        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint, batching=batching)
+        self._step_time = step_time
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
@@ -87,7 +95,7 @@ class SchedulerLoop:
     def commit(self, plan: StepPlan) -> list[TokensEvent]:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
-        events = self.scheduler.commit(plan, result, self.clock.advance(STEP_S))
+        events = self.scheduler.commit(plan, result, self.clock.advance(self._step_time(plan)))
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)

@@ -1,6 +1,7 @@
 """The engine process with the native engine in it."""
 
 from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.engine.native.work import model_work
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
@@ -28,10 +29,12 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             step_tokens=config.step_tokens,
         )
         engine = load_engine(source, settings, packs)
+        work = model_work(model, source.tensors.values())
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,
         vocab_size=model.vocab_size,
         kv_root=engine.fingerprint,
         kv_block_bytes=engine.kv_block_bytes,
+        work=work,
     )

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
@@ -30,6 +31,16 @@ class Expected:
     begun: bool = False
 
 
+POLICIES = st.builds(
+    BatchingPolicy,
+    mode=st.sampled_from(["latency", "latency", "size", "time"]),
+    itl_target_s=st.sampled_from([1e-6, 0.01, 0.02, 10.0]),
+    prefill_share=st.sampled_from([0.0, 0.25, 0.9]),
+    batch_wait_s=st.sampled_from([0.0, 0.02, 1.0]),
+    prompt_patience_s=st.sampled_from([0.0, 0.001, 1.0]),
+)
+
+
 def deadline(now: float, limit_s: float | None) -> float:
     return math.inf if limit_s is None else now + limit_s
 
@@ -43,6 +54,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting=st.integers(0, 6),
         max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
+        batching=POLICIES,
+        token_s=st.sampled_from([0.0, 0.0001, 0.002]),
     )
     def start(
         self,
@@ -51,6 +64,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_waiting_tokens: int,
         spare_step_tokens: int,
+        batching: BatchingPolicy,
+        token_s: float,
     ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
@@ -59,7 +74,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
+            batching=batching,
+            step_time=lambda plan: 0.002 + token_s * plan.n_tokens,
         )
+        self.batching = batching
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
@@ -173,11 +191,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request_id in due:
             del self.live[request_id]
 
+    @rule(batching=POLICIES)
+    def retune(self, batching: BatchingPolicy) -> None:
+        """Fill steps by another policy, at any time."""
+        self.batching = batching
+        self.loop.scheduler.retune(batching)
+
     @precondition(lambda self: self.plan is None)
     @rule()
     def schedule(self) -> None:
         self.expire()
         self.plan = self.loop.schedule()
+        if self.plan is None and self.live:
+            wake_at = self.loop.scheduler.wake_at
+            now = self.loop.clock()
+            assert self.batching.mode == "time"
+            assert wake_at is not None
+            assert now < wake_at <= now + self.batching.batch_wait_s
+            self.loop.clock.advance(wake_at - now + 1e-9)
+            self.expire()
+            self.plan = self.loop.schedule()
         assert (self.plan is None) == (not self.live)
         if self.plan is not None:
             for request_id in self.plan.request_ids:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.worker.config import EngineConfig
@@ -24,6 +25,7 @@ def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> 
         packs_dir=Path(os.fsdecode(b"/packs/\xff")),
         max_packs_bytes=SizeWithUnits(2**36),
         parent_pid=7,
+        batching=BatchingPolicy(mode="time", batch_wait_s=0.25),
     )
     line = config.to_line()
     assert line.endswith(b"\n")
@@ -32,7 +34,16 @@ def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> 
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{}", b"[]", b"\xff", b'{"model_path":3,"model":"m"}', b'{"modell":1}']
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"model_path":3,"model":"m"}',
+        b'{"modell":1}',
+        b'{"model_path":"m","model":"m","batching":{"mode":"fast"}}',
+    ],
 )
 def test_a_line_that_is_no_configuration_is_refused(line: bytes) -> None:
     with pytest.raises(SettingsError, match="one line of JSON"):

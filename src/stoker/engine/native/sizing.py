@@ -30,8 +30,8 @@ _LANES = 16
 """Outputs in a column block."""
 
 _FLOAT_BYTES = 4
-_CODE_BYTES = 1 + 12 / 32
-"""A code, and its share of a group's three floats."""
+_ACTIVATION_GROUP = 64
+_GROUP_BYTES = 4 * _FLOAT_BYTES
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
@@ -91,14 +91,20 @@ def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) ->
         floats += width
     if config.qk_norm == "row":
         floats += config.n_kv_heads * config.head_size
-    activations = width + query_width + config.ffn_width * max(1, n_used)
+    # Rows of activations, each as floats and as codes.
+    activations = [width, query_width, *[config.ffn_width] * max(1, n_used)]
     if config.experts is not None:
         floats += _padded(config.experts.n_experts) + n_used + n_used * width
-        activations += n_used * width
+        activations += [width] * n_used
     # The normed activations have two rows of codes more, coarse and fine.
-    codes = activations + 2 * width
-    rows = step_tokens * ((floats + activations) * _FLOAT_BYTES + codes * _CODE_BYTES)
-    return int(rows) + max_running * _padded(config.vocab_size) * _FLOAT_BYTES
+    codes = sum(_row_of_codes(k) for k in [*activations, width, width])
+    rows = step_tokens * ((floats + sum(activations)) * _FLOAT_BYTES + codes)
+    return rows + max_running * _padded(config.vocab_size) * _FLOAT_BYTES
+
+
+def _row_of_codes(k: int) -> int:
+    """Bytes of `k` activations as codes, and of what their groups have."""
+    return k + -(-k // _ACTIVATION_GROUP) * _GROUP_BYTES
 
 
 def _padded(n: int) -> int:
