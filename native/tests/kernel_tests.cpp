@@ -170,7 +170,7 @@ void test_extreme_values(const Kernels& kernels) {
     kernels.rotate(out.data(), x.data(), y.data(), 32, 1.0f);
     kernels.divide(x.data(), y[0], 64, out.data());
     std::vector<uint8_t> block(2 * 16 * 64 * 4);
-    for (const KvType type : {KvType::f16, KvType::f32}) {
+    for (const KvType type : kKvTypes) {
       kernels.store_key(x.data(), 64, round % 16, type, block.data());
       kernels.store_value(x.data(), 64, round % 16, type, block.data());
     }
@@ -181,6 +181,17 @@ void test_extreme_values(const Kernels& kernels) {
     CHECK(chosen.token >= 0 && chosen.token < 64);
     for (int i = 0; i < 5; ++i) CHECK(chosen.top_tokens[i] >= 0 && chosen.top_tokens[i] < 64);
   }
+}
+
+void test_pieces() {
+  for (int piece = 1; piece < 200; ++piece) {
+    const int begin = piece_begin(piece);
+    CHECK(begin % kTileTokens == 0 && begin > piece_begin(piece - 1));
+    CHECK(piece_of(begin) == piece && piece_of(begin - 1) == piece - 1);
+    // Small against what lies before it, once that is long.
+    CHECK(piece <= kEvenPieces || piece_begin(piece + 1) - begin <= begin / kPiecesToDouble);
+  }
+  CHECK(piece_begin(0) == 0 && piece_of(0) == 0 && piece_begin(kEvenPieces) == kEvenPieces * kPieceTokens);
 }
 
 void test_sampler(const Kernels& kernels) {

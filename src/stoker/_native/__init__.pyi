@@ -29,6 +29,20 @@ def measure_limits(
         MemoryError: There is no room for the arrays.
     """
 
+def fastest_kv_type(isa: str) -> str:
+    """KV type that an instruction-set path is fastest with: what ``auto`` stands for.
+
+    Raises:
+        ValueError: This processor has no such path.
+    """
+
+def kv_part_bytes(kv_type: str, head_size: int) -> int:
+    """Bytes of the keys, or of the values, of one KV head of one block of 16 tokens.
+
+    Raises:
+        ValueError: There is no such type.
+    """
+
 class LogitEdits:
     """What is done to the logits of some rows before a token is chosen.
 
@@ -137,6 +151,7 @@ class Model:
         max_step_tokens: int,
         max_step_seqs: int,
         float_path: bool,
+        kv_type: str = "auto",
     ) -> None: ...
     def set_matrix(
         self, name: str, layer: int, dtype: str, data: NDArray[np.uint8], adjacent_pairs: bool
@@ -221,6 +236,10 @@ class Model:
 
     @property
     def isa(self) -> str: ...
+    @property
+    def kv_type(self) -> str:
+        """Of ``f16``, ``bf16``, ``q8`` and ``f32``."""
+
     @property
     def n_threads(self) -> int: ...
     def time_phases(self, on: bool) -> None:

@@ -63,6 +63,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "prefill_share",
         "prompt_patience_s",
         "batch_wait_s",
+        "kv_type",
         "kv_memory",
         "context_length",
         "chat_template",
@@ -178,10 +179,10 @@ class Settings(BaseModel):
         description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
-    isa: Literal["auto", "amx", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
+    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
         default="auto",
         description="Instruction-set path of the kernels: `auto` (the fastest that the processor has), "
-        "`amx`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
+        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
     )
     max_running: int = Field(
         default=64, ge=1, le=1024, description="Most sequences computed in one engine call."
@@ -234,6 +235,13 @@ class Settings(BaseModel):
         le=1,
         description="With `time`: longest that a new request waits for others to fill an engine call "
         "with it.",
+    )
+    kv_type: Literal["auto", "f16", "bf16", "q8"] = Field(
+        default="auto",
+        description="How the KV cache holds keys and values: `f16`, `bf16` (the fastest where the "
+        "processor multiplies bf16: `isa` `amx` and `avx512bf16`) or `q8` (8-bit codes with a scale and a "
+        "minimum for each token and head: about half the memory, less exact). `auto` is `bf16` on those "
+        "paths and `f16` on the others. Another type gives other answers.",
     )
     kv_memory: ByteSize | None = Field(
         default=None,

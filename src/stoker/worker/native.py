@@ -22,6 +22,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         settings = NativeEngineSettings(
             threads=config.n_threads or available_processors(),
             isa=config.isa,
+            kv_type=config.kv_type,
             kv_memory_bytes=config.kv_memory_bytes,
             kv_sharers=config.kv_sharers,
             context_length=config.context_length or model.context_length,
