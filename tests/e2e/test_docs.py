@@ -123,6 +123,7 @@ def test_the_example_of_the_readme_prints_an_answer(server: ServerProcess) -> No
     assert len(ended.stdout) > 20
 
 
+@pytest.mark.timeout(300)  # three starts, and a machine that may be busy
 def test_the_measurements_of_the_benchmarking_page_are_taken(
     server: ServerProcess, home: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,9 @@ from stoker.cli.flags import fields_of, with_source
 from stoker.config import SettingsSource
 from stoker.core.errors import SettingsError
 
-_ENGINE_SETTINGS = frozenset({"threads", "isa", "quantize", "step_tokens", *fields_of("Model sources")})
+_ENGINE_SETTINGS = frozenset(
+    {"threads", "isa", "kv_type", "quantize", "step_tokens", *fields_of("Model sources")}
+)
 
 
 @with_source("home", "api_key", *sorted(_ENGINE_SETTINGS))

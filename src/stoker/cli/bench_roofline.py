@@ -52,6 +52,7 @@ def run_roofline(settings: Settings, model: str, flags: RooflineFlags) -> dict[s
     options = EngineOptions(
         threads=settings.threads or available_processors(),
         isa=settings.isa,
+        kv_type=settings.kv_type,
         quantize=settings.quantize,
         step_tokens=settings.step_tokens,
         n_repeats=flags.repeats,

@@ -29,6 +29,7 @@ class EngineOptions:
     Attributes:
         threads: Compute threads.
         isa: Instruction-set path, or ``auto``.
+        kv_type: How keys and values are held, or ``auto``.
         quantize: How weights of a folder are held whose tensors are floats.
         step_tokens: Most tokens of one step; longer prompts take several.
         n_repeats: Timed repeats of a prefill.
@@ -37,6 +38,7 @@ class EngineOptions:
 
     threads: int
     isa: str = "auto"
+    kv_type: str = "auto"
     quantize: Quantize = "none"
     step_tokens: int = 512
     n_repeats: int = 3
@@ -93,6 +95,7 @@ class EngineRunner:
                 NativeEngineSettings(
                     threads=options.threads,
                     isa=options.isa,
+                    kv_type=options.kv_type,
                     context_length=longest,
                     max_running=n_seqs,
                     step_tokens=max(options.step_tokens, n_seqs),
