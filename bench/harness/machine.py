@@ -22,15 +22,29 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Name the commit that is measured; a changed tree says so."""
+    """Name the commit that is measured; a changed tree says so, results and their pages left aside."""
+    name = _git("rev-parse", "--short", "HEAD")
+    written = (
+        ":!bench/results",
+        ":!docs/benchmarks",
+        ":!docs/benchmarks.md",
+        ":!docs/quality.md",
+        ":!README.md",
+    )
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *written)
+    return f"{name}-dirty" if name and changed else name or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints; nothing where it fails."""
     out = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607  # the git on the path
-        cwd=Path(__file__).parent,
+        ["git", *arguments],  # noqa: S607  # the git on the path
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
     )
-    return out.stdout.strip() or "unknown"
+    return out.stdout.strip()
 
 
 def cores() -> int:

@@ -32,10 +32,10 @@ class Work:
 
     def __add__(self, other: Self) -> "Work":
         return Work(
-            self.dot_ops + other.dot_ops,
-            self.float_ops + other.float_ops,
-            self.bf16_ops + other.bf16_ops,
-            self.size_bytes + other.size_bytes,
+            dot_ops=self.dot_ops + other.dot_ops,
+            float_ops=self.float_ops + other.float_ops,
+            bf16_ops=self.bf16_ops + other.bf16_ops,
+            size_bytes=self.size_bytes + other.size_bytes,
         )
 
     @property
@@ -87,7 +87,11 @@ def step_work(
         kind, size_bytes = matrix(name, layer)
         ops = 2.0 * rows * outputs * inputs
         quantized = kind in _QUANTIZED
-        return Work(ops if quantized else 0.0, 0.0 if quantized else ops, size_bytes * share)
+        return Work(
+            dot_ops=ops if quantized else 0.0,
+            float_ops=0.0 if quantized else ops,
+            size_bytes=size_bytes * share,
+        )
 
     for layer in range(config.n_layers):
         work["qkv"] += product("q", layer, n_rows, (query_width, width))
