@@ -1,177 +1,211 @@
-"""Time Stoker's engine beside llama.cpp and OpenVINO, without HTTP: prefill and decode on the default model.
+"""Time Stoker's engine beside llama.cpp and OpenVINO, without HTTP: prefill and decode.
 
     python bench/engine.py MODEL.gguf --peers PYTHON --out bench/results/NAME.json
 
-Every round starts each contender once, one after the other, in an order that rotates, so that all see
-the same drift of the machine. A case's figure is the median over all timed calls of all rounds; decode
-steps are timed after a fifth of a second of untimed ones. llama.cpp runs in several settings and counts
-with the best of them for each case. `--peers` is a Python whose environment holds llama-cpp-python
-(compiled with native flags) and openvino-genai; see bench/README.md.
+First llama.cpp's settings are tried at every case (`harness/sweep.py`), and the best ones taken. Then all
+contenders stay loaded, and every round times each of them at each case, one after the other, in an order that
+rotates; who waits is stopped. A case's figure is the median over all timed calls of all rounds with its
+quartiles; a ratio is the median over the rounds, with the least and the greatest. Each round measures the
+processor's limits too. `--peers` is a Python whose environment holds llama-cpp-python (compiled with native
+flags) and openvino-genai; see bench/README.md.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-CONTENDERS = Path(__file__).parent / "contenders"
-DECODE = [(1, 128), (1, 2048), (4, 512), (16, 64), (16, 512), (32, 512)]
-PREFILL = [512, 2048]
+from harness.contender import Case, Contender, Entry, case_name
+from harness.lineup import (
+    CASES,
+    OUR_8_BIT,
+    SHAPE_CASES,
+    entries_beside,
+    file_type,
+    model_files,
+    our_entries,
+    parse_case,
+    peer_entries,
+)
+from harness.machine import cores, heading
+from harness.results import write
+from harness.spread import paired_ratio, quartiles
+from harness.sweep import LlamaSweep
+from harness.work import Limits, measure_limits, work_of
 
-Contender = tuple[Path, Path, Path, dict[str, str]]
-"""Python, script, model, options."""
+OURS = "stoker"
+Samples = dict[str, dict[str, list[list[float]]]]
+"""Seconds, ``[round][call]``, by contender and case."""
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, help="the GGUF file, Q4_1")
+    parser.add_argument("model", type=Path, help="the GGUF file; of a Q4_1 one llama.cpp makes the others")
     parser.add_argument(
         "--peers", type=Path, help="Python of the peers' environment; without it only Stoker runs"
     )
     scratch = Path(tempfile.gettempdir()) / "stoker-bench"
-    parser.add_argument("--work", type=Path, default=scratch, help="folder for converted models")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="write the result here")
-    return parser.parse_args()
-
-
-def processor_name() -> str:
-    """Name the processor and the instruction sets that matter here."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    wanted = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-    flags = [flag for flag in wanted if flag in fields.get("flags", "").split()]
-    return f"{fields.get('model name', platform.processor())} ({' '.join(flags)})"
-
-
-def commit() -> str:
-    """Name the commit that is measured; a changed tree says so."""
-    out = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607  # the git on the path
-        cwd=CONTENDERS,
-        capture_output=True,
-        text=True,
-        check=True,
+    parser.add_argument("--work", type=Path, default=scratch, help="folder for converted models and packs")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="timed prompts of a case in a round (default: 1)"
     )
-    return out.stdout.strip()
+    parser.add_argument(
+        "--steps", type=int, default=8, help="timed steps of a case in a round, at most 32 (default: 8)"
+    )
+    parser.add_argument("--threads", type=int, default=cores(), help="(default: all processors)")
+    parser.add_argument("--shape", action="store_true", help="the cases of larger shapes (bench/shapes.py)")
+    parser.add_argument(
+        "--case",
+        type=parse_case,
+        action="append",
+        dest="cases",
+        help="time this case instead, such as 'prefill 512' or 'decode 16x512'; may be repeated",
+    )
+    parser.add_argument("--without-openvino", action="store_true", help="leave OpenVINO out")
+    parser.add_argument("--note", default="", help="put into the result, such as what else the machine did")
+    parser.add_argument("--out", type=Path, help="write the result here")
+    options = parser.parse_args(arguments)
+    if options.cases is None:
+        options.cases = list(SHAPE_CASES if options.shape else CASES)
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
 
 
-def contenders(arguments: argparse.Namespace) -> dict[str, Contender]:
-    """List the contenders by name."""
-    found: dict[str, Contender] = {
-        "stoker": (Path(sys.executable), CONTENDERS / "stoker_engine.py", arguments.model, {})
+def find_entries(options: argparse.Namespace, cases: tuple[Case, ...]) -> tuple[list[Entry], list[Any]]:
+    """Return who takes part, and what the sweep tried."""
+    ours = our_entries(options.model, cases, options.work)
+    if options.peers is None:
+        return ours, []
+    files = model_files(options.model, options.peers, options.work)
+    swept = {kind: file for kind, file in files.items() if kind != "Q4_K_M" or len(files) == 1}
+    sweep = LlamaSweep(options.peers, swept, cases, options.threads)
+    started_s = time.monotonic()
+    sweep.run()
+    print(f"swept llama.cpp's settings in {time.monotonic() - started_s:.0f} s", file=sys.stderr)
+    peers = peer_entries(swept, cases, options.peers, options.work, sweep)
+    beside = entries_beside(files, cases, options.peers, options.work, sweep)
+    entries = [*ours, *peers, *beside]
+    if options.without_openvino:
+        entries = [entry for entry in entries if not entry.name.startswith("openvino")]
+    return entries, sweep.tried
+
+
+def rounds(
+    options: argparse.Namespace, contenders: Sequence[Contender], cases: Sequence[Case]
+) -> Iterator[tuple[Limits, dict[str, dict[str, list[float]]]]]:
+    """Run the rounds, and yield of each the limits and all seconds by contender and case."""
+    for number in range(options.rounds):
+        started_s = time.monotonic()
+        limits = measure_limits(options.threads)
+        seconds: dict[str, dict[str, list[float]]] = {each.entry.name: {} for each in contenders}
+        for i, case in enumerate(cases):
+            first = (number + i) % len(contenders)
+            for contender in (*contenders[first:], *contenders[:first]):
+                if case in contender.entry.cases:
+                    seconds[contender.entry.name][case_name(case)] = contender.time(
+                        case, repeats=options.repeats, steps=options.steps
+                    )
+        print(f"round {number + 1}: {time.monotonic() - started_s:.0f} s", file=sys.stderr)
+        yield limits, seconds
+
+
+def summarize(samples: Samples) -> dict[str, dict[str, list[float]]]:
+    """Return [median, lower quartile, upper quartile] in seconds, by case and contender."""
+    summary: dict[str, dict[str, list[float]]] = {}
+    for name, of_name in samples.items():
+        for case, by_round in of_name.items():
+            times = [seconds for one in by_round for seconds in one]
+            summary.setdefault(case, {})[name] = quartiles(times).to_json()
+    return summary
+
+
+def ratios(samples: Samples) -> dict[str, dict[str, list[float]]]:
+    """Return how many times as long as Stoker another one takes: [median, least, greatest] over the rounds.
+
+    What runs the Q4_K_M file is compared with Stoker on that file; OpenVINO, whose KV is in 8 bits, also with
+    Stoker's 8-bit KV, by the name ``openvino by 8-bit KV``.
+    """
+    medians = {
+        name: {case: [statistics.median(one) for one in by_round] for case, by_round in of_name.items()}
+        for name, of_name in samples.items()
     }
-    if arguments.peers is None:
-        return found
-    work: Path = arguments.work
-    work.mkdir(parents=True, exist_ok=True)
-    q4_0 = work / f"{arguments.model.stem}.Q4_0.gguf"
-    if not q4_0.exists():
-        command = [arguments.peers, CONTENDERS / "requantize.py", arguments.model, q4_0, "Q4_0"]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    for kind, model in (("Q4_1", arguments.model), ("Q4_0", q4_0)):
-        for unified in ("0", "1"):
-            name = f"llama.cpp {kind}{' unified' if unified == '1' else ''}"
-            options = {"unified": unified, "flash": "-1", "ubatch": "512"}
-            found[name] = (arguments.peers, CONTENDERS / "peer_llamacpp.py", model, options)
-    options = {"folder": str(work / "openvino")}
-    found["openvino Q4_0"] = (arguments.peers, CONTENDERS / "peer_openvino.py", q4_0, options)
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, of_name in medians.items():
+        ours = "stoker Q4_K_M" if name.endswith("Q4_K_M") and "stoker Q4_K_M" in medians else OURS
+        for case, times in of_name.items():
+            if name != ours and case in medians[ours]:
+                found.setdefault(case, {})[name] = paired_ratio(times, medians[ours][case]).to_json()
+            if name == "openvino" and case in medians.get(OUR_8_BIT, {}):
+                both = paired_ratio(times, medians[OUR_8_BIT][case]).to_json()
+                found.setdefault(case, {})["openvino by 8-bit KV"] = both
     return found
 
 
-def run_once(arguments: argparse.Namespace, contender: Contender) -> dict[str, Any]:
-    """Run one contender over all cases."""
-    python, script, model, options = contender
-    job = {
-        "model": str(model.resolve()),
-        "threads": arguments.threads,
-        "prefill": PREFILL,
-        "decode": DECODE,
-        "repeats": 3,
-        "steps": 24,
-        "options": options,
-    }
-    out = subprocess.run(
-        [python, script], input=json.dumps(job), capture_output=True, text=True, check=False, timeout=1200
-    )
-    if out.returncode != 0:
-        sys.exit(f"{script.name} failed:\n{out.stderr}")
-    report: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
-    return report
-
-
-def best_peer(medians: dict[str, dict[str, float]], case: str, engine: str) -> float | None:
-    """Return the least median of an engine's settings, in seconds."""
-    return min((m[case] for name, m in medians.items() if name.startswith(engine)), default=None)
-
-
-def print_table(medians: dict[str, dict[str, float]]) -> None:
-    """Print every case's median, and the ratio of each peer's best setting to Stoker."""
-    for case in medians["stoker"]:
-        n_tokens = int(case.split()[1]) if case.startswith("prefill") else None
-        own = medians["stoker"][case]
-        columns = []
-        for name, of_name in medians.items():
-            seconds = of_name[case]
-            figure = f"{n_tokens / seconds:.0f} tok/s" if n_tokens else f"{1e3 * seconds:.2f} ms"
-            columns.append(f"{name} {figure}")
-        ratios = [
-            f"{engine} {peer / own:.2f}x"
-            for engine in ("llama.cpp", "openvino")
-            if (peer := best_peer(medians, case, engine)) is not None
-        ]
-        print(f"{case:14} {' | '.join(columns)}   best peer / stoker: {', '.join(ratios)}")
+def print_table(result: dict[str, Any]) -> None:
+    """Print every case's medians and ratios."""
+    for case, of_case in result["summary_s"].items():
+        print(case)
+        for name, (median, low, high) in of_case.items():
+            ratio = result["ratios"].get(case, {}).get(name)
+            beside = f"   {ratio[0]:.2f}x ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else ""
+            print(f"  {name:<20} {1e3 * median:9.2f} ms ({1e3 * low:.2f} to {1e3 * high:.2f}){beside}")
 
 
 def main() -> None:
-    """Run all rounds, print the table, write the result."""
-    arguments = read_arguments()
-    measured = commit()
-    found = contenders(arguments)
-    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
-    names = list(found)
-    for i in range(arguments.rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            reports[name].append(run_once(arguments, found[name]))
-            print(f"round {i + 1}: {name}", file=sys.stderr)
-    medians = {
-        name: {
-            case: statistics.median([s for report in of_name for s in report["seconds"][case]])
-            for case in of_name[0]["seconds"]
+    """Sweep, run the rounds, print the table, write the result."""
+    options = read_arguments()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    cases: tuple[Case, ...] = tuple(options.cases)
+    result = heading("engine", {**vars(options), "cases": [case_name(case) for case in cases]})
+    result["model"] = {"file": options.model.name, "type": file_type(options.model)}
+    result["threads"] = options.threads
+    entries, tried = find_entries(options, cases)
+    with ExitStack() as stack:
+        contenders = []
+        for entry in entries:
+            contenders.append(stack.enter_context(Contender(entry, options.threads)))
+            print(f"{entry.name} is ready", file=sys.stderr)
+        for contender in contenders:  # fill KV caches and warm up, untimed
+            for case in contender.entry.cases:
+                contender.time(case, repeats=1, steps=1, warm_s=0.0)
+            print(f"{contender.entry.name} is warm", file=sys.stderr)
+        done = list(rounds(options, contenders, cases))
+        hellos = {contender.entry.name: contender.hello for contender in contenders}
+    samples: Samples = {
+        entry.name: {
+            case_name(case): [seconds[entry.name][case_name(case)] for _, seconds in done]
+            for case in entry.cases
         }
-        for name, of_name in reports.items()
+        for entry in entries
     }
-    print_table(medians)
-    if arguments.out is not None:
-        result = {
-            "benchmark": "engine",
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": measured,
-            "processor": processor_name(),
-            "threads": arguments.threads,
-            "model": arguments.model.name,
-            "rounds": arguments.rounds,
-            "median_seconds": medians,
-            "contenders": {
-                name: {
-                    "engine": of_name[0]["engine"],
-                    "version": of_name[0]["version"],
-                    "settings": of_name[0]["settings"],
-                    "samples": [report["seconds"] for report in of_name],
-                }
-                for name, of_name in reports.items()
-            },
-        }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    work = work_of(options.model, cases, options.work)
+    result |= {
+        "work": {case_name(case): each for case, each in zip(cases, work, strict=True)},
+        "limits": [limits for limits, _ in done],
+        "summary_s": summarize(samples),
+        "ratios": ratios(samples),
+        "contenders": {
+            entry.name: {
+                **hellos[entry.name],
+                "file": entry.model.name,
+                "options": entry.order,
+                "seconds": samples[entry.name],
+            }
+            for entry in entries
+        },
+        "sweep": tried,
+    }
+    print_table(result)
+    if options.out is not None:
+        write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write a GGUF file again in another type with llama.cpp.
 
-Usage: python requantize.py SOURCE TARGET Q4_0|Q8_0
+Usage: python requantize.py SOURCE TARGET Q4_0|Q8_0|Q4_K_M|BF16
 """
 
 import ctypes
@@ -8,7 +8,7 @@ import sys
 
 import llama_cpp
 
-FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}
+FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "BF16": 32}
 
 
 def main() -> None:

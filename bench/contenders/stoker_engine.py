@@ -1,74 +1,107 @@
-"""Stoker's native engine without HTTP: prefill and decode times on one GGUF file. See `protocol.py`."""
+"""Stoker's native engine without HTTP. See `protocol.py`.
+
+Options of the process: ``packs`` (folder of packs, as `stoker serve` uses them; none), and what else
+`NativeEngineSettings` has to be set as text: ``isa``, ``kv_type`` (their defaults).
+"""
 
 import time
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from protocol import Job, Report, prompt, read_job, time_steps
+from protocol import Contender, Hello, Job, Options, prompt, serve
 
 from stoker import __version__
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
+from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
+from stoker.models.packs import PackFolder
 
 GREEDY = SamplingParams(temperature=0.0)
+MAX_PACKS_BYTES = 64 << 30
+CHUNK = 512
 
 
-class Runner:
-    """Steps of several sequences whose KV blocks lie one after the other."""
+class Stoker:
+    """Steps of several sequences, each in KV blocks of its own that lie one after the other.
+
+    What the blocks hold changes no time, so that cases share them: a context of 512 tokens is the
+    beginning of one of 2,048. All are written once before, since memory that nobody has written is read
+    from one page of zeros.
+    """
 
     def __init__(self, job: Job) -> None:
-        longest = max([*job.prefill, *(context + job.room for _, context in job.decode)])
+        sizes = [-(-job.longest(sequence) // BLOCK_TOKENS) for sequence in range(job.most_sequences)]
+        ends = list(accumulate(sizes))
+        self._tables = [list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+        self._written = 0
+        self._placed = range(0)
+        self._first = 0
+        settings: dict[str, Any] = {**job.options}
+        folder = settings.pop("packs", None)
+        packs = None if folder is None else PackFolder(Path(folder), MAX_PACKS_BYTES)
         with open_model(Path(job.model)) as source:
-            self._engine: NativeEngine = load_engine(
+            self.engine = load_engine(
                 source,
                 NativeEngineSettings(
                     threads=job.threads,
-                    isa=job.options.get("isa", "auto"),
-                    context_length=min(source.config.context_length, longest + BLOCK_TOKENS),
-                    kv_memory_bytes=2 << 30,
-                    step_tokens=max(job.prefill, default=512),
+                    context_length=min(source.config.context_length, max(sizes) * BLOCK_TOKENS),
+                    max_running=job.most_sequences,
+                    step_tokens=max([CHUNK, *job.prefill]),
+                    **settings,
                 ),
+                packs,
             )
-        self.fingerprint = self._engine.fingerprint
+        needed = ends[-1]
+        if self.engine.kv_blocks < needed:
+            raise SystemExit(
+                f"there is memory for {self.engine.kv_blocks} KV blocks, but {needed} are needed: free some,"
+                " or time fewer sequences or shorter contexts"
+            )
+        self.fingerprint = self.engine.fingerprint
+        self.prefill(64, {})
 
-    def step(self, sequences: range, first: int, n_tokens: int, longest: int) -> float:
-        """Compute `n_tokens` of each sequence from position `first` on; returns seconds."""
-        n_blocks = -(-longest // BLOCK_TOKENS)
+    def prefill(self, n_tokens: int, options: Options) -> float:  # noqa: ARG002 - it has none
+        """Compute the first sequence's first tokens anew."""
+        return self._compute(range(1), 0, n_tokens)
+
+    def place(self, n_sequences: int, context: int, options: Options) -> None:  # noqa: ARG002 - it has none
+        """See that the sequences' blocks have been written."""
+        for sequence in range(self._written, n_sequences):
+            size = len(self._tables[sequence]) * BLOCK_TOKENS
+            for first in range(0, size, CHUNK):
+                n_tokens = min(CHUNK, size - first)
+                self._compute(range(sequence, sequence + 1), first, n_tokens)
+        self._written = max(self._written, n_sequences)
+        self._placed, self._first = range(n_sequences), context
+
+    def step(self, number: int) -> float:
+        """Compute one token for every sequence."""
+        return self._compute(self._placed, self._first + number, 1)
+
+    def clear(self) -> None:
+        """Leave the blocks as they are."""
+
+    def _compute(self, sequences: range, first: int, n_tokens: int) -> float:
         plan = StepPlan(
             request_ids=[str(s) for s in sequences],
             tokens=[prompt(s, first, n_tokens) for s in sequences],
             first_positions=[first] * len(sequences),
-            block_tables=[list(range(s * n_blocks, (s + 1) * n_blocks)) for s in sequences],
+            block_tables=[self._tables[s] for s in sequences],
             samples=[True] * len(sequences),
             sampling=[GREEDY] * len(sequences),
         )
         start = time.perf_counter()
-        self._engine.forward(plan)
+        self.engine.forward(plan)
         return time.perf_counter() - start
 
 
-def main() -> None:
-    """Run the job on standard input; print the report."""
-    job = read_job()
-    runner = Runner(job)
-    report = Report(engine="stoker", version=__version__, settings={"fingerprint": runner.fingerprint})
-    runner.step(range(1), 0, 64, 64)
-    for n_tokens in job.prefill:
-        times = [runner.step(range(1), 0, n_tokens, n_tokens) for _ in range(job.repeats)]
-        report.add(f"prefill {n_tokens}", times)
-    for n_sequences, context in job.decode:
-        longest = context + job.room
-        for s in range(n_sequences):
-            runner.step(range(s, s + 1), 0, context, longest)
-        sequences = range(n_sequences)
-
-        def step(i: int, sequences: range = sequences, first: int = context, longest: int = longest) -> float:
-            return runner.step(sequences, first + i, 1, longest)
-
-        report.add(f"decode {n_sequences}x{context}", time_steps(job, step))
-    report.print()
+def start(job: Job) -> tuple[Contender, Hello]:
+    """Load the model."""
+    contender = Stoker(job)
+    return contender, Hello("stoker", __version__, {"fingerprint": contender.fingerprint})
 
 
 if __name__ == "__main__":
-    main()
+    serve(start)

@@ -69,7 +69,6 @@ void Model::project_qkv(const Layer& layer, int index) {
   const auto head_bytes = static_cast<size_t>(head_size) * sizeof(float);
   const bool norm_heads = shape_.qk_norm == QkNorm::head;
   const bool norm_rows = shape_.qk_norm == QkNorm::row;
-  const Activations input = scratch.normed.view();
   // A unit is one query head, or the key and value of one KV head.
   const Chunks chunks(scratch.n_rows, shape_.n_heads + shape_.n_kv_heads, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
@@ -85,9 +84,9 @@ void Model::project_qkv(const Layer& layer, int index) {
         kernels_->add(tile_row(row), bias.data() + ptrdiff_t{head} * head_size, head_size);
       }
     };
-    const auto product = [&](const PackedMatrix& matrix, const std::vector<float>& bias, int head) {
-      kernels_->matmul(matrix, input, row_begin, row_end, head * blocks_per_head, (head + 1) * blocks_per_head, tile,
-                       head_size);
+    const auto head_product = [&](const PackedMatrix& matrix, const std::vector<float>& bias, int head) {
+      product(matrix, scratch.normed, row_begin, row_end, head * blocks_per_head, (head + 1) * blocks_per_head, thread,
+              tile, head_size);
       add_bias(bias, head);
     };
     const auto norm = [&](const std::vector<float>& weight, float* head) {
@@ -95,7 +94,7 @@ void Model::project_qkv(const Layer& layer, int index) {
     };
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
       if (unit < shape_.n_heads) {
-        product(layer.q, layer.q_bias, unit);
+        head_product(layer.q, layer.q_bias, unit);
         for (int row = row_begin; row < row_end; ++row) {
           norm(layer.q_norm, tile_row(row));
           if (!norm_rows) turn(index, row, tile_row(row), shape_.score_scale);
@@ -104,7 +103,7 @@ void Model::project_qkv(const Layer& layer, int index) {
         continue;
       }
       const int head = unit - shape_.n_heads;
-      product(layer.k, layer.k_bias, head);
+      head_product(layer.k, layer.k_bias, head);
       for (int row = row_begin; row < row_end; ++row) {
         if (norm_rows) {
           std::memcpy(scratch.keys.row(row) + ptrdiff_t{head} * head_size, tile_row(row), head_bytes);
@@ -114,9 +113,7 @@ void Model::project_qkv(const Layer& layer, int index) {
         turn(index, row, tile_row(row), 1.0f);
         kernels_->store_key(tile_row(row), head_size, slot(row), kv_type_, kv_at(keys_, index, kv_block(row), head));
       }
-      precise_product(layer.v, row_begin, row_end, head * blocks_per_head, (head + 1) * blocks_per_head, thread, tile,
-                      head_size);
-      add_bias(layer.v_bias, head);
+      head_product(layer.v, layer.v_bias, head);
       for (int row = row_begin; row < row_end; ++row) {
         kernels_->store_value(tile_row(row), head_size, slot(row), kv_type_,
                               kv_at(values_, index, kv_block(row), head));
@@ -198,13 +195,13 @@ void Model::merge_piece(const AttentionTask& task, int window, int piece, const 
 bool Model::quantizes_by_head() const { return shape_.group() * shape_.head_size % kActivationGroup == 0; }
 
 void Model::end_attention(const AttentionTask& task, const Layer& layer, const Partial& total) {
-  const ActivationBuffer& attended = scratch_->attended;
+  const ActivationForms& attended = scratch_->attended;
   const int head_size = shape_.head_size;
   const int group = shape_.group();
   const int span = group * head_size;
   const int at = task.kv_head * span;
   for (int row = 0; row < task.n_rows; ++row) {
-    float* out = attended.row_values(task.first_row + row) + at;
+    float* out = attended.once.row_values(task.first_row + row) + at;
     for (int head = 0; head < group; ++head) {
       const int i = row * group + head;
       float* sums = total.accumulator + ptrdiff_t{i} * head_size;
@@ -214,10 +211,7 @@ void Model::end_attention(const AttentionTask& task, const Layer& layer, const P
       }
       kernels_->divide(sums, total.sum[i], head_size, out + head * head_size);
     }
-    if (layer.o.quantized() && quantizes_by_head()) {
-      kernels_->quantize(out, span, attended.row_codes(task.first_row + row) + at,
-                         attended.row_meta(task.first_row + row) + at / kActivationGroup);
-    }
+    if (quantizes_by_head()) quantize_for(layer.o, attended, task.first_row + row, at, span);
   }
 }
 
@@ -259,10 +253,8 @@ void Model::attend(const Layer& layer, int index) {
     end_attention(task, layer, partial(0));
   });
   if (layer.o.quantized() && !quantizes_by_head()) {
-    const ActivationBuffer& attended = scratch.attended;
-    for_rows(pool_, scratch.n_rows, [&](int row, int) {
-      kernels_->quantize(attended.row_values(row), attended.k, attended.row_codes(row), attended.row_meta(row));
-    });
+    for_rows(pool_, scratch.n_rows,
+             [&](int row, int) { quantize_for(layer.o, scratch.attended, row, 0, shape_.query_width()); });
   }
 }
 

@@ -145,6 +145,17 @@ class PyModel {
     mapped_.push_back(std::move(bytes));
   }
 
+  void set_activation_bits(const std::string& name, int layer, int bits) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.set_activation_bits(name, layer, bits);
+  }
+
+  int activation_bits(const std::string& name, int layer) {
+    const std::lock_guard lock(mutex_);
+    return model_.activation_bits(name, layer);
+  }
+
   // Type and bytes of a matrix; the array is a view of them.
   nb::tuple packed_matrix(const std::string& name, int layer) {
     const std::lock_guard lock(mutex_);
@@ -284,6 +295,8 @@ NB_MODULE(_native, m) {
            nb::arg("adjacent_pairs"))
       .def("map_matrix", &PyModel::map_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("weight_type"),
            nb::arg("packed"))
+      .def("set_activation_bits", &PyModel::set_activation_bits, nb::arg("name"), nb::arg("layer"), nb::arg("bits"))
+      .def("activation_bits", &PyModel::activation_bits, nb::arg("name"), nb::arg("layer"))
       .def("packed_matrix", &PyModel::packed_matrix, nb::arg("name"), nb::arg("layer"))
       .def("set_vector", &PyModel::set_vector, nb::arg("name"), nb::arg("layer"), nb::arg("data"),
            nb::arg("adjacent_pairs"))

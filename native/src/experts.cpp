@@ -85,7 +85,7 @@ void Model::route(const Layer& layer) {
   const Chunks chunks(scratch_->n_rows, layer.router.n_blocks(), pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int) {
     const int begin = chunks.unit_begin(chunk);
-    kernels_->matmul(layer.router, scratch_->normed.view(), chunks.row_begin(chunk), chunks.row_end(chunk), begin,
+    kernels_->matmul(layer.router, scratch_->normed.once.view(), chunks.row_begin(chunk), chunks.row_end(chunk), begin,
                      chunks.unit_end(chunk), experts.scores.row(chunks.row_begin(chunk)) + ptrdiff_t{begin} * kLanes,
                      stride);
   });
@@ -113,18 +113,22 @@ void Model::group_by_expert(const Layer& layer) {
     experts.places[static_cast<size_t>(i)] = place;
     experts.sources[static_cast<size_t>(place)] = i / n_used;
   }
-  const ActivationBuffer& from = scratch_->normed;
-  const ActivationBuffer& to = experts.gathered;
-  const bool codes = layer.gate.quantized() || layer.up.quantized();
+  const ActivationForms& from = scratch_->normed;
+  const ActivationForms& to = experts.gathered;
+  const bool codes = layer.gate.wants_int8() || layer.up.wants_int8();
+  const bool twice = layer.gate.wants_int16() || layer.up.wants_int16();
   const bool values = !layer.gate.quantized() || !layer.up.quantized();
   const auto width = static_cast<size_t>(shape_.width);
   for_rows(pool_, n_places, [&](int place, int) {
     const int row = experts.sources[static_cast<size_t>(place)];
-    if (values) std::memcpy(to.row_values(place), from.row_values(row), width * sizeof(float));
-    if (!codes) return;
-    std::memcpy(to.row_codes(place), from.row_codes(row), width);
-    std::memcpy(to.row_meta(place), from.row_meta(row),
-                static_cast<size_t>(activation_groups(shape_.width)) * sizeof(GroupMeta));
+    const auto copy_codes = [&](const ActivationBuffer& into, int at, const ActivationBuffer& out_of, int of) {
+      std::memcpy(into.row_codes(at), out_of.row_codes(of), width);
+      std::memcpy(into.row_meta(at), out_of.row_meta(of),
+                  static_cast<size_t>(activation_groups(shape_.width)) * sizeof(GroupMeta));
+    };
+    if (values) std::memcpy(to.once.row_values(place), from.once.row_values(row), width * sizeof(float));
+    if (codes) copy_codes(to.once, place, from.once, row);
+    for (int half = 0; half < 2 && twice; ++half) copy_codes(to.twice, 2 * place + half, from.twice, 2 * row + half);
   });
 }
 
@@ -135,24 +139,22 @@ void Model::feed_experts(const Layer& layer) {
   route(layer);
   group_by_expert(layer);
   const int width = shape_.width;
-  const Activations gathered = experts.gathered.view();
   const ExpertChunks inner(experts.blocks, activation_groups(shape_.ffn_width), pool_.size());
   pool_.run(inner.count(), [&](int chunk, int thread) {
     const ExpertBlock& block = inner.block(chunk);
     for (int unit = inner.unit_begin(chunk); unit < inner.unit_end(chunk); ++unit) {
-      inner_group(layer, gathered, block.begin, block.end, block.expert, unit, thread);
+      inner_group(layer, experts.gathered, block.begin, block.end, block.expert, unit, thread);
     }
   });
-  const Activations activated = scratch.inner.view();
   const ExpertChunks outer(experts.blocks, width / kGroup, pool_.size());
-  pool_.run(outer.count(), [&](int chunk, int) {
+  pool_.run(outer.count(), [&](int chunk, int thread) {
     const ExpertBlock& block = outer.block(chunk);
     const ptrdiff_t first = ptrdiff_t{block.expert} * width;
     const int begin = outer.unit_begin(chunk) * kGroup;
     const int n = outer.unit_end(chunk) * kGroup - begin;
     const auto column = static_cast<int>((first + begin) / kLanes);
-    kernels_->matmul(layer.down, activated, block.begin, block.end, column, column + n / kLanes,
-                     experts.outputs.row(block.begin) + begin, width);
+    product(layer.down, scratch.inner, block.begin, block.end, column, column + n / kLanes, thread,
+            experts.outputs.row(block.begin) + begin, width);
     for (int place = block.begin; place < block.end && !layer.down_bias.empty(); ++place) {
       kernels_->add(experts.outputs.row(place) + begin, layer.down_bias.data() + first + begin, n);
     }

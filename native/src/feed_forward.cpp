@@ -8,9 +8,9 @@ namespace stoker {
 
 // One group of inner values of rows [row_begin, row_end): gate and up products, activation, and codes for the down
 // product. `expert` is 0 where there is one network.
-void Model::inner_group(const Layer& layer, const Activations& input, int row_begin, int row_end, int expert, int unit,
-                        int thread) {
-  const ActivationBuffer& inner = scratch_->inner;
+void Model::inner_group(const Layer& layer, const ActivationForms& input, int row_begin, int row_end, int expert,
+                        int unit, int thread) {
+  const ActivationForms& inner = scratch_->inner;
   const int begin = unit * kActivationGroup;
   const int n = std::min(kActivationGroup, shape_.ffn_width - begin);
   float* gate = scratch_->threads[static_cast<size_t>(thread)].tile.as<float>();
@@ -18,32 +18,29 @@ void Model::inner_group(const Layer& layer, const Activations& input, int row_be
   const ptrdiff_t first = ptrdiff_t{expert} * shape_.ffn_width + begin;
   const auto block = static_cast<int>(first / kLanes);
   const int block_end = block + n / kLanes;
-  kernels_->matmul(layer.gate, input, row_begin, row_end, block, block_end, gate, 2 * n);
-  kernels_->matmul(layer.up, input, row_begin, row_end, block, block_end, up, 2 * n);
+  product(layer.gate, input, row_begin, row_end, block, block_end, thread, gate, 2 * n);
+  product(layer.up, input, row_begin, row_end, block, block_end, thread, up, 2 * n);
   for (int row = row_begin; row < row_end; ++row, gate += 2 * n, up += 2 * n) {
     if (!layer.gate_bias.empty()) {
       kernels_->add(gate, layer.gate_bias.data() + first, n);
       kernels_->add(up, layer.up_bias.data() + first, n);
     }
-    float* out = inner.row_values(row) + begin;
+    float* out = inner.once.row_values(row) + begin;
     activate_(gate, up, n, out);
-    if (layer.down.quantized()) {
-      kernels_->quantize(out, n, inner.row_codes(row) + begin, inner.row_meta(row) + unit);
-    }
+    quantize_for(layer.down, inner, row, begin, n);
   }
 }
 
 void Model::feed_forward(const Layer& layer) {
   const PhaseTimer timer(phases_, Phase::feed_forward);
-  const Activations input = scratch_->normed.view();
   // A unit is one group of inner values.
   const Chunks chunks(scratch_->n_rows, activation_groups(shape_.ffn_width), pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
-      inner_group(layer, input, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
+      inner_group(layer, scratch_->normed, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
     }
   });
-  add_product(layer.down, scratch_->inner.view(), layer.down_bias, layer.post_ffn_norm);
+  add_product(layer.down, scratch_->inner, layer.down_bias, layer.post_ffn_norm);
 }
 
 }  // namespace stoker

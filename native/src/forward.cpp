@@ -17,35 +17,55 @@ namespace stoker {
 // The residual stream's rows, normed unless `weight` is empty, into the forms that products want.
 void Model::normalize(const std::vector<float>& weight, int n_rows, Precision wanted) {
   const PhaseTimer timer(phases_, Phase::normalize);
-  const ActivationBuffer& out = scratch_->normed;
-  const ActivationBuffer& twice = scratch_->normed_twice;
+  const ActivationBuffer& once = scratch_->normed.once;
+  const ActivationBuffer& twice = scratch_->normed.twice;
   for_rows(pool_, n_rows, [&](int row, int) {
     const float* x = scratch_->residual.row(row);
-    float* values = out.row_values(row);
+    float* values = once.row_values(row);
     if (weight.empty()) {
       std::memcpy(values, x, static_cast<size_t>(shape_.width) * sizeof(float));
     } else {
       kernels_->rms_norm(x, weight.data(), shape_.width, shape_.norm_epsilon, values);
     }
-    if (wanted.int8) kernels_->quantize(values, shape_.width, out.row_codes(row), out.row_meta(row));
+    if (wanted.int8) kernels_->quantize(values, shape_.width, once.row_codes(row), once.row_meta(row));
     if (wanted.int16) {
       kernels_->quantize_twice(values, shape_.width, twice.row_codes(2 * row), twice.row_meta(2 * row));
     }
   });
 }
 
-// A product of normed rows at 16 bits: coarse and fine rows are multiplied like any others, then added in pairs. For
-// matrices whose products at 8 bits would cost most of the model's accuracy (docs/adr/0007-asymmetric-activations.md).
-void Model::precise_product(const PackedMatrix& matrix, int row_begin, int row_end, int block_begin, int block_end,
-                            int thread, float* out, ptrdiff_t stride) {
-  Scratch& scratch = *scratch_;
-  if (!matrix.quantized()) {
-    kernels_->matmul(matrix, scratch.normed.view(), row_begin, row_end, block_begin, block_end, out, stride);
+// Elements [begin, begin + n) of a row's floats, whole groups, into the form that the matrix wants.
+void Model::quantize_for(const PackedMatrix& matrix, const ActivationForms& forms, int row, int begin, int n) {
+  const float* x = forms.once.row_values(row) + begin;
+  if (matrix.wants_int8()) {
+    kernels_->quantize(x, n, forms.once.row_codes(row) + begin, forms.once.row_meta(row) + begin / kActivationGroup);
+  }
+  if (!matrix.wants_int16()) return;
+  // Rows of codes are apart by more than n, so a group at a time.
+  for (int at = 0; at < n; at += kActivationGroup) {
+    const int size = std::min(kActivationGroup, n - at);
+    int8_t codes[2 * kActivationGroup];
+    GroupMeta meta[2];
+    kernels_->quantize_twice(x + at, size, codes, meta);
+    for (int half = 0; half < 2; ++half) {
+      std::memcpy(forms.twice.row_codes(2 * row + half) + begin + at, codes + half * size, static_cast<size_t>(size));
+      forms.twice.row_meta(2 * row + half)[(begin + at) / kActivationGroup] = meta[half];
+    }
+  }
+}
+
+// Rows times column blocks of a matrix. At 16 bits, coarse and fine rows are multiplied like any others, then added in
+// pairs: for matrices whose products at 8 bits would cost most of the model's accuracy
+// (docs/adr/0007-asymmetric-activations.md).
+void Model::product(const PackedMatrix& matrix, const ActivationForms& input, int row_begin, int row_end,
+                    int block_begin, int block_end, int thread, float* out, ptrdiff_t stride) {
+  if (!matrix.wants_int16()) {
+    kernels_->matmul(matrix, input.once.view(), row_begin, row_end, block_begin, block_end, out, stride);
     return;
   }
-  float* halves = scratch.threads[static_cast<size_t>(thread)].halves.as<float>();
+  float* halves = scratch_->threads[static_cast<size_t>(thread)].halves.as<float>();
   for (int block = block_begin; block < block_end; ++block) {
-    kernels_->matmul(matrix, scratch.normed_twice.view(), 2 * row_begin, 2 * row_end, block, block + 1, halves, kLanes);
+    kernels_->matmul(matrix, input.twice.view(), 2 * row_begin, 2 * row_end, block, block + 1, halves, kLanes);
     for (int row = 0; row < row_end - row_begin; ++row) {
       float* sum = out + row * stride + ptrdiff_t{block - block_begin} * kLanes;
       std::memcpy(sum, halves + ptrdiff_t{2 * row} * kLanes, kLanes * sizeof(float));
@@ -55,7 +75,7 @@ void Model::precise_product(const PackedMatrix& matrix, int row_begin, int row_e
 }
 
 // Adds input * matrix + bias to the residual stream, by way of the branch where that is normed first.
-void Model::add_product(const PackedMatrix& matrix, const Activations& input, const std::vector<float>& bias,
+void Model::add_product(const PackedMatrix& matrix, const ActivationForms& input, const std::vector<float>& bias,
                         const std::vector<float>& post_norm) {
   Scratch& scratch = *scratch_;
   const float factor = shape_.residual_scale;
@@ -65,7 +85,7 @@ void Model::add_product(const PackedMatrix& matrix, const Activations& input, co
     const int row_begin = chunks.row_begin(chunk);
     const int row_end = chunks.row_end(chunk);
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
-      kernels_->matmul(matrix, input, row_begin, row_end, 2 * unit, 2 * unit + 2, tile, kGroup);
+      product(matrix, input, row_begin, row_end, 2 * unit, 2 * unit + 2, thread, tile, kGroup);
       for (int row = row_begin; row < row_end; ++row) {
         float* product = tile + ptrdiff_t{row - row_begin} * kGroup;
         if (!bias.empty()) kernels_->add(product, bias.data() + unit * kGroup, kGroup);
@@ -107,15 +127,17 @@ void Model::run_layers(const Batch& batch) {
   for (int index = 0; index < shape_.n_layers(); ++index) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
     normalize(layer.attn_norm, scratch_->n_rows,
-              {.int8 = layer.q.quantized() || layer.k.quantized(), .int16 = layer.v.quantized()});
+              {.int8 = layer.q.wants_int8() || layer.k.wants_int8() || layer.v.wants_int8(),
+               .int16 = layer.q.wants_int16() || layer.k.wants_int16() || layer.v.wants_int16()});
     project_qkv(layer, index);
     attend(layer, index);
     {
       const PhaseTimer timer(phases_, Phase::output);
-      add_product(layer.o, scratch_->attended.view(), layer.o_bias, layer.post_attn_norm);
+      add_product(layer.o, scratch_->attended, layer.o_bias, layer.post_attn_norm);
     }
     normalize(layer.ffn_norm, scratch_->n_rows,
-              {.int8 = layer.gate.quantized() || layer.up.quantized(), .int16 = false});
+              {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),
+               .int16 = layer.gate.wants_int16() || layer.up.wants_int16()});
     if (shape_.experts) {
       feed_experts(layer);
     } else {
@@ -134,7 +156,7 @@ void Model::output_logits(const std::vector<int>& rows) {
     std::memmove(scratch.residual.row(i), scratch.residual.row(rows[static_cast<size_t>(i)]),
                  static_cast<size_t>(shape_.width) * sizeof(float));
   }
-  normalize(output_norm_, n, {.int8 = false, .int16 = matrix.quantized()});
+  normalize(output_norm_, n, {.int8 = matrix.wants_int8(), .int16 = matrix.wants_int16()});
   const ptrdiff_t stride = ptrdiff_t{matrix.n_blocks()} * kLanes;
   const Chunks chunks(n, matrix.n_blocks(), pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
@@ -143,7 +165,7 @@ void Model::output_logits(const std::vector<int>& rows) {
     const int begin = chunks.unit_begin(chunk);
     const int end = chunks.unit_end(chunk);
     float* out = scratch.logits.as<float>() + row_begin * stride + ptrdiff_t{begin} * kLanes;
-    precise_product(matrix, row_begin, row_end, begin, end, thread, out, stride);
+    product(matrix, scratch.normed, row_begin, row_end, begin, end, thread, out, stride);
     const int n_columns = (end - begin) * kLanes;
     for (int row = row_begin; row < row_end; ++row, out += stride) {
       if (shape_.logit_scale != 1.0f) kernels_->scale(out, shape_.logit_scale, n_columns);

@@ -8,6 +8,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(STOKER_AARCH64)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace stoker {
@@ -45,6 +48,8 @@ bool has_amx() {
       has_avx512bf16() && cpuid_bit(7, 0, 3, 25) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
+#elif defined(STOKER_AARCH64)
+bool has_dot_product() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 }  // namespace
@@ -57,6 +62,8 @@ std::vector<const Kernels*> available_kernels() {
   if (has_avx512vnni()) found.push_back(&avx512vnni::kKernels);
   if (has_avx2vnni()) found.push_back(&avx2vnni::kKernels);
   if (has_avx2()) found.push_back(&avx2::kKernels);
+#elif defined(STOKER_AARCH64)
+  if (has_dot_product()) found.push_back(&neon::kKernels);
 #endif
   found.push_back(&portable::kKernels);
   return found;

@@ -149,6 +149,9 @@ extern const Kernels kKernels;
 namespace avx2 {
 extern const Kernels kKernels;
 }
+namespace neon {
+extern const Kernels kKernels;
+}
 namespace portable {
 extern const Kernels kKernels;
 }

@@ -189,10 +189,10 @@ static void attend_widened(const AttendArgs& a) {
 }
 
 static void attend(const AttendArgs& a) {
-#if defined(__AVX512BF16__)
+#if defined(STOKER_ATTENDS_PAIRS)
   if (a.kv_type == KvType::bf16) return attend_pairs(a);
 #endif
-#if defined(__AVX512VNNI__)
+#if defined(STOKER_ATTENDS_CODES)
   if (a.kv_type == KvType::q8) return attend_codes(a);
 #endif
   attend_widened(a);

@@ -5,6 +5,7 @@
 // sum, exactly. A key is code * scale + minimum, so a score is
 //   scale * query_scale * sum(code * query_code) + minimum * sum(query)
 // and likewise a tile's weighted values, where a token's scale is put into its weight.
+#define STOKER_ATTENDS_CODES  // to kernels_attention.inl
 
 namespace stoker::STOKER_ISA {
 

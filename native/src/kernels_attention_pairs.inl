@@ -1,5 +1,6 @@
 // Attention over KV in bf16 with AVX512_BF16: a product of pairs takes two dimensions of 16 keys, or two keys' values
 // in 16 dimensions, as they are stored. Queries and weights are rounded to bf16; sums are fp32.
+#define STOKER_ATTENDS_PAIRS  // to kernels_attention.inl
 
 namespace stoker::STOKER_ISA {
 

@@ -78,6 +78,11 @@ void Model::list_slots() {
   if (!shape_.tied_embeddings) matrix("output", output_);
   vectors_.push_back({"output_norm", -1, &output_norm_, shape_.width, 0, 0});
   for (int index = 0; index < shape_.n_layers(); ++index) list_layer_slots(index);
+  for (const MatrixSlot& slot : matrices_) {
+    const std::string name = slot.name;
+    const bool gives_logits = name == (shape_.tied_embeddings ? "embedding" : "output");
+    if (gives_logits || name == "v") set_activation_bits(name, slot.layer, 16);
+  }
 }
 
 void Model::list_layer_slots(int index) {

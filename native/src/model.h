@@ -79,6 +79,7 @@ struct Scratch;  // buffers of one forward, in model_scratch.h
 struct AttentionTask;
 struct AttentionPlan;
 struct Partial;
+struct ActivationForms;
 
 class Model {
  public:
@@ -115,6 +116,11 @@ class Model {
                   size_t size);
   // The matrix as it is held. Throws std::invalid_argument when it has not been set.
   const PackedMatrix& packed_matrix(const std::string& name, int layer) const;
+  // How many bits the activations that a matrix is multiplied with have, 8 or 16, if its weights are u4 or u8: 16 costs
+  // twice the integer products. At first 16 for v and whatever gives the logits, 8 for the others. Not while a forward
+  // computes. Throws std::invalid_argument, std::bad_alloc.
+  void set_activation_bits(const std::string& name, int layer, int bits);
+  int activation_bits(const std::string& name, int layer) const;
   // Throws std::invalid_argument when something that the shape has is not set.
   void finish() const;
 
@@ -128,6 +134,7 @@ class Model {
  private:
   void list_slots();
   void list_layer_slots(int index);
+  void want_twice(const MatrixSlot& slot);
 
   void check(const Batch& batch) const;
   void check_scores(const Batch& batch) const;
@@ -144,9 +151,10 @@ class Model {
     bool int16;  // or at 16
   };
   void normalize(const std::vector<float>& weight, int n_rows, Precision wanted);
-  void precise_product(const PackedMatrix& matrix, int row_begin, int row_end, int block_begin, int block_end,
-                       int thread, float* out, ptrdiff_t stride);
-  void add_product(const PackedMatrix& matrix, const Activations& input, const std::vector<float>& bias,
+  void quantize_for(const PackedMatrix& matrix, const ActivationForms& forms, int row, int begin, int n);
+  void product(const PackedMatrix& matrix, const ActivationForms& input, int row_begin, int row_end, int block_begin,
+               int block_end, int thread, float* out, ptrdiff_t stride);
+  void add_product(const PackedMatrix& matrix, const ActivationForms& input, const std::vector<float>& bias,
                    const std::vector<float>& post_norm);
   void add_branch(const std::vector<float>& post_norm);
 
@@ -162,7 +170,7 @@ class Model {
   void end_attention(const AttentionTask& task, const Layer& layer, const Partial& total);
 
   void feed_forward(const Layer& layer);
-  void inner_group(const Layer& layer, const Activations& input, int row_begin, int row_end, int expert, int unit,
+  void inner_group(const Layer& layer, const ActivationForms& input, int row_begin, int row_end, int expert, int unit,
                    int thread);
   void feed_experts(const Layer& layer);
   void route(const Layer& layer);

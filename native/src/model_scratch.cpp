@@ -21,7 +21,7 @@ ExpertScratch make_expert_scratch(const ModelShape& s, size_t rows) {
   scratch.places.resize(rows * used);
   scratch.sources.resize(rows * used);
   scratch.starts.resize(static_cast<size_t>(s.experts->n_experts) + 1);
-  scratch.gathered = ActivationBuffer(rows * used, width);
+  scratch.gathered = ActivationForms(rows * used, width);
   scratch.outputs = FloatRows(rows * used, width);
   return scratch;
 }
@@ -53,10 +53,9 @@ std::unique_ptr<Scratch> make_scratch(const ModelShape& s, const ModelOptions& o
     const size_t n_pairs = rotary.frequencies.size();
     scratch->angles.push_back({FloatRows(rows, 2 * n_pairs), n_pairs});
   }
-  scratch->normed = ActivationBuffer(rows, width);
-  scratch->normed_twice = ActivationBuffer(2 * rows, width, Form::codes);
-  scratch->attended = ActivationBuffer(rows, query_width);
-  scratch->inner = ActivationBuffer(inner_rows, static_cast<size_t>(s.ffn_width));
+  scratch->normed = ActivationForms(rows, width);
+  scratch->attended = ActivationForms(rows, query_width);
+  scratch->inner = ActivationForms(inner_rows, static_cast<size_t>(s.ffn_width));
   scratch->experts = make_expert_scratch(s, rows);
   if (s.sinks) scratch->no_value.resize(static_cast<size_t>(s.head_size));
   scratch->logits = Memory(static_cast<size_t>(o.max_step_seqs) * padded(s.vocab_size) * sizeof(float));
@@ -74,7 +73,7 @@ size_t Model::step_bytes() const {
     total += rows->memory.size();
   }
   for (const Angles& angles : s.angles) total += angles.rows.memory.size();
-  for (const ActivationBuffer* buffer : {&s.normed, &s.normed_twice, &s.attended, &s.inner}) total += buffer->size();
+  for (const ActivationForms* forms : {&s.normed, &s.attended, &s.inner}) total += forms->size();
   return total;
 }
 

@@ -67,6 +67,20 @@ struct ActivationBuffer {
   int k = 0;
 };
 
+// Activations in all forms that matrices want: floats and int8 codes, and 16 bits as two rows of codes each, a coarse
+// one and a fine one, in `twice`, which is empty until a matrix wants it.
+struct ActivationForms {
+  ActivationForms() = default;
+  ActivationForms(size_t rows, size_t k) : once(rows, k), rows(rows) {}
+  void want_twice() {
+    if (twice.k == 0) twice = ActivationBuffer(2 * rows, static_cast<size_t>(once.k), Form::codes);
+  }
+  size_t size() const { return once.size() + twice.size(); }
+
+  ActivationBuffer once, twice;
+  size_t rows = 0;
+};
+
 // Rows of floats.
 struct FloatRows {
   FloatRows() = default;
@@ -113,8 +127,8 @@ struct ExpertScratch {
   std::vector<int> sources;  // [rows * used] the row at each place
   std::vector<int> starts;   // [experts + 1] the first place of each expert
   std::vector<ExpertBlock> blocks;
-  ActivationBuffer gathered;  // the normed rows, in order of places
-  FloatRows outputs;          // of the experts, likewise
+  ActivationForms gathered;  // the normed rows, in order of places
+  FloatRows outputs;         // of the experts, likewise
 };
 
 struct ThreadScratch {
@@ -137,8 +151,7 @@ struct Scratch {
   FloatRows queries;           // [rows][n_heads * head_size]
   FloatRows keys;              // [rows][n_kv_heads * head_size] not yet normed, for norms over rows
   std::vector<Angles> angles;  // of each rotary embedding
-  ActivationBuffer normed, attended, inner;
-  ActivationBuffer normed_twice;  // what is normed at 16 bits: two rows each, coarse and fine
+  ActivationForms normed, attended, inner;
   ExpertScratch experts;
   std::vector<float> no_value;  // [head_size] zeros: what a sink adds to the attended values
   Memory partials;

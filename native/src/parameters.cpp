@@ -37,14 +37,43 @@ void Model::set_matrix(const std::string& name, int layer, const std::string& ty
           name + ": expected " + std::to_string(expected) + " bytes of " + type + ", got " + std::to_string(size));
   PackOptions options = slot.options;
   if (!adjacent_pairs) options.rotary_heads = 0;
+  const bool precise = slot.matrix->precise;
   *slot.matrix = pack(source, data, slot.rows, slot.columns, options, pool_);
+  slot.matrix->precise = precise;
 }
 
 void Model::map_matrix(const std::string& name, int layer, const std::string& type, const uint8_t* bytes, size_t size) {
   const MatrixSlot& slot = find_slot(matrices_, "matrix", name, layer);
   const WeightType held = weight_type(type);
   require(!slot.options.dequantize || held == WeightType::f32, name + ": expected f32, got " + type);
+  const bool precise = slot.matrix->precise;
   *slot.matrix = view_packed(held, bytes, size, slot.rows, slot.columns);
+  slot.matrix->precise = precise;
+}
+
+void Model::set_activation_bits(const std::string& name, int layer, int bits) {
+  const MatrixSlot& slot = find_slot(matrices_, "matrix", name, layer);
+  require(bits == 8 || bits == 16, name + ": activations have 8 or 16 bits, not " + std::to_string(bits));
+  if (bits == 16) want_twice(slot);
+  slot.matrix->precise = bits == 16;
+}
+
+int Model::activation_bits(const std::string& name, int layer) const {
+  return find_slot(matrices_, "matrix", name, layer).matrix->precise ? 16 : 8;
+}
+
+// Reserves what the activations of a matrix take at 16 bits.
+void Model::want_twice(const MatrixSlot& slot) {
+  const std::string name = slot.name;
+  Scratch& scratch = *scratch_;
+  if (name == "o") {
+    scratch.attended.want_twice();
+  } else if (name == "down") {
+    scratch.inner.want_twice();
+  } else {
+    scratch.normed.want_twice();
+    if (shape_.experts && (name == "gate" || name == "up")) scratch.experts.gathered.want_twice();
+  }
 }
 
 const PackedMatrix& Model::packed_matrix(const std::string& name, int layer) const {

@@ -167,7 +167,7 @@ STOKER_INLINE __m256i splat_four(const int8_t* a) {
 
 }  // namespace stoker::STOKER_ISA
 
-#if defined(__AVXVNNI__)
+#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
 #include "simd_avx2_vnni.inl"
 #else
 #include "simd_avx2_pairs.inl"

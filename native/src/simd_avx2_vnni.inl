@@ -6,7 +6,11 @@ using Dots = I32;
 
 STOKER_INLINE Dots zero_dots() { return zero_int(); }
 STOKER_INLINE I32 add_products(I32 acc, I32 w, __m256i four) {
+#if defined(__AVXVNNI__)
   return {_mm256_dpbusd_avx_epi32(acc.low, w.low, four), _mm256_dpbusd_avx_epi32(acc.high, w.high, four)};
+#else  // the same in the encoding of AVX512-VNNI, which tests use
+  return {_mm256_dpbusd_epi32(acc.low, w.low, four), _mm256_dpbusd_epi32(acc.high, w.high, four)};
+#endif
 }
 STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) { return add_products(acc, w, splat_four(a)); }
 STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }

@@ -16,6 +16,8 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+#if !defined(STOKER_EMULATED_TILES)  // as tests do
+
 STOKER_INLINE void configure_tiles(const TileConfig& config) {
   asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
 }
@@ -42,5 +44,7 @@ template <int kSums, int kA, int kB>
 STOKER_INLINE void multiply_tiles() {
   asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB) : "memory");
 }
+
+#endif
 
 }  // namespace stoker::STOKER_ISA

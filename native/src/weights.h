@@ -47,9 +47,12 @@ struct PackedMatrix {
   int k = 0;              // inputs
   size_t block_size = 0;  // bytes of one column block
   Memory memory;
+  bool precise = false;  // its products take activations of 16 bits instead of 8; see Model::set_activation_bits
 
   int n_blocks() const { return (n + kLanes - 1) / kLanes; }
   bool quantized() const { return type == WeightType::u4 || type == WeightType::u8; }
+  bool wants_int8() const { return quantized() && !precise; }
+  bool wants_int16() const { return quantized() && precise; }
   size_t bytes() const { return block_size * static_cast<size_t>(n_blocks()); }
   const uint8_t* block(int index) const { return memory.as<uint8_t>() + static_cast<size_t>(index) * block_size; }
 };

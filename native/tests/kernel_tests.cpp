@@ -46,6 +46,30 @@ void test_thread_pool() {
   }
 }
 
+// In every thread of a model subnormal results and operands are zero, and the caller's mode comes back.
+void test_float_mode() {
+  volatile float least = std::numeric_limits<float>::min(), subnormal = 0x1p-149f, half = 0.5f, large = 0x1p100f;
+  const auto flushes = [&] {
+    // Stored before the mode changes: the compiler may move a product over that, a volatile store it may not.
+    const volatile float result = least * half, of_operand = subnormal * large;
+    return result == 0.0f && of_operand == 0.0f;
+  };
+  const bool before = flushes();
+  {
+    const FloatMode float_mode;
+    CHECK(flushes());
+    const FloatMode again;
+    CHECK(flushes());
+  }
+  CHECK(flushes() == before);
+  CHECK(!before);  // or the rest of this shows nothing
+  ThreadPool pool(3);
+  const FloatMode float_mode;
+  std::atomic<int> flushed{0};
+  pool.run(64, [&](int, int) { flushed.fetch_add(flushes() ? 1 : 0); });
+  CHECK(flushed.load() == 64);
+}
+
 void test_halves() {
   for (uint32_t half = 0; half < 65536; ++half) {
     const auto bits = static_cast<uint16_t>(half);

@@ -28,7 +28,9 @@ struct TinyModel {
     auto model = std::make_unique<Model>(
         shape, ModelOptions{isa, n_threads, kv_blocks, step_tokens, step_seqs, float_path, kv_type});
     Random random(seed);
+    Random bits(seed + 1);
     for (const MatrixSlot& slot : model->matrices()) {
+      model->set_activation_bits(slot.name, slot.layer, bits.below(2) == 0 ? 8 : 16);
       const std::string& stored_as = slot.layer < 0 ? embedding_type : type;
       const Stored stored = random_matrix(random, stored_as, slot.rows, slot.columns);
       model->set_matrix(slot.name, slot.layer, stored_as, stored.bytes.data(), stored.bytes.size(),
@@ -54,6 +56,7 @@ class MappedModel {
       const PackedMatrix& matrix = packed->packed_matrix(slot.name, slot.layer);
       pack_.emplace_back(matrix.bytes());
       std::memcpy(pack_.back().as<uint8_t>(), matrix.block(0), matrix.bytes());
+      model.set_activation_bits(slot.name, slot.layer, packed->activation_bits(slot.name, slot.layer));
       model.map_matrix(slot.name, slot.layer, weight_type_name(matrix.type), pack_.back().as<const uint8_t>(),
                        matrix.bytes());
     }
@@ -184,7 +187,7 @@ void deal_blocks(std::vector<Sequence>& sequences, int kv_blocks, Random& random
   }
 }
 
-void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const std::string& isa) {
+void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const std::string& isa, int max_threads) {
   constexpr int kStepTokens = 128;
   const int longest = *std::max_element(lengths.begin(), lengths.end());
   const int kv_blocks =
@@ -212,7 +215,7 @@ void test_model(const TinyModel& tiny, const std::vector<int>& lengths, const st
       for (const float x : logits) CHECK(std::isfinite(x));
     }
   }
-  for (int n_threads = 1; n_threads <= 4; ++n_threads) {
+  for (int n_threads = 1; n_threads <= max_threads; ++n_threads) {
     const auto model = tiny.build(isa, n_threads, kv_blocks, kStepTokens, static_cast<int>(lengths.size()));
     deal_blocks(sequences, kv_blocks, random);
     compute(*model, sequences, random, static_cast<int>(lengths.size()), kStepTokens);
@@ -305,7 +308,7 @@ void test_many_pieces(const std::string& isa, const std::string& kv_type) {
 
 }  // namespace
 
-void test_models(const std::string& isa) {
+void test_models(const std::string& isa, int max_threads) {
   const char* const kv_types[] = {"auto", "bf16", "q8", "f16"};
   for (const char* kv_type : {"auto", "q8"}) test_many_pieces(isa, kv_type);
   int index = 0;
@@ -314,24 +317,24 @@ void test_models(const std::string& isa) {
     shape.tied_embeddings = index % 2 == 0;
     const TinyModel tiny{
         shape, type, kTypes[(index + 2) % 6], false, static_cast<uint64_t>(index), kv_types[index % 4]};
-    test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa);
+    test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa, max_threads);
     ++index;
   }
   for (const ModelShape& shape : rich_shapes()) {
     test_model(
         {shape, index % 2 == 0 ? "Q8_0" : "BF16", "Q4_1", false, static_cast<uint64_t>(index), kv_types[index % 3]},
-        {1, 17, 65, 120}, isa);
+        {1, 17, 65, 120}, isa, max_threads);
     ++index;
   }
   const ModelShape shape = plain_shape(1, 32, 2, 1, 32);
-  test_model({shape, "Q4_1", "Q8_0", false, 21, "bf16"}, {511, 530}, isa);  // two pieces of keys
+  test_model({shape, "Q4_1", "Q8_0", false, 21, "bf16"}, {511, 530}, isa, max_threads);  // two pieces of keys
   ModelShape windowed = shape;
   windowed.layers = {{.window = 40, .rotary = 0}, {.window = 515, .rotary = 0}};
   windowed.sinks = true;
   for (const char* kv_type : {"f16", "bf16", "q8"}) {
-    test_model({windowed, "Q4_1", "Q8_0", false, 22, kv_type}, {511, 570}, isa);
+    test_model({windowed, "Q4_1", "Q8_0", false, 22, kv_type}, {511, 570}, isa, max_threads);
   }
-  test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa);  // the float path
+  test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa, max_threads);  // the float path
 }
 
 void test_bad_arguments() {

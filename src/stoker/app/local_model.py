@@ -171,6 +171,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         context_length=settings.context_length,
         n_threads=settings.threads,
         isa=settings.isa,
+        precise=settings.precise,
         kv_type=settings.kv_type,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,

@@ -139,7 +139,7 @@ def _table(case: dict[str, Any]) -> Table:
     whole_s = case["phases"]["step"]["wall_s"]
     for name, phase in case["phases"].items():
         wall_s, work = phase["wall_s"], phase["work"]
-        ops = work["dot_ops"] + work["float_ops"]
+        ops = work["dot_ops"] + work["float_ops"] + work["bf16_ops"]
         table.add_row(
             name,
             f"{1e3 * wall_s:,.2f} ms",

@@ -57,6 +57,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "quantize",
         "threads",
         "isa",
+        "precise",
         "kv_type",
         "max_running",
         "step_tokens",

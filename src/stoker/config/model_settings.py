@@ -9,6 +9,10 @@ ModelAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._
 """A name that clients can send; it is part of a URL and a metric's label."""
 
 
+Precise = Annotated[str, StringConstraints(pattern=r"^[a-z0-9:, ]{1,1024}$")]
+"""Names of matrices; the engine knows which there are."""
+
+
 class ModelSettings(BaseModel):
     """What may differ from model to model; what is unset is as in the settings for all.
 
@@ -30,6 +34,7 @@ class ModelSettings(BaseModel):
     kv_memory: ByteSize | None = Field(default=None, ge=1)
     max_running: int | None = Field(default=None, ge=1, le=1024)
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
+    precise: Precise | None = None
     quantize: Literal["none", "q8", "q4"] | None = None
     threads: int | None = Field(default=None, ge=1, le=1024)
 

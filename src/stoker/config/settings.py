@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from stoker.config.model_settings import ModelSettings
+from stoker.config.model_settings import ModelSettings, Precise
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 _Host = Annotated[
@@ -54,6 +54,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "quantize",
         "threads",
         "isa",
+        "precise",
         "max_running",
         "max_waiting",
         "max_waiting_tokens",
@@ -179,10 +180,18 @@ class Settings(BaseModel):
         description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
-    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
+    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "neon", "portable"] = Field(
         default="auto",
         description="Instruction-set path of the kernels: `auto` (the fastest that the processor has), "
-        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
+        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2`, `neon` or `portable`.",
+    )
+    precise: Precise = Field(
+        default="auto",
+        description="Matrices whose activations have 16 bits instead of 8, which costs twice the operations "
+        "and brings answers nearer to those of floats: `auto` (`v,output`, which saves most "
+        "error for its cost), `none`, or names separated by commas out of `q`, `k`, `v`, `o`, `gate`, `up`, "
+        "`down` and `output`, all but the last also of one layer, as in `v,output,down:2`. "
+        "`stoker quality` measures a model and says what it would choose.",
     )
     max_running: int = Field(
         default=64, ge=1, le=1024, description="Most sequences computed in one engine call."

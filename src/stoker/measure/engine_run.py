@@ -119,7 +119,14 @@ class EngineRunner:
         total = dict.fromkeys(PHASES, Work())
         for i, runs in enumerate(timed.steps):
             n_sampled = len(runs) if i + 1 == len(timed.steps) else 0
-            step = step_work(self.config, self.engine.matrix, self.kv_token_bytes, runs, n_sampled)
+            step = step_work(
+                self.config,
+                self.engine.matrix,
+                self.kv_token_bytes,
+                runs,
+                n_sampled,
+                bf16_attention=self.engine.bf16_attention,
+            )
             total = {phase: total[phase] + step[phase] for phase in PHASES}
         return total
 

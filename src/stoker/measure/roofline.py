@@ -35,6 +35,8 @@ class Reach:
 def limit_of(work: Work, machine: Machine, working_set: int) -> tuple[float, str]:
     """Return the least time for some work, and what sets it."""
     compute_s = work.dot_ops / machine.dot_ops + work.float_ops / machine.fma_ops
+    if work.bf16_ops > 0:
+        compute_s += work.bf16_ops / machine.bf16_ops
     memory_s = work.size_bytes / machine.read_rate(working_set)
     if compute_s == memory_s == 0:
         return 0.0, ""

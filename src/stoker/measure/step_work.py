@@ -21,24 +21,27 @@ class Work:
     Attributes:
         dot_ops: Of integer products.
         float_ops: Of products and attention in floats.
+        bf16_ops: Of attention over keys and values in bf16 as they are stored.
         size_bytes: Of weights, or of keys and values, each read once.
     """
 
     dot_ops: float = 0.0
     float_ops: float = 0.0
+    bf16_ops: float = 0.0
     size_bytes: float = 0.0
 
     def __add__(self, other: Self) -> "Work":
         return Work(
-            self.dot_ops + other.dot_ops,
-            self.float_ops + other.float_ops,
-            self.size_bytes + other.size_bytes,
+            dot_ops=self.dot_ops + other.dot_ops,
+            float_ops=self.float_ops + other.float_ops,
+            bf16_ops=self.bf16_ops + other.bf16_ops,
+            size_bytes=self.size_bytes + other.size_bytes,
         )
 
     @property
     def ops(self) -> float:
         """All operations."""
-        return self.dot_ops + self.float_ops
+        return self.dot_ops + self.float_ops + self.bf16_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,13 @@ class Run:
 
 
 def step_work(
-    config: ModelConfig, matrix: Matrix, kv_token_bytes: float, runs: Iterable[Run], n_sampled: int
+    config: ModelConfig,
+    matrix: Matrix,
+    kv_token_bytes: float,
+    runs: Iterable[Run],
+    n_sampled: int,
+    *,
+    bf16_attention: bool = False,
 ) -> dict[str, Work]:
     """Return the work of a step.
 
@@ -65,6 +74,7 @@ def step_work(
         kv_token_bytes: Keys and values of one token over all layers.
         runs: What the step computes.
         n_sampled: Runs after which a token is sampled.
+        bf16_attention: Whether attention multiplies in bf16.
     """
     runs = list(runs)
     n_rows = sum(run.n_tokens for run in runs)
@@ -77,7 +87,11 @@ def step_work(
         kind, size_bytes = matrix(name, layer)
         ops = 2.0 * rows * outputs * inputs
         quantized = kind in _QUANTIZED
-        return Work(ops if quantized else 0.0, 0.0 if quantized else ops, size_bytes * share)
+        return Work(
+            dot_ops=ops if quantized else 0.0,
+            float_ops=0.0 if quantized else ops,
+            size_bytes=size_bytes * share,
+        )
 
     for layer in range(config.n_layers):
         work["qkv"] += product("q", layer, n_rows, (query_width, width))
@@ -87,8 +101,11 @@ def step_work(
         window = config.layers[layer].window
         n_pairs = sum(_pairs(run, window) for run in runs)
         n_keys = sum(_keys(run, window) for run in runs)
+        attention_ops = 4.0 * query_width * n_pairs
         work["attention"] += Work(
-            float_ops=4.0 * query_width * n_pairs, size_bytes=kv_token_bytes / config.n_layers * n_keys
+            float_ops=0.0 if bf16_attention else attention_ops,
+            bf16_ops=attention_ops if bf16_attention else 0.0,
+            size_bytes=kv_token_bytes / config.n_layers * n_keys,
         )
         rows, share = float(n_rows), 1.0
         if config.experts is not None:

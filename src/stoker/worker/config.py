@@ -34,7 +34,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
         isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512bf16``,
-            ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
+            ``avx512vnni``, ``avx2vnni``, ``avx2``, ``neon`` or ``portable``.
+        precise: Matrices of the native engine whose activations have 16 bits, as the setting has them.
         kv_type: How the native engine's KV cache holds keys and values: ``auto``, ``f16``, ``bf16`` or
             ``q8``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
@@ -58,6 +59,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context_length: int | None = None
     n_threads: int | None = None
     isa: str = "auto"
+    precise: str = "auto"
     kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1

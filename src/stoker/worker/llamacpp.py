@@ -17,6 +17,10 @@ def load_llamacpp(config: EngineConfig) -> LoadedEngine:
         ModelError: The file cannot be read or run, or does not fit the memory.
         SettingsError: A setting does not go with this engine, or the wheel is not installed.
     """
+    if config.precise != "auto":
+        raise SettingsError(
+            f"precise is {config.precise!r}, but llama.cpp's activations have 8 bits; leave it auto"
+        )
     if config.isa != "auto":
         raise SettingsError(f"isa is {config.isa!r}, but llama.cpp chooses its kernels itself; leave it auto")
     if config.kv_type != "auto":

@@ -28,9 +28,10 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             context_length=config.context_length or model.context_length,
             max_running=config.max_running,
             step_tokens=config.step_tokens,
+            precise=config.precise,
         )
         engine = load_engine(source, settings, packs)
-        work = model_work(model, source.tensors.values())
+        work = model_work(model, source.tensors.values(), settings.chosen_kv_type())
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,

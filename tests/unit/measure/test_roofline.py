@@ -74,6 +74,8 @@ def test_attention_is_that_of_every_token_and_key(runs: list[Run]) -> None:
             n_bytes += len(seen) * kv_token_bytes / 2
     work = step_work(CONFIG, matrix, kv_token_bytes, runs, len(runs))["attention"]
     assert work == Work(float_ops=4.0 * 128 * n_pairs, size_bytes=n_bytes)
+    bf16 = step_work(CONFIG, matrix, kv_token_bytes, runs, len(runs), bf16_attention=True)["attention"]
+    assert bf16 == Work(bf16_ops=4.0 * 128 * n_pairs, size_bytes=n_bytes)
 
 
 def test_of_experts_only_those_in_use_are_counted() -> None:
@@ -91,6 +93,7 @@ def test_the_limit_is_what_takes_longer() -> None:
     assert limit_of(Work(dot_ops=500.0, size_bytes=100.0), MACHINE, 501) == (10.0, "memory")
     assert limit_of(Work(dot_ops=500.0, size_bytes=100.0), MACHINE, 500) == (2.0, "memory")
     assert limit_of(Work(), MACHINE, 0) == (0.0, "")
+    assert limit_of(Work(bf16_ops=500.0), replace(MACHINE, bf16_ops=250.0), 0) == (2.0, "compute")
 
 
 def test_what_is_reached_is_the_limit_by_the_median_time() -> None:

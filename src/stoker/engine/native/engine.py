@@ -12,6 +12,8 @@ from stoker.core.errors import EngineError
 from stoker.core.sampling import MAX_TOP_K
 from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
 from stoker.core.tokens import PromptScores, TokenLogprob
+from stoker.engine.native.precision import Choice, apply_precise
+from stoker.models.config import ModelConfig
 
 
 def _starts(runs: Iterable[Sized]) -> NDArray[np.int32]:
@@ -173,6 +175,16 @@ class NativeEngine:
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
 
+    def set_precise(self, config: ModelConfig, choice: Choice) -> None:
+        """Multiply these matrices, and no others, with activations of 16 bits from the next step on.
+
+        For measuring what it is worth: the fingerprint stays, and so do keys and values.
+
+        Raises:
+            EngineError: The engine is closed.
+        """
+        apply_precise(self._open_model(), config, choice)
+
     def time_phases(self) -> None:
         """Begin to measure where the time of `forward` goes; costs a few per cent of short steps."""
         self._open_model().time_phases(on=True)
@@ -202,6 +214,12 @@ class NativeEngine:
     def isa(self) -> str:
         """The instruction-set path."""
         return self._open_model().isa
+
+    @property
+    def bf16_attention(self) -> bool:
+        """Whether attention multiplies keys and values in bf16, as they are stored."""
+        model = self._open_model()
+        return model.kv_type == "bf16" and _native.fastest_kv_type(model.isa) == "bf16"
 
     def close(self) -> None:
         """Free threads and memory."""

@@ -6,6 +6,7 @@ from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
 from stoker.engine.native.engine import NativeEngine
 from stoker.engine.native.packing import ModelPack, load_weights
+from stoker.engine.native.precision import AUTO, apply_precise, choose_precise, short_digest
 from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     available_memory_bytes,
@@ -34,6 +35,7 @@ class NativeEngineSettings:
         step_tokens: Most tokens in one step.
         float_path: Compute in fp32 (weights, activations, and KV unless its type is given); slow, for
             checking.
+        precise: Matrices whose activations have 16 bits; see `stoker.engine.native.precision`.
     """
 
     threads: int
@@ -45,6 +47,7 @@ class NativeEngineSettings:
     max_running: int = 64
     step_tokens: int = 512
     float_path: bool = False
+    precise: str = AUTO
 
     def chosen_kv_type(self) -> str:
         """Return the KV type, also where it is ``auto``."""
@@ -68,7 +71,8 @@ def load_engine(
     Raises:
         CorruptFileError: A tensor's contents cannot be used.
         OutOfMemoryError: Weights or KV cache do not fit the memory that is available.
-        SettingsError: The instruction-set path is unknown here, or the context is too long.
+        SettingsError: The instruction-set path is unknown here, the context is too long, or the model
+            has not the matrices that are to be precise.
     """
     config = source.config
     if settings.isa not in ("auto", *_native.available_isas()):
@@ -80,6 +84,7 @@ def load_engine(
             f"context_length is {settings.context_length}, but the model was made for"
             f" {config.context_length} tokens"
         )
+    precise = choose_precise(settings.precise, config)
     weight_bytes = packed_bytes(list(source.tensors.values()), float_path=settings.float_path)
     available_bytes = available_memory_bytes()
     pack = None
@@ -95,6 +100,7 @@ def load_engine(
             config,
             step_tokens=settings.step_tokens,
             max_running=settings.max_running,
+            precise=precise,
             threads=settings.threads,
         ),
         available_bytes=available_bytes,
@@ -114,10 +120,12 @@ def load_engine(
             float_path=settings.float_path,
             kv_type=settings.kv_type,
         )
+        apply_precise(model, config, precise)
         load_weights(model, source, pack)
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
-    # Of all that is set, only this changes what a model answers to a prompt that fits either way.
+    # Of all that is set, only these change what a model answers to a prompt that fits either way.
     stretched = "-long" if any(each.is_long(settings.context_length) for each in config.rotaries) else ""
-    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}-{model.kv_type}-{model.isa}"
+    chosen = "" if precise == choose_precise(AUTO, config) else f"-{short_digest(precise)}"
+    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}{chosen}-{model.kv_type}-{model.isa}"
     return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)

@@ -5,6 +5,7 @@ from pathlib import Path
 from stoker import _native
 from stoker.core.errors import OutOfMemoryError
 from stoker.core.step import BLOCK_TOKENS
+from stoker.engine.native.precision import Choice
 from stoker.models.config import ModelConfig, Tensor
 
 KV_SHARE = 0.25
@@ -89,7 +90,14 @@ def kv_block_bytes(config: ModelConfig, kv_type: str) -> int:
     return 2 * config.n_layers * config.n_kv_heads * _native.kv_part_bytes(kv_type, config.head_size)
 
 
-def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, threads: int) -> int:
+def scratch_bytes(
+    config: ModelConfig,
+    *,
+    step_tokens: int,
+    max_running: int,
+    threads: int,
+    precise: Choice = frozenset(),
+) -> int:
     """Memory of a step's buffers, as ``native/src/model_scratch.cpp`` lays them out."""
     width, query_width = config.width, config.n_heads * config.head_size
     n_used = 0 if config.experts is None else config.experts.n_used
@@ -104,8 +112,16 @@ def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, th
     if config.experts is not None:
         floats += _padded(config.experts.n_experts) + n_used + n_used * width
         activations += [width] * n_used
-    # The normed activations have two rows of codes more, coarse and fine.
-    codes = sum(_row_of_codes(k) for k in [*activations, width, width])
+    # Activations that some matrix wants at 16 bits have two rows of codes more; the normed ones always have.
+    names = {each.name for each in precise}
+    twice = [width]
+    if "o" in names:
+        twice.append(query_width)
+    if "down" in names:
+        twice += [config.ffn_width] * max(1, n_used)
+    if names & {"gate", "up"}:
+        twice += [width] * n_used
+    codes = sum(_row_of_codes(k) for k in [*activations, *twice, *twice])
     rows = step_tokens * ((floats + sum(activations)) * _FLOAT_BYTES + codes)
     logits = max_running * _padded(config.vocab_size) * _FLOAT_BYTES
     return rows + logits + threads * _partial_bytes(config)

@@ -14,7 +14,7 @@ EXPERTS = "_exps.weight"
 """How the name of a matrix of all experts ends."""
 
 
-def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
+def model_work(config: ModelConfig, tensors: Iterable[Tensor], kv_type: str) -> ModelWork:
     """Return what a model makes of the counts of a step.
 
     Windows of attention are taken for whole contexts, and a step for one that uses every expert: what is
@@ -23,6 +23,7 @@ def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
     Args:
         config: The model's shape.
         tensors: Its tensors as stored.
+        kv_type: How keys and values are held: ``f32``, ``f16``, ``bf16`` or ``q8``.
     """
     stored = list(tensors)
     used = 1.0 if config.experts is None else config.experts.n_used / config.experts.n_experts
@@ -36,6 +37,6 @@ def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
         weight_bytes=packed_bytes(layers, float_path=False),
         row_ops=2.0 * n_weights,
         pair_ops=4.0 * config.n_layers * config.n_heads * config.head_size,
-        kv_bytes=kv_block_bytes(config, float_path=False) / BLOCK_TOKENS,
+        kv_bytes=kv_block_bytes(config, kv_type) / BLOCK_TOKENS,
         output_ops=2.0 * config.width * config.vocab_size,
     )

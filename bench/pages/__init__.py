@@ -1,0 +1,1 @@
+"""Tables and plots for README and docs, written from the results alone."""

@@ -1,0 +1,184 @@
+"""README, docs/benchmarks.md and plots say what the results say."""
+
+import copy
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CASES = ("prefill 512", "decode 1x128", "decode 16x512")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def report() -> ModuleType:
+    return importlib.import_module("report")
+
+
+@pytest.fixture(scope="module")
+def documents() -> ModuleType:
+    return importlib.import_module("pages.documents")
+
+
+def engine_result() -> dict[str, Any]:
+    """A result of `bench/engine.py` in which Stoker takes 10 ms for everything."""
+    names = {"stoker": 0.01, "llama.cpp Q4_0": 0.02, "openvino": 0.015, "llama.cpp Q4_K_M": 0.004}
+    contender = {
+        "engine": "e",
+        "version": "1",
+        "settings": {},
+        "file": "m.gguf",
+        "options": {},
+        "seconds": {},
+    }
+    return {
+        "processor": "A Processor (avx2)",
+        "commit": "abc1234",
+        "date": "2026-11-26",
+        "threads": 2,
+        "arguments": {"rounds": 5},
+        "model": {"file": "m.gguf", "type": "Q4_1"},
+        "work": {case: {"matrix_ops": 1e9, "weight_bytes": 1e8, "kv_bytes": 1e7} for case in CASES},
+        "limits": [{"isa": "avx2", "dot_ops_per_s": 2e11, "read_bytes_per_s": 2.2e10}] * 3,
+        "summary_s": {case: {name: [s, s, s] for name, s in names.items()} for case in CASES},
+        "ratios": {
+            case: {name: [s / 0.01, s / 0.011, s / 0.009] for name, s in names.items() if name != "stoker"}
+            for case in CASES
+        },
+        "contenders": dict.fromkeys(names, contender),
+        "sweep": [],
+    }
+
+
+def servers_result() -> dict[str, Any]:
+    """A result of `bench/servers.py` in which more slots serve fewer tokens."""
+    rates = {"stoker": 600.0, "llama-server, 8 slots": 100.0, "llama-server, 16 slots": 80.0}
+
+    def figures(rate: float) -> dict[str, Any]:
+        return {
+            "tokens_per_s": [rate, rate, rate],
+            "stoker_by_this": [600 / rate] * 3,
+            "duration_s": [6000 / rate] * 3,
+            "ttft_p50_s": [1.0] * 3,
+            "failed": 0,
+        }
+
+    def trial(rate: float, met: float, errors: dict[str, int]) -> dict[str, Any]:
+        return {"rate": rate, "summary": {"share_met": met, "errors": errors}}
+
+    return {
+        **{
+            key: engine_result()[key]
+            for key in ("processor", "commit", "date", "threads", "arguments", "model")
+        },
+        "slo": {"ttft_s": 0.5, "ttft_per_token_s": 0.001, "itl_s": 0.08, "share": 0.95},
+        "closed_summary": {
+            "16 clients": {name: figures(rate) for name, rate in rates.items()},
+            "one prefix": {name: figures(rate) for name, rate in rates.items()},
+        },
+        "servers": {
+            name: {"version": "1", "note": "", "arguments": ["serve"], "ready_s": 1.0} for name in rates
+        },
+        "open": {
+            "servers": {
+                "stoker": {
+                    "highest_rate": 2.0,
+                    "trials": [trial(2.0, 1.0, {}), trial(4.0, 0.5, {"given_up": 9})],
+                },
+                "llama-server, 8 slots": {"highest_rate": None, "trials": [trial(0.5, 0.9, {})]},
+            }
+        },
+    }
+
+
+def test_the_pages_are_those_that_the_results_give(report: ModuleType) -> None:
+    results = report.load(report.RESULTS)
+    assert report.differing(report.pages(results, README), ROOT) == [], "run python bench/report.py"
+
+
+def test_another_figure_gives_another_readme_page_and_plot(report: ModuleType, documents: ModuleType) -> None:
+    result = engine_result()
+    before = report.pages(documents.Results(engine=result), README)
+    changed = copy.deepcopy(result)
+    changed["summary_s"]["decode 1x128"]["openvino"] = [0.5, 0.4, 0.6]
+    changed["ratios"]["decode 1x128"]["openvino"] = [50.0, 40.0, 60.0]
+    after = report.pages(documents.Results(engine=changed), README)
+    assert {name for name in before if before[name] != after[name]} == {
+        "README.md",
+        "docs/benchmarks.md",
+        "docs/benchmarks/speed.svg",
+    }
+
+
+def test_files_that_differ_or_should_not_be_there_are_named(report: ModuleType, tmp_path: Path) -> None:
+    plots = tmp_path / report.PLOTS
+    plots.mkdir(parents=True)
+    (plots / "old.svg").write_text("<svg/>")
+    (tmp_path / "README.md").write_text("other")
+    assert report.differing({"README.md": "this"}, tmp_path) == ["README.md", "docs/benchmarks/old.svg"]
+    (plots / "old.svg").unlink()
+    assert report.differing({"README.md": "other"}, tmp_path) == []
+
+
+def test_a_readme_without_markers_is_refused(report: ModuleType, documents: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="lacks the lines"):
+        report.pages(documents.Results(engine=engine_result()), "# Stoker")
+
+
+def test_the_quickest_of_an_engines_contenders_counts_but_none_reported_beside(documents: ModuleType) -> None:
+    part = documents.readme_part(documents.Results(engine=engine_result()))
+    rows = [line for line in part.splitlines() if line.startswith("| Decode 1 ")]
+    assert [cell.strip() for cell in rows[0].strip("|").split("|")][1:] == [
+        "**10.0 ms**",
+        "20.0 ms (2.00\N{MULTIPLICATION SIGN})",
+        "15.0 ms (1.50\N{MULTIPLICATION SIGN})",
+    ]
+
+
+def test_shares_of_the_limits_are_work_by_limit_and_time(documents: ModuleType) -> None:
+    page = documents.benchmarks_page(documents.Results(engine=engine_result()))
+    (row,) = [line for line in page.splitlines() if line.startswith("| prefill 512 | 50%")]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["prefill 512", "50%", "25%", "33%"]
+    assert "| decode 1 \N{MULTIPLICATION SIGN} 128 | 50% |" in page
+    assert "commit abc1234, 2026-11-26" in page
+
+
+def test_8_bit_kv_on_both_sides_has_a_table_of_its_own(documents: ModuleType) -> None:
+    result = engine_result()
+    assert "8-bit KV" not in documents.benchmarks_page(documents.Results(engine=result))
+    result["summary_s"]["decode 16x512"]["stoker 8-bit KV"] = [0.005] * 3
+    result["ratios"]["decode 16x512"] |= {
+        "stoker 8-bit KV": [0.5] * 3,
+        "openvino by 8-bit KV": [3.0, 2.5, 3.5],
+    }
+    result["contenders"]["stoker 8-bit KV"] = result["contenders"]["stoker"]
+    page = documents.benchmarks_page(documents.Results(engine=result))
+    row = "| decode 16 \N{MULTIPLICATION SIGN} 512 | 5.00 ms | 15.0 ms | 3.00 (2.50 to 3.50) |"
+    assert row in page
+
+
+def test_of_a_server_the_best_number_of_slots_counts(documents: ModuleType) -> None:
+    results = documents.Results(engine=engine_result(), servers=servers_result())
+    part = documents.readme_part(results)
+    assert "| **600 tok/s** | 100 tok/s (6.00\N{MULTIPLICATION SIGN}) |" in part
+    assert "| **10.0 s** | 60.0 s (6.00\N{MULTIPLICATION SIGN}) |" in part
+    assert "| **2.00 requests/s** | none |" in part
+
+
+def test_plots_are_well_formed_and_the_same_every_time(documents: ModuleType) -> None:
+    results = documents.Results(
+        engine=engine_result(), shapes={"1B": engine_result()}, servers=servers_result()
+    )
+    plots = documents.plots(results)
+    assert plots == documents.plots(results)
+    assert plots.keys() == {"speed.svg", "limits.svg", "goodput.svg"}
+    texts = {name: "".join(ET.fromstring(plot).itertext()) for name, plot in plots.items()}  # noqa: S314
+    assert "A Processor, 2 threads, commit abc1234" in texts["speed.svg"]
+    assert "1B, prefill 512" in texts["limits.svg"]
+    assert "Stoker: 2/s" in texts["goodput.svg"]
+    assert "llama-server: none" in texts["goodput.svg"]
+    assert 'class="ring a"' in plots["goodput.svg"], "a trial that was ended early is hollow"
