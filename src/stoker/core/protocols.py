@@ -1,6 +1,6 @@
 """The protocols between the layers. Each is small; an optional ability is another protocol."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,6 +76,29 @@ class Progressing(Protocol):
     @property
     def progress(self) -> int:
         """A number that grows while a step is computed; any thread may read it, at any time."""
+
+
+@runtime_checkable
+class MovableBlocks(Protocol):
+    """A step engine whose KV blocks can be copied out and back; by the thread that owns it, between steps.
+
+    What is copied is opaque: `kv_block_bytes` bytes for each block, which give the same tokens in every
+    engine of the same fingerprint.
+    """
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of a block."""
+
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`.
+
+        Raises:
+            EngineError: There is no such block or slot.
+        """
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are; raises as `save_blocks`."""
 
 
 class TokenEngine(Protocol):

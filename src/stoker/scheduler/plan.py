@@ -4,6 +4,7 @@ from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
 from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
 from stoker.scheduler.waiting import WaitingQueue
 
@@ -31,7 +32,7 @@ def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -
 
 
 def build_plan(
-    running: list[SequenceState], cache: KVCache, max_step_tokens: int
+    running: list[SequenceState], cache: KVCache, max_step_tokens: int, restorer: Restorer | None = None
 ) -> tuple[StepPlan, list[SequenceState]]:
     """Plan one token for each decode, then chunks of prompts while the step has tokens left.
 
@@ -42,10 +43,11 @@ def build_plan(
         running: The running sequences in order; their tables have room for all their tokens.
         cache: Where another sequence may have published what this one still has to compute.
         max_step_tokens: Most tokens in the plan; at least as many as there are sequences.
+        restorer: Restores prefixes from the tiers below the cache; who waits for that is not planned.
 
     Returns:
-        The plan, and the sequence of each of its rows. Block tables and logit edits are shared with
-        the sequences, not copied.
+        The plan, which may be empty if all wait for the disk, and the sequence of each of its rows. Block
+        tables and logit edits are shared with the sequences, not copied.
     """
     rows = [sequence for sequence in running if len(sequence.tokens) - sequence.n_computed == 1]
     n_decodes = len(rows)
@@ -58,7 +60,7 @@ def build_plan(
         sampling=[sequence.sampling for sequence in rows],
     )
     if n_decodes < len(running):
-        _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes)
+        _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes, restorer)
     plan.edits = {
         row: edits
         for row, sequence in enumerate(rows)
@@ -68,7 +70,12 @@ def build_plan(
 
 
 def _add_chunks(
-    plan: StepPlan, rows: list[SequenceState], running: list[SequenceState], cache: KVCache, n_left: int
+    plan: StepPlan,
+    rows: list[SequenceState],
+    running: list[SequenceState],
+    cache: KVCache,
+    n_left: int,
+    restorer: Restorer | None,
 ) -> None:
     in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:
@@ -78,6 +85,9 @@ def _add_chunks(
         if n_left == 0:
             return
         _skip_published(sequence, cache)
+        if restorer is not None and restorer.fill(sequence, others=bool(rows)):
+            continue
+        sequence.begun = True
         block_end = (sequence.n_published + 1) * BLOCK_TOKENS
         block = (sequence.parent, tuple(tokens[block_end - BLOCK_TOKENS : block_end]))
         if block_end <= sequence.n_shareable and block in in_work:

@@ -10,16 +10,17 @@ from stoker.core.errors import (
     QueueTimeoutError,
 )
 from stoker.core.stats import EngineStats
-from stoker.core.step import StepPlan, StepResult
+from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
-from stoker.kvcache import KVCache
+from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
-from stoker.scheduler.counters import Counters, DrainRate
-from stoker.scheduler.invariants import check_books, check_sequences
+from stoker.scheduler.counters import Counters, DrainRate, tier_stats
+from stoker.scheduler.invariants import check_books, check_held, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
@@ -53,12 +54,16 @@ class Scheduler:
 
     Sequences are served in the order of priority, then arrival, and every admitted sequence ends.
     What a step costs does not depend on how many wait.
+
+    With tiers below the KV cache, what `tiers` says is to be saved and loaded has to be done between
+    `schedule` and the forward, or the next `schedule` if there is no plan.
     (Counting computed tokens instead of keeping prefill and decode phases is vLLM v1's idea.)
 
     Args:
         limits: How much it takes on.
         kv_blocks: KV blocks of the engine, as its `StepEngine.kv_blocks` says.
         root: Names weights and KV type; sequences never share blocks across roots.
+        tiers: Where evicted blocks go; None to forget them.
     """
 
     __slots__ = (
@@ -66,21 +71,29 @@ class Scheduler:
         "_cache",
         "_counters",
         "_drain",
+        "_held",
         "_in_flight",
         "_limits",
         "_live",
         "_n_arrived",
+        "_n_pinned",
+        "_restorer",
         "_root",
         "_running",
         "_time_limits",
         "_waiting",
     )
 
-    def __init__(self, limits: SchedulerLimits, kv_blocks: int, root: str) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, kv_blocks: int, root: str, tiers: TierBooks | None = None
+    ) -> None:
         self._limits = limits
         self._root = root
-        self._cache = KVCache(kv_blocks)
+        self._cache = KVCache(kv_blocks, tiers)
         self._counters = Counters()
+        self._restorer = Restorer(self._cache, self._counters, limits.max_restored_blocks)
+        self._held: dict[str, SequenceState] = {}
+        self._n_pinned = 0  # blocks of the sequences that are held or will be
         self._drain = DrainRate()
         self._running = SequenceQueue()
         self._waiting = WaitingQueue()
@@ -111,8 +124,9 @@ class Scheduler:
                 param="request_id",
             )
         validate_request(request, self._limits, self._cache.n_blocks)
+        n_pinned = self._pinned_by(request)
         n_places = self._limits.max_running + self._limits.max_waiting
-        if len(self._live) >= n_places:
+        if len(self._live) - len(self._held) >= n_places:
             raise self._full(f"all {n_places} places, running and waiting, are taken", now)
         n_waiting = self._waiting.n_tokens
         if n_waiting and n_waiting + len(request.prompt) > self._limits.max_waiting_tokens:
@@ -123,6 +137,7 @@ class Scheduler:
             )
         sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
         self._n_arrived += 1
+        self._n_pinned += n_pinned
         self._live[request.request_id] = sequence
         self._waiting.add(sequence)
         self._time_limits.watch(sequence)
@@ -139,11 +154,15 @@ class Scheduler:
         if sequence is None:
             return False
         self._time_limits.forget(sequence)
-        if not sequence.table:  # a running sequence has a block at least
+        if sequence.hold:
+            self._n_pinned -= sequence.n_prompt // BLOCK_TOKENS
+        if self._held.pop(request_id, None) is not None:
+            self._cache.release(sequence.table)  # a step in flight has references of its own
+        elif not sequence.table:  # a running sequence has a block at least
             self._waiting.remove(sequence)
         elif self._in_flight is None:
             self._running.remove(sequence)
-            self._cache.release(sequence.table)
+            self._release(sequence)
         else:
             sequence.aborted = True
         return True
@@ -189,8 +208,8 @@ class Scheduler:
             now: The time, in seconds.
 
         Returns:
-            The plan, valid until it is committed; None when there is nothing to do, which is only
-            when no sequence runs or waits.
+            The plan, valid until it is committed; None when there is nothing to compute, which is only
+            when no sequence runs or waits, or all that run wait for the disk (then `wake_at` is set).
 
         Raises:
             EngineError: The step before has not been committed.
@@ -203,9 +222,13 @@ class Scheduler:
             self._counters.preemptions += n_preempted
         if self._waiting:
             self._admission.admit_waiting()
+        self._cache.save_unwritten(self._limits.max_restored_blocks)
+        self._restorer.begin(now)
         if not running.items:
             return None
-        plan, rows = build_plan(running.items, self._cache, self._limits.max_step_tokens)
+        plan, rows = build_plan(running.items, self._cache, self._limits.max_step_tokens, self._restorer)
+        if not rows:
+            return None
         self._in_flight = _StepInFlight(plan, rows, now)
         return plan
 
@@ -236,14 +259,23 @@ class Scheduler:
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
-            del self._live[sequence.request_id]
             self._time_limits.forget(sequence)
+            if not sequence.hold:
+                del self._live[sequence.request_id]
         gone = ended + [sequence for sequence in self._running.items if sequence.aborted]
         for sequence in gone:
             self._running.remove(sequence)
-            self._cache.release(sequence.table)
+            if sequence.hold and not sequence.aborted:
+                self._hold(sequence)
+            else:
+                self._release(sequence)
             self._drain.record(counters.step_seconds)
         return events
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to schedule again though nothing has happened; None if that is not needed."""
+        return self._restorer.wake_at
 
     def stats(self) -> EngineStats:
         """Return counters and gauges as of now."""
@@ -256,6 +288,8 @@ class Scheduler:
             kv_blocks_total=cache.n_blocks,
             kv_blocks_used=cache.n_blocks - cache.n_available,
             kv_blocks_cached=cache.n_cached,
+            kv_blocks_pinned=sum(len(sequence.table) for sequence in self._held.values()),
+            **tier_stats(cache.tiers),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             generated_tokens_total=counters.generated_tokens,
@@ -272,9 +306,49 @@ class Scheduler:
             EngineError: An invariant is broken; the message says which.
         """
         waiting = self._waiting.in_order()
-        check_sequences(self._running.items, waiting, self._live, self._limits, self._cache)
-        check_books(waiting, self._waiting.n_tokens, self._time_limits, self._live)
-        self._cache.check([sequence.table for sequence in self._running.items])
+        held = self._held
+        live = {request_id: each for request_id, each in self._live.items() if request_id not in held}
+        check_sequences(self._running.items, waiting, live, self._limits, self._cache)
+        check_books(waiting, self._waiting.n_tokens, self._time_limits, live)
+        check_held(held, self._live, self._n_pinned, self._limits)
+        self._cache.check([sequence.table for sequence in (*self._running.items, *held.values())])
+
+    def _pinned_by(self, request: TokenRequest) -> int:
+        """Return how many blocks a request will hold after its end.
+
+        Raises:
+            InvalidRequestError: It would hold none, or more than there may be.
+        """
+        if not request.hold:
+            return 0
+        n_blocks = len(request.prompt) // BLOCK_TOKENS
+        most = self._limits.max_pinned_blocks
+        if not n_blocks:
+            raise InvalidRequestError(
+                f"the prefix has {len(request.prompt)} tokens; pin {BLOCK_TOKENS} or more, since whole KV "
+                f"blocks of {BLOCK_TOKENS} tokens are pinned",
+                param="prompt",
+            )
+        if self._n_pinned + n_blocks > most:
+            raise InvalidRequestError(
+                f"the prefix takes {n_blocks} KV blocks; {self._n_pinned} of at most {most} are pinned: "
+                "unpin another prefix, or raise max_pinned_tokens or kv_memory",
+                param="prompt",
+                code="pinned_limit_exceeded",
+            )
+        return n_blocks
+
+    def _release(self, sequence: SequenceState) -> None:
+        self._cache.keep(sequence.table[: sequence.n_published])
+        self._cache.release(sequence.table)
+
+    def _hold(self, sequence: SequenceState) -> None:
+        """Let a sequence that has ended keep the full blocks of its prompt."""
+        n_kept = min(sequence.n_prompt // BLOCK_TOKENS, sequence.n_published)
+        self._cache.keep(sequence.table[:n_kept])
+        self._cache.release(sequence.table[n_kept:])
+        sequence.table = sequence.table[:n_kept]
+        self._held[sequence.request_id] = sequence
 
     def _full(self, why: str, now: float) -> QueueFullError:
         retry_after_s = self._retry_after_s(now)

@@ -34,6 +34,9 @@ class SequenceState:
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        begun: Whether a token of it has been planned.
+        patience_until: Until when it waits for blocks from the disk; None while it waits for none.
+        hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -54,6 +57,9 @@ class SequenceState:
     end_by: float | None = None
     prompt_logprobs: int | None = None
     n_scored: int
+    begun: bool = False
+    patience_until: float | None = None
+    hold: bool = False
     aborted: bool = False
 
     @classmethod
@@ -74,6 +80,7 @@ class SequenceState:
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
+            hold=request.hold,
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, Progressing, StepEngine
+from stoker.core.protocols import EngineInfo, MovableBlocks, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
@@ -22,6 +22,7 @@ from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
+from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class LoadedEngine:
         vocab_size: Token ids are below this.
         kv_root: Names weights and KV type; sequences share KV blocks below one root only.
         kv_block_bytes: Memory of a KV block; 0 if the engine does not tell.
+        kv_host_bytes: Memory for KV blocks that were evicted.
         name: What the engine is, for people.
         lacks: What it cannot do.
     """
@@ -43,6 +45,7 @@ class LoadedEngine:
     vocab_size: int
     kv_root: str
     kv_block_bytes: int = 0
+    kv_host_bytes: int = 0
     name: str = "the native engine"
     lacks: frozenset[Ability] = frozenset()
 
@@ -77,35 +80,58 @@ class EngineLoop:
         loaded = factory(self._config)
         try:
             info = _describe(self._config, loaded)
+            n_context = -(-info.context_length // BLOCK_TOKENS)
+            most_pinned = min(self._config.max_pinned_tokens // BLOCK_TOKENS, info.kv_blocks - n_context)
             limits = SchedulerLimits(
                 context_length=info.context_length,
                 max_running=info.max_running,
                 max_waiting=info.max_waiting,
                 max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
+                max_pinned_blocks=max(0, most_pinned),
+                max_restored_blocks=blocks_per_step(loaded.kv_block_bytes),
             )
-            scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root)
+            tiers = _open_tiers(self._config, loaded, self._mailbox.nudge)
+            scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root, None if tiers is None else tiers.books)
             warm_up(loaded.engine)
             gc.collect()
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
-            self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions)
+            try:
+                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions, tiers)
+            finally:
+                if tiers is not None:
+                    tiers.close()
         finally:
             loaded.engine.close()
 
-    def _serve(self, engine: StepEngine, scheduler: Scheduler, desk: "_Desk", sessions: Sessions) -> None:
+    def _serve(
+        self,
+        engine: StepEngine,
+        scheduler: Scheduler,
+        desk: "_Desk",
+        sessions: Sessions,
+        tiers: BlockMover | None,
+    ) -> None:
         clock = time.monotonic
         busy = False
         pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
-        while (letters := self._mailbox.take(wait=not busy)) is not None:
+        while (
+            letters := self._mailbox.take(wait=not busy, timeout_s=_sleep_s(scheduler, clock()))
+        ) is not None:
             for letter in letters:
                 desk.open(letter, clock())
             expired = scheduler.expire(clock())
             for expiry in expired:
                 sessions.fail(expiry.request_id, expiry.error)
+            if tiers is not None:
+                tiers.note_outcomes(clock())
             plan = scheduler.schedule(clock())
             busy = plan is not None
+            if tiers is not None:
+                with pulse:
+                    tiers.move()
             if letters or expired or not busy:
                 sessions.publish(scheduler.stats(), clock(), idle=not busy)
             if plan is not None:
@@ -114,6 +140,26 @@ class EngineLoop:
                 now = clock()
                 sessions.add(scheduler.commit(plan, result, now))
                 sessions.publish(scheduler.stats(), now, idle=False)
+
+
+def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], None]) -> BlockMover | None:
+    """Return who moves KV blocks, or None if the engine's cannot be moved or the settings want no tier."""
+    engine = loaded.engine
+    disk = config.kv_folder is not None and config.kv_disk_bytes > 0
+    if not isinstance(engine, MovableBlocks) or not (loaded.kv_host_bytes or disk):
+        return None
+    books = make_books(block_bytes=engine.kv_block_bytes, host_bytes=loaded.kv_host_bytes, disk=disk)
+    if not books.n_slots:
+        return None
+    folder = None
+    if config.kv_folder is not None and disk:
+        folder = KVFolder(config.kv_folder, loaded.kv_root, config.kv_disk_bytes)
+    return BlockMover(books, engine, folder, nudge)
+
+
+def _sleep_s(scheduler: Scheduler, now: float) -> float | None:
+    """Return how long a loop that has nothing to compute may sleep; None until something happens."""
+    return None if scheduler.wake_at is None else max(0.0, scheduler.wake_at - now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ wrongly, none held by sequences of two namespaces, nobody overtaken by a lower p
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullErro
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
+from stoker.kvcache import TierBooks
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
@@ -59,6 +61,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
+            **self.tiers(),
         )
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
@@ -66,6 +69,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.live: dict[str, Expected] = {}
         self.plan: StepPlan | None = None
         self.n_submitted = 0
+
+    def tiers(self) -> dict[str, Any]:
+        """Return what the loop is given beside its limits."""
+        return {}
 
     @rule(
         prefix=st.sampled_from(["p", "q"]),
@@ -178,10 +185,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def schedule(self) -> None:
         self.expire()
         self.plan = self.loop.schedule()
-        assert (self.plan is None) == (not self.live)
-        if self.plan is not None:
-            for request_id in self.plan.request_ids:
-                self.live[request_id].begun = True
+        for sequence in self.loop.scheduler._running.items:  # who waits for the disk is in no plan
+            if not sequence.aborted:
+                self.live[sequence.request_id].begun = True
+        if self.plan is None:
+            assert not self.live or self.loop.scheduler.wake_at is not None
+        else:
+            assert self.live
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
 
     @precondition(lambda self: self.plan is not None)
@@ -237,15 +247,83 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_steps -= 1
             assert n_steps > 0, f"{sorted(self.live)} never end"
             self.run_steps(1)
+            self.loop.clock.advance(0.01)  # who waits for the disk has patience for a while
         self.gauges_agree()
         assert self.loop.schedule() is None
 
 
-SchedulerMachine.TestCase.settings = settings(
+class TieredMachine(SchedulerMachine):
+    """The same over tiers: a disk that answers late, loses files, fails, and is all that outlives an engine."""
+
+    def tiers(self) -> dict[str, Any]:
+        self.books = TierBooks(self.n_slots, disk=self.with_disk, max_reads=2, max_writes=2)
+        return {"tiers": self.books, "files": self.files, "max_restored_blocks": 2}
+
+    @initialize(
+        kv_blocks=st.integers(2, 14),
+        max_running=st.integers(1, 5),
+        spare_step_tokens=st.integers(0, 60),
+        n_slots=st.integers(1, 12),
+        with_disk=st.booleans(),
+    )
+    def start(
+        self, kv_blocks: int, max_running: int, spare_step_tokens: int, n_slots: int, *, with_disk: bool
+    ) -> None:
+        self.n_slots = n_slots
+        self.with_disk = with_disk
+        self.files: dict[bytes, bytes] = {}
+        self.begin = lambda: SchedulerMachine.start(
+            self,
+            kv_blocks=kv_blocks,
+            max_running=max_running,
+            max_waiting=6,
+            max_waiting_tokens=10_000,
+            spare_step_tokens=spare_step_tokens,
+        )
+        self.begin()
+
+    @rule(n=st.integers(1, 4))
+    def disk_answers(self, n: int) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.settle(n)
+
+    @rule(n=st.integers(1, 2))
+    def disk_loses(self, n: int) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.n_lost += n
+
+    @precondition(lambda self: self.with_disk)
+    @rule(broken=st.booleans())
+    def disk_fails(self, *, broken: bool) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.broken = broken
+        if not broken:
+            self.books.writing = True
+
+    @precondition(lambda self: not self.live and self.plan is None)
+    @rule()
+    def restart(self) -> None:
+        """The files alone are left."""
+        n_submitted = self.n_submitted
+        self.begin()
+        self.n_submitted = n_submitted
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "loop") and self.loop.tiers is not None:
+            self.loop.tiers.settle()
+            self.loop.scheduler.check()
+            assert self.books.n_coming == 0
+
+
+_SETTINGS = settings(
     max_examples=150,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+SchedulerMachine.TestCase.settings = _SETTINGS
+TieredMachine.TestCase.settings = _SETTINGS
 TestScheduler = SchedulerMachine.TestCase
+TestTieredScheduler = TieredMachine.TestCase
