@@ -7,20 +7,7 @@
 
 namespace stoker {
 
-namespace {
-
-// A memory is [layer][block][...]: what one layer keeps for one block.
-size_t piece_bytes(const Memory& memory, size_t n_layers, int kv_blocks) {
-  return memory.size() / (n_layers * static_cast<size_t>(kv_blocks));
-}
-
-}  // namespace
-
-size_t Model::kv_block_bytes() const {
-  const size_t n_layers = layers_.size();
-  return n_layers *
-         (piece_bytes(keys_, n_layers, options_.kv_blocks) + piece_bytes(values_, n_layers, options_.kv_blocks));
-}
+size_t Model::kv_block_bytes() const { return layers_.size() * (key_piece_bytes_ + value_piece_bytes_); }
 
 void Model::check_transfer(const int32_t* blocks, const int32_t* slots, size_t n, size_t size) const {
   const size_t n_slots = size / kv_block_bytes();
@@ -35,35 +22,37 @@ void Model::check_transfer(const int32_t* blocks, const int32_t* slots, size_t n
   }
 }
 
+// Calls `copy(piece in the model, offset in the slot, bytes)` for every piece of a block, in the order of the slot.
+template <class Copy>
+void Model::for_pieces(int block, Copy&& copy) const {
+  const auto n_blocks = static_cast<size_t>(options_.kv_blocks);
+  size_t offset = 0;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const size_t piece = layer * n_blocks + static_cast<size_t>(block);
+    copy(keys_.as<uint8_t>() + piece * key_piece_bytes_, offset, key_piece_bytes_);
+    offset += key_piece_bytes_;
+    copy(values_.as<uint8_t>() + piece * value_piece_bytes_, offset, value_piece_bytes_);
+    offset += value_piece_bytes_;
+  }
+}
+
 void Model::save_blocks(const int32_t* blocks, const int32_t* slots, size_t n, uint8_t* memory, size_t size) {
   check_transfer(blocks, slots, n, size);
-  const size_t n_layers = layers_.size();
-  const auto n_blocks = static_cast<size_t>(options_.kv_blocks);
   pool_.run(static_cast<int>(n), [&](int i, int) {
-    uint8_t* out = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
-    for (size_t layer = 0; layer < n_layers; ++layer) {
-      for (const Memory* from : {&keys_, &values_}) {
-        const size_t bytes = piece_bytes(*from, n_layers, options_.kv_blocks);
-        std::memcpy(out, from->as<uint8_t>() + (layer * n_blocks + static_cast<size_t>(blocks[i])) * bytes, bytes);
-        out += bytes;
-      }
-    }
+    uint8_t* slot = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
+    for_pieces(blocks[i], [=](const uint8_t* piece, size_t offset, size_t bytes) {
+      std::memcpy(slot + offset, piece, bytes);
+    });
   });
 }
 
 void Model::load_blocks(const int32_t* blocks, const int32_t* slots, size_t n, const uint8_t* memory, size_t size) {
   check_transfer(blocks, slots, n, size);
-  const size_t n_layers = layers_.size();
-  const auto n_blocks = static_cast<size_t>(options_.kv_blocks);
   pool_.run(static_cast<int>(n), [&](int i, int) {
-    const uint8_t* in = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
-    for (size_t layer = 0; layer < n_layers; ++layer) {
-      for (const Memory* into : {&keys_, &values_}) {
-        const size_t bytes = piece_bytes(*into, n_layers, options_.kv_blocks);
-        std::memcpy(into->as<uint8_t>() + (layer * n_blocks + static_cast<size_t>(blocks[i])) * bytes, in, bytes);
-        in += bytes;
-      }
-    }
+    const uint8_t* slot = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
+    for_pieces(blocks[i], [=](uint8_t* piece, size_t offset, size_t bytes) {
+      std::memcpy(piece, slot + offset, bytes);
+    });
   });
 }
 

@@ -33,11 +33,16 @@ ModelShape served(ModelShape shape, const ModelOptions& o) {
   return shape;
 }
 
-Memory kv_memory(const ModelShape& shape, const ModelOptions& options, KvType type) {
-  const size_t row = static_cast<size_t>(shape.kv_width()) * (type == KvType::f32 ? sizeof(float) : sizeof(uint16_t));
+// What one layer keeps of a block's keys; as much as of its values.
+size_t kv_piece_bytes(const ModelShape& shape, KvType type) {
+  return static_cast<size_t>(shape.kv_width()) * (type == KvType::f32 ? sizeof(float) : sizeof(uint16_t)) *
+         kBlockTokens;
+}
+
+Memory kv_memory(const ModelShape& shape, const ModelOptions& options, size_t piece_bytes) {
   const size_t layer_blocks = shape.layers.size() * static_cast<size_t>(options.kv_blocks);
-  if (layer_blocks > std::numeric_limits<size_t>::max() / (row * kBlockTokens)) throw std::bad_alloc();
-  return Memory(layer_blocks * row * kBlockTokens);
+  if (layer_blocks > std::numeric_limits<size_t>::max() / piece_bytes) throw std::bad_alloc();
+  return Memory(layer_blocks * piece_bytes);
 }
 
 }  // namespace
@@ -49,8 +54,10 @@ Model::Model(const ModelShape& shape, const ModelOptions& options)
       activate_(activation_of(*kernels_, shape.activation)),
       pool_(options.n_threads),
       kv_type_(options.float_path ? KvType::f32 : KvType::f16),
-      keys_(kv_memory(shape_, options, kv_type_)),
-      values_(kv_memory(shape_, options, kv_type_)),
+      key_piece_bytes_(kv_piece_bytes(shape_, kv_type_)),
+      value_piece_bytes_(kv_piece_bytes(shape_, kv_type_)),
+      keys_(kv_memory(shape_, options, key_piece_bytes_)),
+      values_(kv_memory(shape_, options, value_piece_bytes_)),
       layers_(shape_.layers.size()),
       scratch_(make_scratch(shape_, options)) {
   std::vector<AttentionPlan>& plans = scratch_->plans;

@@ -150,6 +150,8 @@ class Model {
   void add_branch(const std::vector<float>& post_norm);
 
   void check_transfer(const int32_t* blocks, const int32_t* slots, size_t n, size_t size) const;
+  template <class Copy>
+  void for_pieces(int block, Copy&& copy) const;
   void* kv_at(const Memory& memory, int layer, int block, int head) const;
   void turn(int layer, int row, float* head, float scale) const;
   void project_qkv(const Layer& layer, int index);
@@ -176,7 +178,8 @@ class Model {
   Activate* activate_;
   ThreadPool pool_;
   KvType kv_type_;
-  Memory keys_, values_;  // [layer][block][kv head][head_size * 16]
+  size_t key_piece_bytes_, value_piece_bytes_;  // of one block in one layer
+  Memory keys_, values_;                        // [layer][block][kv head][head_size * 16]
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;

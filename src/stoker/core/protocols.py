@@ -158,3 +158,46 @@ class TextCodec(Protocol):
         Raises:
             InvalidRequestError: A token id is outside the vocabulary.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedPrefix:
+    """A prefix whose KV blocks are never evicted.
+
+    Attributes:
+        id: Its name.
+        created: When it was pinned, in seconds since 1970.
+        n_tokens: Tokens that were given.
+        n_pinned_tokens: Those of them that are pinned: whole KV blocks.
+        held: Whether the engine has them now; not while it computes them anew after a restart.
+    """
+
+    id: str
+    created: float
+    n_tokens: int
+    n_pinned_tokens: int
+    held: bool
+
+
+class Pins(Protocol):
+    """The pinned prefixes of one model."""
+
+    async def pin(self, token_ids: Sequence[int]) -> PinnedPrefix:
+        """Compute a prefix, if need be, and keep it from then on; the same one is pinned once.
+
+        Raises:
+            InvalidRequestError: It is too short or too long, or too much is pinned.
+            ConflictError: As many prefixes are pinned as there may be.
+            CapacityError: The engine cannot compute it now.
+            EngineDiedError: Engines died while they computed it.
+        """
+
+    def all(self) -> list[PinnedPrefix]:
+        """Return every pinned prefix, the oldest first."""
+
+    async def unpin(self, pin_id: str) -> PinnedPrefix:
+        """Let a prefix be evicted like any other.
+
+        Raises:
+            PinNotFoundError: There is none of this name.
+        """

@@ -1,5 +1,7 @@
 """From the running sequences to the plan of one step."""
 
+from typing import NamedTuple
+
 from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
 from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.preempt import preempt_last
@@ -31,6 +33,13 @@ def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -
     return n_preempted
 
 
+class _Sources(NamedTuple):
+    """Where blocks come from that need not be computed."""
+
+    cache: KVCache
+    restorer: Restorer | None
+
+
 def build_plan(
     running: list[SequenceState], cache: KVCache, max_step_tokens: int, restorer: Restorer | None = None
 ) -> tuple[StepPlan, list[SequenceState]]:
@@ -60,7 +69,7 @@ def build_plan(
         sampling=[sequence.sampling for sequence in rows],
     )
     if n_decodes < len(running):
-        _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes, restorer)
+        _add_chunks(plan, rows, running, _Sources(cache, restorer), max_step_tokens - n_decodes)
     plan.edits = {
         row: edits
         for row, sequence in enumerate(rows)
@@ -73,9 +82,8 @@ def _add_chunks(
     plan: StepPlan,
     rows: list[SequenceState],
     running: list[SequenceState],
-    cache: KVCache,
+    sources: _Sources,
     n_left: int,
-    restorer: Restorer | None,
 ) -> None:
     in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:
@@ -84,8 +92,8 @@ def _add_chunks(
             continue
         if n_left == 0:
             return
-        _skip_published(sequence, cache)
-        if restorer is not None and restorer.fill(sequence, others=bool(rows)):
+        _skip_published(sequence, sources.cache)
+        if sources.restorer is not None and sources.restorer.fill(sequence, others=bool(rows)):
             continue
         sequence.begun = True
         block_end = (sequence.n_published + 1) * BLOCK_TOKENS

@@ -92,7 +92,9 @@ class EngineLoop:
                 max_restored_blocks=blocks_per_step(loaded.kv_block_bytes),
             )
             tiers = _open_tiers(self._config, loaded, self._mailbox.nudge)
-            scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root, None if tiers is None else tiers.books)
+            scheduler = Scheduler(
+                limits, info.kv_blocks, loaded.kv_root, None if tiers is None else tiers.books
+            )
             warm_up(loaded.engine)
             gc.collect()
             gc.freeze()  # what is alive now lives on: no collection need look at it again

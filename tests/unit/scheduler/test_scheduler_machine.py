@@ -54,6 +54,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting_tokens: int,
         spare_step_tokens: int,
     ) -> None:
+        self.begin(kv_blocks, max_running, max_waiting, max_waiting_tokens, spare_step_tokens)
+
+    def begin(
+        self,
+        kv_blocks: int,
+        max_running: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        spare_step_tokens: int,
+    ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
             context_length=160,
@@ -253,7 +263,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 class TieredMachine(SchedulerMachine):
-    """The same over tiers: a disk that answers late, loses files, fails, and is all that outlives an engine."""
+    """The same over tiers, with a disk that answers late, loses files, fails, and outlives the engine."""
 
     def tiers(self) -> dict[str, Any]:
         self.books = TierBooks(self.n_slots, disk=self.with_disk, max_reads=2, max_writes=2)
@@ -272,15 +282,8 @@ class TieredMachine(SchedulerMachine):
         self.n_slots = n_slots
         self.with_disk = with_disk
         self.files: dict[bytes, bytes] = {}
-        self.begin = lambda: SchedulerMachine.start(
-            self,
-            kv_blocks=kv_blocks,
-            max_running=max_running,
-            max_waiting=6,
-            max_waiting_tokens=10_000,
-            spare_step_tokens=spare_step_tokens,
-        )
-        self.begin()
+        self.limits = (kv_blocks, max_running, 6, 10_000, spare_step_tokens)
+        self.begin(*self.limits)
 
     @rule(n=st.integers(1, 4))
     def disk_answers(self, n: int) -> None:
@@ -305,7 +308,7 @@ class TieredMachine(SchedulerMachine):
     def restart(self) -> None:
         """The files alone are left."""
         n_submitted = self.n_submitted
-        self.begin()
+        self.begin(*self.limits)
         self.n_submitted = n_submitted
 
     def teardown(self) -> None:

@@ -90,10 +90,10 @@ class KVFolder:
         path = self.path(link.name)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            size_bytes = os.fstat(descriptor).st_size
-            if size_bytes != HEADER_BYTES + len(into):
+            size_bytes, whole_bytes = os.fstat(descriptor).st_size, HEADER_BYTES + len(into)
+            if size_bytes != whole_bytes:
                 raise CorruptFileError(
-                    f"the KV file {path} is not used: it has {size_bytes} bytes, not {HEADER_BYTES + len(into)}"
+                    f"the KV file {path} is not used: it has {size_bytes} bytes, not {whole_bytes}"
                 )
             header = bytearray(HEADER_BYTES)
             _read_all(descriptor, header, into)
@@ -124,7 +124,7 @@ class KVFolder:
         """
         size_bytes = HEADER_BYTES + len(data)
         if size_bytes > self._max_bytes:
-            raise OSError(errno.EFBIG, f"a block of {size_bytes} bytes is more than kv_disk allows")
+            raise OSError(errno.EFBIG, f"a block of {size_bytes} bytes is more than max_kv_disk_bytes allows")
         removed = self._sweep(size_bytes) if self._used_bytes + size_bytes > self._max_bytes else []
         path = self.path(link.name)
         self._n_written += 1

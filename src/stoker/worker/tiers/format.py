@@ -36,7 +36,9 @@ assert _FIELDS.size == HEADER_BYTES  # noqa: S101 - of the line above
 def encode_header(identity: bytes, link: Link, data: memoryview) -> bytes:
     """Return the header of a block's file, ``[HEADER_BYTES]``."""
     data_crc = zlib.crc32(data)
-    return _pack(identity, link, len(data), data_crc, zlib.crc32(_pack(identity, link, len(data), data_crc, 0)))
+    return _pack(
+        identity, link, len(data), data_crc, zlib.crc32(_pack(identity, link, len(data), data_crc, 0))
+    )
 
 
 def check(header: bytes | bytearray, data: memoryview, identity: bytes, link: Link) -> None:
