@@ -1,8 +1,7 @@
-"""Conversations that outlive their blocks, their engine and their server; files that are not what they were."""
+"""Conversations outlive their blocks, engine and server; files that are not what they were are ignored."""
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,14 @@ def wait_written(server: ServerProcess, n_tokens: int) -> None:
 
 
 @pytest.fixture
-def written(home: Path) -> Iterator[tuple[str, int]]:
+def written(home: Path) -> tuple[str, int]:
     """An answer and its prompt's length; the blocks are on disk, and the server is gone."""
     with ServerProcess(home, *DISK) as server:
         server.wait_ready()
         text, n_tokens, cached = ask(server)
         assert cached == 0
         wait_written(server, n_tokens + 7)
-    yield text, n_tokens
+    return text, n_tokens
 
 
 def test_a_conversation_goes_on_after_the_engine_was_killed_and_after_a_restart(home: Path) -> None:
