@@ -77,6 +77,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
         self.live: dict[str, Expected] = {}
+        self.held: set[str] = set()
         self.plan: StepPlan | None = None
         self.n_submitted = 0
 
@@ -168,8 +169,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         """Abort anybody, at any time: waiting, running, in flight, ended or unknown."""
         request_id = data.draw(st.sampled_from([*map(str, range(self.n_submitted)), "nobody"]))
-        assert self.loop.abort(request_id) == (request_id in self.live)
+        assert self.loop.abort(request_id) == (request_id in self.live or request_id in self.held)
         self.live.pop(request_id, None)
+        self.held.discard(request_id)
 
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.05, 1.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -224,6 +226,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             whole = (len(output), len(scores)) == (len(expected.output), len(expected.scores))
             # A prompt that is only scored ends when its last token is computed, which may be a step later.
             assert event.finish_reason is None or whole
+            if expected.request.hold and whole:
+                assert event.finish_reason is None
+                self.held.add(event.request_id)
+                del self.live[event.request_id]
+                continue
             assert event.finish_reason is not None or not whole or not expected.output
             if event.finish_reason is not None:
                 del self.live[event.request_id]
@@ -243,7 +250,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.plan is None:
             assert stats.running + stats.waiting == len(self.live)
         assert stats.kv_blocks_used + stats.kv_blocks_cached <= stats.kv_blocks_total
-        if not self.live and self.plan is None:
+        if not self.live and not self.held and self.plan is None:
             assert stats.kv_blocks_used == 0
 
     def teardown(self) -> None:
@@ -267,10 +274,16 @@ class TieredMachine(SchedulerMachine):
 
     def tiers(self) -> dict[str, Any]:
         self.books = TierBooks(self.n_slots, disk=self.with_disk, max_reads=2, max_writes=2)
-        return {"tiers": self.books, "files": self.files, "max_restored_blocks": 2}
+        n_pinned = max(0, self.limits[0] - 10)  # a whole context is left
+        return {
+            "tiers": self.books,
+            "files": self.files,
+            "max_restored_blocks": 2,
+            "max_pinned_blocks": n_pinned,
+        }
 
     @initialize(
-        kv_blocks=st.integers(2, 14),
+        kv_blocks=st.integers(2, 16),
         max_running=st.integers(1, 5),
         spare_step_tokens=st.integers(0, 60),
         n_slots=st.integers(1, 12),
@@ -302,6 +315,18 @@ class TieredMachine(SchedulerMachine):
         self.loop.tiers.broken = broken
         if not broken:
             self.books.writing = True
+
+    @rule(prefix=st.sampled_from(["p", "q"]), n_tokens=st.sampled_from([15, 16, 33, 48, 64]))
+    def pin(self, prefix: str, n_tokens: int) -> None:
+        request = make_request(
+            str(self.n_submitted), prompt=make_tokens(prefix, n_tokens), max_tokens=1, hold=True
+        )
+        self.n_submitted += 1
+        try:
+            self.loop.submit(request)
+        except (InvalidRequestError, QueueFullError):
+            return
+        self.live[request.request_id] = Expected(request, reference_tokens(request), math.inf, math.inf, [])
 
     @precondition(lambda self: not self.live and self.plan is None)
     @rule()
