@@ -134,19 +134,24 @@ def test_a_disk_that_is_full_stalls_nobody(home: Path, small_disk: Path) -> None
 
 
 def test_a_folder_that_may_only_be_read_is_read_and_stalls_nobody(home: Path, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    remount(small_disk, "size=64m")
     options = (*DISK, "--kv-dir", str(small_disk / "kv"))
     with ServerProcess(home, *options) as server:
         server.wait_ready()
         text, n_tokens, _ = ask(server)
         wait_written(server, n_tokens + 7)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    remount(small_disk, "ro")
     with ServerProcess(home, *options) as server:
         server.wait_ready()
         assert ask(server) == (text, n_tokens, whole_blocks(n_tokens))
         ask(server, f"New. {WORDS}")
         server.wait_metric("stoker_kv_disk_writing", 0)
         assert server.stderr.count("Read-only file system") == 1
+
+
+def remount(folder: Path, option: str) -> None:
+    command = ["mount", "-o", f"remount,{option}", str(folder)]
+    subprocess.run(command, check=True)
 
 
 def test_a_pinned_prefix_stays_and_comes_back_in_a_next_engine(home: Path) -> None:
