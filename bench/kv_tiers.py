@@ -1,16 +1,16 @@
-"""A returning conversation of 4,000 tokens against computing it again: ``python bench/kv_tiers.py --out FILE``.
+"""A conversation of 4,000 tokens that returns, against computing it again: ``bench/kv_tiers.py --out FILE``.
 
 Each round has a conversation of its own (random token ids, the same in every run) and takes the time from the
 request to the first token:
 
 - ``computed``: for the first time, by a server that has seen nothing of it;
 - ``KV cache``: again at once;
-- ``host``: after others have pushed it out of the KV cache into host memory;
+- ``host``: after another one has pushed it out of the KV cache into host memory;
 - ``disk``: after the server was restarted, its files in the page cache;
 - ``disk, cold``: likewise, its files dropped from the page cache.
 
-Every answer is compared with that of the first time. The cases of a round stand beside each other in time, and
-the load beside each sample tells how busy the machine was with something else.
+Every answer is compared with that of the first time. The cases of a round stand beside each other in time,
+and the load beside each sample tells how busy the machine was with something else.
 """
 
 import argparse
@@ -36,7 +36,7 @@ MODEL = Settings().model
 N_TOKENS, N_NEW = 4000, 16
 CONTEXT = 4096
 OPTIONS = (
-    *("--context-length", str(CONTEXT), "--kv-memory", "160MiB"),
+    *("--context-length", str(CONTEXT), "--kv-memory", "92MiB"),
     *("--kv-host-memory", "1GiB", "--max-kv-disk-bytes", "4GiB"),
 )
 CASES = ("computed", "KV cache", "host", "disk", "disk, cold")
@@ -165,7 +165,8 @@ def main() -> None:
             rounds.run(home, number)
     cases = report(rounds.samples)
     for each in cases:
-        print(f"{each['case']:<12} {each['median_first_token_s']:.3f} s, {each['median_times_sooner']:.1f}×")
+        sooner = f"{each['median_times_sooner']:.1f} times sooner"
+        print(f"{each['case']:<12} {each['median_first_token_s']:.3f} s, {sooner}")
     loads = [each["load"] for of_case in rounds.samples.values() for each in of_case]
     if arguments.out is not None:
         git = ["git", "describe", "--always", "--dirty"]

@@ -94,7 +94,7 @@ def test_files_that_are_not_what_they_were_are_told_and_not_used(home: Path) -> 
             assert ask(server, prompt) == (text, n_tokens, cached)
         for words in ("its data are damaged", "it has 1000 bytes", "its format has version 2, not 1"):
             assert f"is not used: {words}" in server.stderr
-        assert server.metrics()["stoker_kv_disk_failures_total"] == 3
+        assert server.metrics()["stoker_kv_disk_failures_total"] >= 3
 
 
 def damage(file: Path, how: str) -> None:

@@ -80,6 +80,7 @@ class TierBooks:
         loads: Blocks of the KV cache to be filled from slots, by block.
         reads: Blocks to be read from the disk; after `saves` and `loads`.
         counters: What has happened so far.
+        n_answers: Reads that have ended, one way or another.
         reading, writing: Whether the disk is trusted just now.
     """
 
@@ -97,6 +98,7 @@ class TierBooks:
         "_scanned",
         "counters",
         "loads",
+        "n_answers",
         "n_slots",
         "reading",
         "reads",
@@ -121,6 +123,7 @@ class TierBooks:
         self._disk: set[bytes] = set()
         self._scanned = not disk
         self._n_coming = self._n_writing = 0
+        self.n_answers = 0
 
     @property
     def n_host(self) -> int:
@@ -131,6 +134,11 @@ class TierBooks:
     def n_disk(self) -> int:
         """Blocks known to be on disk."""
         return len(self._disk)
+
+    @property
+    def reads_are_full(self) -> bool:
+        """Whether as many blocks are being read as may be."""
+        return self._n_coming >= self._max_reads
 
     @property
     def n_coming(self) -> int:
@@ -197,7 +205,7 @@ class TierBooks:
 
     def ask(self, link: Link) -> bool:
         """Have a block read from the disk; False if that cannot be now."""
-        if self._n_coming >= self._max_reads:
+        if self.reads_are_full:
             return False
         slot = self._take_slot()
         if slot is None:
@@ -235,6 +243,7 @@ class TierBooks:
         entry = self._entries[name]
         entry.coming = False
         self._n_coming -= 1
+        self.n_answers += 1
         self._disk.add(name)
         self._rest(entry)
 
@@ -243,6 +252,7 @@ class TierBooks:
         entry = self._entries.pop(name)
         self._free.append(entry.slot)
         self._n_coming -= 1
+        self.n_answers += 1
         self.counters.read_failures += failed
         self._disk.discard(name)
 

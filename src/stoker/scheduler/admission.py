@@ -95,7 +95,7 @@ class Admission:
         claimed = 0
         # If every place is taken, the last sequence is about to give way to this one.
         for other in self.running.items[: self.limits.max_running - 1]:
-            if other.patience_until is not None:  # it waits for the disk, not for tokens
+            if other.waits_since is not None:  # it waits for the disk, not for tokens
                 continue
             n_pending = len(other.tokens) - other.n_computed
             if n_pending == 1 or other.order < order:

@@ -1,15 +1,18 @@
 """Sequences whose prefix is in a tier below the KV cache get it back before they compute what is left."""
 
 from stoker.core.step import BLOCK_TOKENS
-from stoker.kvcache import KVCache, Link, Place
+from stoker.kvcache import KVCache, Link, Place, TierBooks
 from stoker.scheduler.counters import Counters
 from stoker.scheduler.sequence import SequenceState
 
 PATIENCE_S = 2.0
-"""A sequence waits for so long without getting a block from the disk; then it computes."""
+"""A disk that has answered nobody for so long, though somebody waits for it, is not waited for."""
 
 DISTRUST_S = 60.0
-"""After that nothing is asked of the disk for so long."""
+"""After that it is asked for nothing for so long."""
+
+MAX_WAIT_S = 10.0
+"""A sequence waits for a disk that does answer for so long in all; then it computes what is left."""
 
 
 class Restorer:
@@ -26,7 +29,17 @@ class Restorer:
         max_blocks: Most blocks restored in a step while others wait for it.
     """
 
-    __slots__ = ("_cache", "_counters", "_distrusted_until", "_max_blocks", "_n_left", "_now", "wake_at")
+    __slots__ = (
+        "_answered_at",
+        "_cache",
+        "_counters",
+        "_distrusted_until",
+        "_max_blocks",
+        "_n_answers",
+        "_n_left",
+        "_now",
+        "wake_at",
+    )
 
     def __init__(self, cache: KVCache, counters: Counters, max_blocks: int) -> None:
         self._cache = cache
@@ -34,6 +47,8 @@ class Restorer:
         self._max_blocks = max_blocks
         self._n_left = max_blocks
         self._now = 0.0
+        self._n_answers = 0
+        self._answered_at = 0.0
         self._distrusted_until: float | None = None
         self.wake_at: float | None = None  # when the first that waits for the disk has no more patience
 
@@ -42,10 +57,14 @@ class Restorer:
         self._now = now
         self._n_left = self._max_blocks
         self.wake_at = None
+        tiers = self._cache.tiers
+        if tiers is None:
+            return
+        if tiers.n_answers != self._n_answers:
+            self._n_answers, self._answered_at = tiers.n_answers, now
         if self._distrusted_until is not None and now >= self._distrusted_until:
             self._distrusted_until = None
-            if self._cache.tiers is not None:
-                self._cache.tiers.reading = True
+            tiers.reading = True
 
     def fill(self, sequence: SequenceState, *, others: bool) -> bool:
         """Restore what can be restored now of a sequence's next blocks.
@@ -70,9 +89,11 @@ class Restorer:
                 self._restore(sequence, link)
             elif place is Place.NOWHERE:
                 break
+            elif self._waits(sequence, link, tiers):
+                return True
             else:
-                return self._waits(sequence, link)
-        sequence.patience_until = None
+                break
+        sequence.waits_since = None
         return False
 
     def _restore(self, sequence: SequenceState, link: Link) -> None:
@@ -81,39 +102,44 @@ class Restorer:
         self._n_left -= 1
         sequence.n_published += 1
         sequence.n_computed = sequence.n_published * BLOCK_TOKENS
-        sequence.patience_until = None
         if not sequence.begun and sequence.n_cached is not None:
             n_more = max(0, min(sequence.n_computed, sequence.n_prompt - 1) - sequence.n_cached)
             sequence.n_cached += n_more
             self._counters.cached_tokens += n_more
 
-    def _waits(self, sequence: SequenceState, link: Link) -> bool:
+    def _waits(self, sequence: SequenceState, link: Link, tiers: TierBooks) -> bool:
         """Have what follows read from the disk; False if it cannot be, or takes too long."""
-        tiers = self._cache.tiers
-        if tiers is None:
+        if not sequence.asks_disk:
             return False
-        if sequence.patience_until is None:
-            sequence.patience_until = self._now + PATIENCE_S
-        elif self._now >= sequence.patience_until:
-            sequence.patience_until = None
+        if sequence.waits_since is None:
+            sequence.waits_since = self._now
+        silent_at = max(sequence.waits_since, self._answered_at) + PATIENCE_S
+        enough_at = sequence.waits_since + MAX_WAIT_S
+        if self._now >= silent_at:
             tiers.reading = False
             self._distrusted_until = self._now + DISTRUST_S
             return False
+        if self._now >= enough_at:
+            sequence.asks_disk = False
+            return False
+        if not self._ask(sequence, link, tiers):
+            return False
+        until = min(silent_at, enough_at)
+        self.wake_at = until if self.wake_at is None else min(self.wake_at, until)
+        return True
+
+    def _ask(self, sequence: SequenceState, link: Link, tiers: TierBooks) -> bool:
+        """Ask for as many of the next blocks as may be; False if none comes."""
         n_coming = 0
         start = sequence.n_published * BLOCK_TOKENS
-        place: Place = tiers.find(link)
+        place = tiers.find(link)
         while place in (Place.DISK, Place.COMING):
             if place is Place.DISK and not tiers.ask(link):
-                break
+                return n_coming > 0 or tiers.reads_are_full
             n_coming += 1
             start += BLOCK_TOKENS
             if start + BLOCK_TOKENS > sequence.n_shareable:
                 break
             link = self._cache.link_after(link, sequence.tokens[start : start + BLOCK_TOKENS])
             place = tiers.find(link)
-        if not n_coming:
-            sequence.patience_until = None
-            return False
-        if self.wake_at is None or sequence.patience_until < self.wake_at:
-            self.wake_at = sequence.patience_until
         return True

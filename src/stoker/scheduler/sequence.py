@@ -35,7 +35,8 @@ class SequenceState:
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         begun: Whether a token of it has been planned.
-        patience_until: Until when it waits for blocks from the disk; None while it waits for none.
+        waits_since: Since when it waits for blocks from the disk; None while it waits for none.
+        asks_disk: Whether it may still do so.
         hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
@@ -58,7 +59,8 @@ class SequenceState:
     prompt_logprobs: int | None = None
     n_scored: int
     begun: bool = False
-    patience_until: float | None = None
+    waits_since: float | None = None
+    asks_disk: bool = True
     hold: bool = False
     aborted: bool = False
 

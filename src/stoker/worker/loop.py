@@ -132,7 +132,7 @@ class EngineLoop:
             plan = scheduler.schedule(clock())
             busy = plan is not None
             if tiers is not None:
-                with pulse:
+                with pulse if tiers.copies else nullcontext():
                     tiers.move()
             if letters or expired or not busy:
                 sessions.publish(scheduler.stats(), clock(), idle=not busy)

@@ -7,7 +7,7 @@ import pytest
 from stoker.core.errors import InvalidRequestError
 from stoker.core.tokens import FinishReason
 from stoker.kvcache import TierBooks
-from stoker.scheduler.restore import DISTRUST_S, PATIENCE_S
+from stoker.scheduler.restore import DISTRUST_S, MAX_WAIT_S, PATIENCE_S
 from stoker.testing.kv_tiers import FakeTiers
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
@@ -126,6 +126,48 @@ def test_a_disk_that_does_not_answer_is_not_waited_for_long_and_then_not_asked()
     tiers.settle()
     loop.clock.advance(DISTRUST_S)
     loop.schedule()
+    assert tiers.books.reading
+
+
+def test_one_waits_for_its_turn_at_a_disk_that_reads_for_another() -> None:
+    files: dict[bytes, bytes] = {}
+    loop, tiers = loop_with(disk=True, files=files, kv_blocks=32)
+    other = make_tokens("another conversation", 81)
+    ask(loop, "first")
+    ask(loop, "second", other)
+    for _ in range(20):
+        loop.schedule()
+        tiers.settle()
+    loop, tiers = loop_with(disk=True, files=files, kv_blocks=32)
+    tiers.settle(0)
+    loop.submit(make_request("first", prompt=PREFIX, max_tokens=1))
+    loop.submit(make_request("second", prompt=other, max_tokens=1))
+    while len(loop.finished) < 2:
+        loop.step()
+        tiers.settle(1)  # a slow one
+        loop.clock.advance(PATIENCE_S / 2)
+    assert loop.engine.n_tokens == 2, "nothing that was on disk was computed"
+    assert tiers.books.reading
+
+
+def test_a_disk_that_takes_too_long_for_one_is_still_asked_for_others() -> None:
+    files: dict[bytes, bytes] = {}
+    loop, tiers = loop_with(disk=True, files=files)
+    prompt = make_tokens("long conversation", 113)
+    ask(loop, "first", prompt)
+    for _ in range(10):
+        loop.schedule()
+        tiers.settle()
+    loop, tiers = loop_with(disk=True, files=files)
+    tiers.settle(0)
+    loop.submit(make_request("first", prompt=prompt, max_tokens=1))
+    while "first" not in loop.finished:
+        loop.step()
+        tiers.settle(1)
+        loop.clock.advance(PATIENCE_S * 0.9)
+    n_read = int(MAX_WAIT_S / (PATIENCE_S * 0.9)) + 1
+    assert n_read < 113 // 16
+    assert loop.engine.n_tokens == 113 - 16 * n_read
     assert tiers.books.reading
 
 

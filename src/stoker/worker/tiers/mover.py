@@ -99,6 +99,11 @@ class BlockMover:
             self._resume_at = None
             books.writing = True
 
+    @property
+    def copies(self) -> bool:
+        """Whether `move` has anything to copy."""
+        return bool(self.books.saves or self.books.loads)
+
     def move(self) -> None:
         """Copy what the books say, and hand the disk's thread its share; before the next forward."""
         books = self.books
