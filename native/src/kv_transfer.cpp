@@ -40,9 +40,8 @@ void Model::save_blocks(const int32_t* blocks, const int32_t* slots, size_t n, u
   check_transfer(blocks, slots, n, size);
   pool_.run(static_cast<int>(n), [&](int i, int) {
     uint8_t* slot = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
-    for_pieces(blocks[i], [=](const uint8_t* piece, size_t offset, size_t bytes) {
-      std::memcpy(slot + offset, piece, bytes);
-    });
+    for_pieces(blocks[i],
+               [=](const uint8_t* piece, size_t offset, size_t bytes) { std::memcpy(slot + offset, piece, bytes); });
   });
 }
 
@@ -50,9 +49,8 @@ void Model::load_blocks(const int32_t* blocks, const int32_t* slots, size_t n, c
   check_transfer(blocks, slots, n, size);
   pool_.run(static_cast<int>(n), [&](int i, int) {
     const uint8_t* slot = memory + static_cast<size_t>(slots[i]) * kv_block_bytes();
-    for_pieces(blocks[i], [=](uint8_t* piece, size_t offset, size_t bytes) {
-      std::memcpy(piece, slot + offset, bytes);
-    });
+    for_pieces(blocks[i],
+               [=](uint8_t* piece, size_t offset, size_t bytes) { std::memcpy(piece, slot + offset, bytes); });
   });
 }
 

@@ -120,8 +120,9 @@ class Model {
 
   // Bytes of a KV block outside of the model: everything that it holds, layer after layer, keys before values.
   size_t kv_block_bytes() const;
-  // Copy KV blocks to and from slots of `kv_block_bytes()` each, slots[i] for blocks[i]. `size` is that of the memory
-  // in which the slots are. Throw std::invalid_argument for a block or slot that does not exist; nothing is copied then.
+  // Copy KV blocks to and from slots of `kv_block_bytes()` each, slots[i] for blocks[i]; each block and slot once.
+  // `size` is that of the memory in which the slots are. Throw std::invalid_argument for a block or slot that does not
+  // exist; nothing is copied then.
   void save_blocks(const int32_t* blocks, const int32_t* slots, size_t n, uint8_t* memory, size_t size);
   void load_blocks(const int32_t* blocks, const int32_t* slots, size_t n, const uint8_t* memory, size_t size);
 
