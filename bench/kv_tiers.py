@@ -10,7 +10,8 @@ request to the first token:
 - ``disk, cold``: likewise, its files dropped from the page cache.
 
 Every answer is compared with that of the first time. The cases of a round stand beside each other in time,
-and the load beside each sample tells how busy the machine was with something else.
+and the load beside each sample tells how busy the machine was with something else; so does the processor time
+that server and engine took for the first token.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from stoker import __version__
@@ -48,8 +50,33 @@ def conversation(seed: str) -> list[int]:
     return [random_.randrange(1000, 40_000) for _ in range(N_TOKENS)]
 
 
-def ask(server: ServerProcess, prompt: list[int]) -> tuple[float, str, int]:
-    """Return seconds to the first token, the answer's text, and how many prompt tokens were cached."""
+class Asked(NamedTuple):
+    """What came of a request.
+
+    Attributes:
+        first_s: Seconds to the first token.
+        cpu_s: Seconds of processor time that server and engine took until then.
+        text: The answer.
+        cached: Tokens of the prompt that were cached.
+    """
+
+    first_s: float
+    cpu_s: float
+    text: str
+    cached: int
+
+
+def cpu_s(server: ServerProcess) -> float:
+    """Return the processor time that a server and its engine have taken."""
+    ticks = 0
+    for pid in (server.process.pid, *server.children()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ask(server: ServerProcess, prompt: list[int]) -> Asked:
+    """Send a request and read its stream."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=600)
     body = {
         "model": MODEL,
@@ -61,22 +88,23 @@ def ask(server: ServerProcess, prompt: list[int]) -> tuple[float, str, int]:
         "stream_options": {"include_usage": True},
     }
     content = json.dumps(body)
-    began_s = time.monotonic()
+    began_cpu_s, began_s = cpu_s(server), time.monotonic()
     connection.request("POST", "/v1/completions", content, {"content-type": "application/json"})
     response = connection.getresponse()
-    first_s, text, cached = 0.0, "", 0
+    first_s, taken_s, text, cached = 0.0, 0.0, "", 0
     for line in response:
         data = line.removeprefix(b"data: ").strip()
         if not data or data == b"[DONE]":
             continue
         chunk = json.loads(data)
         if chunk["choices"]:
-            first_s = first_s or time.monotonic() - began_s
+            if not first_s:
+                first_s, taken_s = time.monotonic() - began_s, cpu_s(server) - began_cpu_s
             text += chunk["choices"][0]["text"]
         if chunk.get("usage"):
             cached = chunk["usage"]["prompt_tokens_details"]["cached_tokens"]
     connection.close()
-    return first_s, text, cached
+    return Asked(first_s, taken_s, text, cached)
 
 
 def drop_from_cache(home: Path) -> None:
@@ -101,14 +129,20 @@ class Rounds:
 
     def ask(self, server: ServerProcess, case: str, number: int) -> None:
         """Ask for a round's conversation and note how long its first token took."""
-        first_s, text, cached = ask(server, conversation(f"round {number}"))
-        if text != self._answers.setdefault(number, text):
+        asked = ask(server, conversation(f"round {number}"))
+        if asked.text != self._answers.setdefault(number, asked.text):
             raise RuntimeError(f"round {number}, {case}: the answer is not that of the first time")
         expected = 0 if case == "computed" else (N_TOKENS - 1) // BLOCK_TOKENS * BLOCK_TOKENS
-        if cached != expected:
-            raise RuntimeError(f"round {number}, {case}: {cached} tokens were cached, not {expected}")
-        load = round(os.getloadavg()[0], 2)
-        self.samples[case].append({"round": number, "first_token_s": round(first_s, 4), "load": load})
+        if asked.cached != expected:
+            raise RuntimeError(f"round {number}, {case}: {asked.cached} tokens were cached, not {expected}")
+        self.samples[case].append(
+            {
+                "round": number,
+                "first_token_s": round(asked.first_s, 4),
+                "cpu_s": round(asked.cpu_s, 2),
+                "load": round(os.getloadavg()[0], 2),
+            }
+        )
 
     def run(self, home: Path, number: int) -> None:
         """Run one round."""
@@ -144,6 +178,7 @@ def report(samples: dict[str, list[dict[str, float]]]) -> list[dict[str, object]
             "median_times_sooner": round(
                 statistics.median(computed[each["round"]] / each["first_token_s"] for each in of_case), 2
             ),
+            "median_cpu_s": statistics.median(each["cpu_s"] for each in of_case),
             "samples": of_case,
         }
         for case, of_case in samples.items()

@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable
 from contextlib import suppress
 
+from stoker.core.errors import OutOfMemoryError
 from stoker.core.protocols import MovableBlocks
 from stoker.kvcache import TierBooks
 from stoker.worker.tiers.disk import DiskThread, Found, ReadEnd, WriteEnd
@@ -23,6 +24,9 @@ LAST_WRITES_S = 1.0
 """At the end the disk's thread may go on for so long."""
 
 _COPIED_AT_ONCE = 256
+
+_NORESERVE = 0x4000
+"""Linux's MAP_NORESERVE, which Python 3.11 has no name for."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,9 @@ class BlockMover:
         folder: The disk tier; None without one.
         nudge: Wakes the engine's loop, from any thread.
 
+    Raises:
+        OutOfMemoryError: The system does not give the memory.
+
     Attributes:
         books: As given.
     """
@@ -66,10 +73,7 @@ class BlockMover:
         self.books = books
         self._engine = engine
         self._block_bytes = engine.kv_block_bytes
-        # Pages are taken as they are touched; anonymous and private, so huge ones may be had.
-        self._map = mmap.mmap(-1, max(1, books.n_slots * self._block_bytes), flags=mmap.MAP_PRIVATE)
-        with suppress(OSError, AttributeError):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._map = _reserve(books.n_slots * self._block_bytes)
         self._memory = memoryview(self._map)[: books.n_slots * self._block_bytes]
         self._resume_at: float | None = None
         self._told = False
@@ -137,6 +141,21 @@ class BlockMover:
         if not self._told:
             self._told = True
             _log.warning("KV blocks cannot be written to the disk, which is tried again later: %s", error)
+
+
+def _reserve(size_bytes: int) -> mmap.mmap:
+    """Return so much memory, of which pages are taken as they are touched, huge ones if they may be had."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+    try:
+        reserved = mmap.mmap(-1, size_bytes, flags=flags)
+    except OSError as error:
+        raise OutOfMemoryError(
+            f"the system refused {size_bytes} bytes for evicted KV blocks ({error}); set a smaller "
+            "kv_host_memory"
+        ) from error
+    with suppress(OSError):
+        reserved.madvise(mmap.MADV_HUGEPAGE)
+    return reserved
 
 
 def _in_parts(
