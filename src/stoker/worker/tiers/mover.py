@@ -17,6 +17,9 @@ MOVED_BYTES = 16 << 20
 QUEUE_BYTES = 64 << 20
 """About so much is in the hands of the disk's thread at a time, to be read and to be written each."""
 
+MAX_QUEUED = 1024
+"""And no more blocks than these, however small they are."""
+
 PAUSE_S = 60.0
 """After a failed write none is tried for so long."""
 
@@ -38,7 +41,7 @@ def blocks_per_step(block_bytes: int) -> int:
 
 def make_books(*, block_bytes: int, host_bytes: int, disk: bool) -> TierBooks:
     """Return the books for so much host memory; with a disk, what is in its thread's hands fits there."""
-    n_queued = max(1, QUEUE_BYTES // block_bytes)
+    n_queued = min(max(1, QUEUE_BYTES // block_bytes), MAX_QUEUED)
     n_slots = host_bytes // block_bytes
     return TierBooks(
         max(n_slots, 2 * n_queued) if disk else n_slots, disk=disk, max_reads=n_queued, max_writes=n_queued
