@@ -11,7 +11,7 @@ from stoker.kvcache import TierBooks
 from stoker.worker.tiers.disk import DiskThread, Found, ReadEnd, WriteEnd
 from stoker.worker.tiers.folder import KVFolder
 
-MOVED_BYTES = 16 << 20
+MOVED_BYTES = 32 << 20
 """About so much is restored, or saved to be written, in a step in which others compute."""
 
 QUEUE_BYTES = 64 << 20
