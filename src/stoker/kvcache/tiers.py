@@ -136,6 +136,11 @@ class TierBooks:
         return len(self._disk)
 
     @property
+    def n_dirty(self) -> int:
+        """Blocks in host memory that are to be written and were not handed to the disk's thread."""
+        return len(self._dirty)
+
+    @property
     def reads_are_full(self) -> bool:
         """Whether as many blocks are being read as may be."""
         return self._n_coming >= self._max_reads

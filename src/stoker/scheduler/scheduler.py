@@ -272,6 +272,11 @@ class Scheduler:
             self._drain.record(counters.step_seconds)
         return events
 
+    def save_unwritten(self) -> bool:
+        """Tell the tiers of some blocks to be written, as `schedule` does; return whether there are more."""
+        self._cache.save_unwritten(self._limits.max_restored_blocks)
+        return self._cache.n_unwritten > 0
+
     @property
     def wake_at(self) -> float | None:
         """When to schedule again though nothing has happened; None if that is not needed."""

@@ -102,6 +102,8 @@ class EngineLoop:
             sessions = Sessions(self._incarnation, hello)
             try:
                 self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions, tiers)
+                if tiers is not None:
+                    tiers.flush(scheduler.save_unwritten)
             finally:
                 if tiers is not None:
                     tiers.close()

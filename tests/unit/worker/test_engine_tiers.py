@@ -15,7 +15,7 @@ from stoker.testing.workloads import make_request, make_tokens
 from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
 from stoker.worker.tiers import mover
-from stoker.worker.tiers.disk import DiskThread, ReadEnd
+from stoker.worker.tiers.disk import DiskThread, ReadEnd, WriteEnd
 
 PREFIX = make_tokens("conversation", 100)
 
@@ -54,6 +54,24 @@ async def test_what_an_idle_engine_has_written_a_next_one_restores(tmp_path: Pat
             assert client.stats.disk_restored_tokens_total == cached
             await client.close()
     assert len(list(tmp_path.glob("kv/*/*/*.kv"))) == 6
+
+
+async def test_an_engine_that_ends_writes_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = DiskThread._write
+
+    def slow(disk: DiskThread, transfer: Transfer) -> WriteEnd:
+        time.sleep(0.05)
+        return write(disk, transfer)
+
+    monkeypatch.setattr(DiskThread, "_write", slow)
+    monkeypatch.setattr(mover, "MAX_QUEUED", 1)
+    with EngineThread(tmp_path / "1.sock", FakeStepEngine(64), config=config_with(tmp_path)):
+        client = await EngineClient.connect(tmp_path / "1.sock")
+        await ask(client, "one")
+    assert len(list(tmp_path.glob("kv/*/*/*.kv"))) == 6
+    await client.close()
 
 
 async def test_an_engine_that_waits_for_the_disk_alone_goes_on_by_itself(

@@ -2,6 +2,7 @@
 
 import logging
 import mmap
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -24,7 +25,9 @@ PAUSE_S = 60.0
 """After a failed write none is tried for so long."""
 
 LAST_WRITES_S = 1.0
-"""At the end the disk's thread may go on for so long."""
+"""At the end blocks are still written for so long, which is less than an engine has for ending."""
+
+_LAST_CHECK_S = 0.005
 
 _COPIED_AT_ONCE = 256
 
@@ -124,10 +127,22 @@ class BlockMover:
                 self._disk.submit(books.reads, writes)
                 books.reads.clear()
 
+    def flush(self, save_more: Callable[[], bool]) -> None:
+        """Write what is to be written, for a moment: nothing is computed any more.
+
+        Args:
+            save_more: Tells the books of further blocks, and returns whether there are still more.
+        """
+        deadline_s = time.monotonic() + LAST_WRITES_S
+        while self.books.writing and (save_more() or self.books.n_dirty) and time.monotonic() < deadline_s:
+            self.move()
+            time.sleep(_LAST_CHECK_S)
+            self.note_outcomes(time.monotonic())
+
     def close(self) -> None:
         """Let the disk's thread write what it has, for a moment."""
         if self._disk is not None:
-            self._disk.close(within_s=LAST_WRITES_S)
+            self._disk.close(within_s=LAST_WRITES_S / 2)
 
     def _slot(self, slot: int) -> memoryview:
         return self._memory[slot * self._block_bytes : (slot + 1) * self._block_bytes]
