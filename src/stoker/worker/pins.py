@@ -12,7 +12,6 @@ from stoker.core.errors import (
     CapacityError,
     ConflictError,
     EngineDiedError,
-    NotReadyError,
     PinNotFoundError,
 )
 from stoker.core.protocols import PinnedPrefix
@@ -139,8 +138,8 @@ class PinnedPrefixes:
                 n_deaths = 0 if pin.held else n_deaths + 1
                 if n_deaths == MAX_DEATHS or not pin.first_held.done():
                     raise
-            except CapacityError as error:
-                if not pin.first_held.done() or (isinstance(error, NotReadyError) and n_deaths):
+            except CapacityError:
+                if not pin.first_held.done():
                     raise
                 await asyncio.sleep(RETRY_S)
             finally:
