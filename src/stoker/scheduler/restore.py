@@ -11,8 +11,9 @@ PATIENCE_S = 2.0
 DISTRUST_S = 60.0
 """After that it is asked for nothing for so long."""
 
-MAX_WAIT_S = 10.0
-"""A sequence waits for a disk that does answer for so long in all; then it computes what is left."""
+MAX_WAIT_S = 30.0
+"""A sequence waits for a disk that does answer for so long in all, others' steps included; then it computes
+what is left."""
 
 
 class Restorer:

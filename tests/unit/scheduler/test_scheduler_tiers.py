@@ -152,13 +152,13 @@ def test_one_waits_for_its_turn_at_a_disk_that_reads_for_another() -> None:
 
 def test_a_disk_that_takes_too_long_for_one_is_still_asked_for_others() -> None:
     files: dict[bytes, bytes] = {}
-    loop, tiers = loop_with(disk=True, files=files)
-    prompt = make_tokens("long conversation", 113)
+    loop, tiers = loop_with(disk=True, files=files, kv_blocks=32)
+    prompt = make_tokens("long conversation", 321)
     ask(loop, "first", prompt)
-    for _ in range(10):
+    for _ in range(20):
         loop.schedule()
         tiers.settle()
-    loop, tiers = loop_with(disk=True, files=files)
+    loop, tiers = loop_with(disk=True, files=files, kv_blocks=32)
     tiers.settle(0)
     loop.submit(make_request("first", prompt=prompt, max_tokens=1))
     while "first" not in loop.finished:
@@ -166,8 +166,8 @@ def test_a_disk_that_takes_too_long_for_one_is_still_asked_for_others() -> None:
         tiers.settle(1)
         loop.clock.advance(PATIENCE_S * 0.9)
     n_read = int(MAX_WAIT_S / (PATIENCE_S * 0.9)) + 1
-    assert n_read < 113 // 16
-    assert loop.engine.n_tokens == 113 - 16 * n_read
+    assert n_read < 321 // 16
+    assert loop.engine.n_tokens == 321 - 16 * n_read
     assert tiers.books.reading
 
 
