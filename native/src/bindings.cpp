@@ -22,6 +22,7 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // to be written
 template <class T, size_t kDims>
 using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
 
@@ -222,6 +223,20 @@ class PyModel {
     return out;
   }
 
+  void save_blocks(Array<int32_t> blocks, Array<int32_t> slots, Slots memory) {
+    require_pairs(blocks, slots);
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.save_blocks(blocks.data(), slots.data(), blocks.size(), memory.data(), memory.size());
+  }
+
+  void load_blocks(Array<int32_t> blocks, Array<int32_t> slots, Array<uint8_t> memory) {
+    require_pairs(blocks, slots);
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.load_blocks(blocks.data(), slots.data(), blocks.size(), memory.data(), memory.size());
+  }
+
   const char* isa() const { return model_.isa(); }
   const char* kv_type() const { return kv_type_name(model_.kv_type()); }
   int n_threads() const { return model_.n_threads(); }
@@ -230,8 +245,13 @@ class PyModel {
   size_t weight_bytes() const { return model_.weight_bytes(); }
   size_t kv_bytes() const { return model_.kv_bytes(); }
   size_t step_bytes() const { return model_.step_bytes(); }
+  size_t kv_block_bytes() const { return model_.kv_block_bytes(); }
 
  private:
+  static void require_pairs(const Array<int32_t>& blocks, const Array<int32_t>& slots) {
+    if (blocks.size() != slots.size()) throw std::invalid_argument("every block must have a slot");
+  }
+
   void require_finished() const {
     if (!finished_) throw std::invalid_argument("finish() has not been called");
   }
@@ -309,6 +329,9 @@ NB_MODULE(_native, m) {
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"))
+      .def("save_blocks", &PyModel::save_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
+      .def("load_blocks", &PyModel::load_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
+      .def_prop_ro("kv_block_bytes", &PyModel::kv_block_bytes)
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("kv_type", &PyModel::kv_type)
       .def_prop_ro("n_threads", &PyModel::n_threads)

@@ -34,6 +34,7 @@ int main() {
   run("pieces", test_pieces);
   run("bad arguments", test_bad_arguments);
   run("bad edits", test_bad_edits);
+  run("KV transfer", test_kv_transfer);
   const std::vector<const Kernels*> paths = available_kernels();
   for (size_t i = 0; i + 2 < paths.size(); ++i) {  // all but the portable one, which does not fuse
     run((std::string("equal paths ") + paths[i + 1]->name).c_str(),

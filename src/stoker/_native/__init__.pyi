@@ -234,6 +234,14 @@ class Model:
     ) -> NDArray[np.float32]:
         """Compute one step and return the raw logits of every token, ``[n_tokens, vocab_size]``."""
 
+    def save_blocks(
+        self, blocks: NDArray[np.int32], slots: NDArray[np.int32], memory: NDArray[np.uint8]
+    ) -> None: ...
+    def load_blocks(
+        self, blocks: NDArray[np.int32], slots: NDArray[np.int32], memory: NDArray[np.uint8]
+    ) -> None: ...
+    @property
+    def kv_block_bytes(self) -> int: ...
     @property
     def isa(self) -> str: ...
     @property

@@ -39,7 +39,8 @@ def apply_result(
         cache: Where full blocks are published.
 
     Returns:
-        One event per sequence with a sampled token or scores, and the sequences that ended.
+        One event per sequence with a sampled token or scores, and the sequences that ended; what is held
+        ends without saying so.
     """
     events: list[TokensEvent] = []
     ended: list[SequenceState] = []
@@ -69,7 +70,7 @@ def apply_result(
                 (token,) if token >= 0 else (),
                 () if logprob is None else (logprob,),
                 sequence.n_cached or 0,
-                reason,
+                None if sequence.hold else reason,
                 scores,
             )
         )

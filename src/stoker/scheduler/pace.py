@@ -79,24 +79,26 @@ class Pace:
         least_s = decode_s * policy.prefill_share / (1 - policy.prefill_share)
         return max(least_s, policy.itl_target_s / self.ratio - decode_s)
 
-    def record(self, budget: StepBudget, seconds: float, *, n_reused: int = 0) -> None:
+    def record(self, budget: StepBudget, seconds: float, *, moved_s: float = 0.0, n_reused: int = 0) -> None:
         """Learn from a step.
 
         Args:
             budget: That of the step.
             seconds: From the end of the step before, or from when it was planned if there was none, to
                 its end: what a stream waited for its token.
+            moved_s: How much of that blocks were copied to and from the tiers, which nobody predicts.
             n_reused: Tokens that were planned and not computed, since the engine had them.
         """
-        if seconds <= 0:
+        computed_s = seconds - moved_s
+        if computed_s <= 0:
             return
         budget.work.rows = max(0, budget.work.rows - n_reused)
-        predicted = self._costs.observe(budget.work, seconds)
+        predicted = self._costs.observe(budget.work, computed_s)
         counters = self._counters
-        counters.interval_seconds += seconds
+        counters.interval_seconds += computed_s
         counters.predicted_seconds += predicted
         if budget.n_streams:
             counters.streaming_steps += 1
             counters.late_steps += seconds > self.policy.itl_target_s
             if budget.work.rows > budget.n_streams:
-                self._ratios.add(seconds / predicted)
+                self._ratios.add(computed_s / predicted)

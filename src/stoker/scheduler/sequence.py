@@ -35,6 +35,10 @@ class SequenceState:
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        begun: Whether a token of it has been planned.
+        waits_since: Since when it waits for blocks from the disk; None while it waits for none.
+        asks_disk: Whether it may still do so.
+        hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -55,6 +59,10 @@ class SequenceState:
     end_by: float | None = None
     prompt_logprobs: int | None = None
     n_scored: int
+    begun: bool = False
+    waits_since: float | None = None
+    asks_disk: bool = True
+    hold: bool = False
     aborted: bool = False
 
     @classmethod
@@ -75,6 +83,7 @@ class SequenceState:
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
+            hold=request.hold,
         )
 
     def defer(self, seconds: float) -> None:

@@ -6,8 +6,10 @@ from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.kvcache import TierBooks
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
+from stoker.testing.kv_tiers import FakeTiers
 from stoker.testing.step_engine import FakeStepEngine
 
 STEP_S = 0.005
@@ -23,11 +25,15 @@ class SchedulerLoop:
             `SchedulerLimits`.
         batching: How steps are filled.
         step_time: What a step takes on the loop's clock, in seconds.
+        max_pinned_blocks, max_restored_blocks: As there.
+        tiers: Books of the tiers below the KV cache; None for none.
+        files: What is on disk in the beginning.
 
     Attributes:
         clock: The time that the scheduler is told.
         engine: What computes its plans.
         scheduler: The scheduler under test.
+        tiers: Moves blocks, if there are tiers; its disk answers when `settle` is called.
         tokens: Output of each request so far, by id.
         scores: Scores of each request's prompt so far, by id.
         finished: Why each request that ended did so, by id.
@@ -47,6 +53,10 @@ class SchedulerLoop:
         max_step_tokens: int = 64,
         batching: BatchingPolicy | None = None,
         step_time: Callable[[StepPlan], float] = lambda _: STEP_S,
+        max_pinned_blocks: int = 0,
+        max_restored_blocks: int = 32,
+        tiers: TierBooks | None = None,
+        files: dict[bytes, bytes] | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -56,9 +66,14 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
+            max_pinned_blocks=max_pinned_blocks,
+            max_restored_blocks=max_restored_blocks,
         )
-        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint, batching=batching)
+        self.scheduler = Scheduler(
+            limits, kv_blocks, root=self.engine.fingerprint, batching=batching, tiers=tiers
+        )
         self._step_time = step_time
+        self.tiers = None if tiers is None else FakeTiers(self.engine, tiers, files)
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
@@ -88,6 +103,9 @@ class SchedulerLoop:
         self.expire()
         plan = self.scheduler.schedule(self.clock())
         self.scheduler.check()
+        if self.tiers is not None:
+            self.tiers.move()
+            self.scheduler.check()
         if plan is not None:
             self.plans.append(plan)
         return plan
@@ -111,12 +129,19 @@ class SchedulerLoop:
         return None if plan is None else self.commit(plan)
 
     def run(self, max_steps: int = 10_000) -> None:
-        """Step until there is nothing to do.
+        """Step until there is nothing to do; the disk answers after each step.
 
         Raises:
             RuntimeError: There still was after `max_steps` steps.
         """
         for _ in range(max_steps):
-            if self.step() is None:
+            if self.tiers is not None:
+                self.tiers.settle()
+            if self.step() is not None:
+                continue
+            wake_at = self.scheduler.wake_at
+            if wake_at is None:
                 return
+            if self.tiers is None:
+                self.clock.advance(max(0.0, wake_at - self.clock()))
         raise RuntimeError(f"the scheduler still has work after {max_steps} steps")

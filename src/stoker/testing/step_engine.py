@@ -8,7 +8,7 @@ reused too early or shared wrongly, or a token missed or computed twice gives ot
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -95,6 +95,35 @@ class FakeStepEngine:
             token_ids.append(token_id)
             logprobs.append(logprob)
         return StepResult(token_ids, logprobs, scores)
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of a block."""
+        return 8 * BLOCK_TOKENS
+
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`."""
+        if len(set(slots)) != len(slots):
+            raise EngineError(f"two blocks are saved to one of the slots {slots}: a race in a real engine")
+        for own, slot in self._pairs(blocks, slots, memory):
+            slot[:] = own
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are."""
+        if len(set(blocks)) != len(blocks):
+            raise EngineError(f"one of the blocks {blocks} is loaded twice: a race in a real engine")
+        for own, slot in self._pairs(blocks, slots, memory):
+            own[:] = slot
+
+    def _pairs(
+        self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview
+    ) -> Iterator[tuple[memoryview, memoryview]]:
+        size = self.kv_block_bytes
+        own = memoryview(self._memory).cast("B")
+        for block, slot in zip(blocks, slots, strict=True):
+            if not (0 <= block < self._kv_blocks and 0 <= slot < len(memory) // size):
+                raise EngineError(f"block {block} and slot {slot} are not both there")
+            yield own[block * size : (block + 1) * size], memory[slot * size : (slot + 1) * size]
 
     def close(self) -> None:
         """Refuse further steps."""

@@ -39,6 +39,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ``q8``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
+        kv_host_bytes: Memory for evicted KV blocks; None for half of the KV cache's, 0 for none.
+        kv_folder: Where KV blocks are kept in files.
+        kv_disk_bytes: Most bytes of all files there; 0 to keep none.
+        max_pinned_tokens: Most tokens of pinned prefixes.
         packs_dir: Where repacked weights are kept; None to keep none.
         max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
@@ -61,6 +65,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
+    kv_host_bytes: int | None = None
+    kv_folder: Path | None = None
+    kv_disk_bytes: int = 0
+    max_pinned_tokens: int = 0
     packs_dir: Path | None = None
     max_packs_bytes: int = 0
     log_format: LogFormat = "console"

@@ -46,6 +46,7 @@ class Mailbox:
         self._changed = Condition()
         self._letters: deque[Letter] = deque()
         self._n_tokens = 0
+        self._nudged = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -65,20 +66,26 @@ class Mailbox:
                 self._n_tokens += _n_tokens(letter.content)
             self._changed.notify()
 
+    def nudge(self) -> None:
+        """Let a `take` that waits return though there may be no letter; for any thread."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify()
+
     def take(self, *, wait: bool, timeout_s: float | None = None) -> list[Letter] | None:
         """Return every letter, oldest first, or None once the mailbox is closed.
 
         Args:
-            wait: Sleep until there is a letter, without using the processor; otherwise the list may
-                be empty.
+            wait: Sleep until there is a letter or a nudge, without using the processor; otherwise the
+                list may be empty.
             timeout_s: Longest sleep; None for no limit.
         """
         if not (wait or self._letters or self._closed):  # the common case, several 100 times a second
             return []
         with self._changed:
-            while wait and not self._letters and not self._closed:
-                if not self._changed.wait(timeout_s):
-                    break
+            if wait:
+                self._changed.wait_for(lambda: self._letters or self._nudged or self._closed, timeout_s)
+            self._nudged = False
             if self._closed:
                 return None
             was_full = self.full

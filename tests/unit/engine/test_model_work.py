@@ -29,7 +29,7 @@ def test_embeddings_are_not_multiplied_and_experts_only_as_far_as_they_are_used(
     config = replace(
         config, layers=config.layers[:1], n_heads=2, n_kv_heads=1, head_size=4, width=8, vocab_size=64
     )
-    dense = model_work(config, tensors)
+    dense = model_work(config, tensors, kv_block_bytes=2 * 4 * 2 * 16)
     assert dense == ModelWork(
         weight_bytes=4 * (64 + 512),
         row_ops=2 * (64 + 512),
@@ -38,6 +38,6 @@ def test_embeddings_are_not_multiplied_and_experts_only_as_far_as_they_are_used(
         output_ops=2 * 512,
     )
     experts = Experts(n_experts=4, n_used=1, normalized=True)
-    sparse = model_work(replace(config, experts=experts), tensors)
+    sparse = model_work(replace(config, experts=experts), tensors, kv_block_bytes=256)
     assert sparse.row_ops == 2 * (64 + 512 / 4)
     assert sparse.weight_bytes == dense.weight_bytes

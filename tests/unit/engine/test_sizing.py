@@ -11,6 +11,7 @@ from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     RESERVE_BYTES,
     available_memory_bytes,
+    choose_host_bytes,
     choose_kv_blocks,
     kv_block_bytes,
     packed_bytes,
@@ -66,8 +67,8 @@ def test_the_buffers_of_a_step_grow_with_tokens_and_sequences(tmp_path: Path) ->
         config = source.config
     base = scratch_bytes(config, step_tokens=16, max_running=1, threads=1)
     assert scratch_bytes(config, step_tokens=16, max_running=2, threads=1) == base + 1024 * 4
-    # Residual, query, cosines and sines in floats; normalized, attended and inner activations in 5 bytes a value and
-    # 16 for each 64 of them; the normalized ones once more, as two rows of codes.
+    # Residual, query, cosines and sines in floats; normalized, attended and inner activations in 5 bytes a
+    # value and 16 for each 64 of them; the normalized ones once more, as two rows of codes.
     row_bytes = (64 + 64 + 32) * 4 + (64 + 64 + 96) * 5 + (1 + 1 + 2) * 16 + 2 * (64 + 16)
     assert scratch_bytes(config, step_tokens=48, max_running=1, threads=1) == base + 32 * row_bytes
 
@@ -151,3 +152,15 @@ def test_steps_that_leave_no_room_are_refused_with_what_to_do() -> None:
         choose(step_bytes=GIB)
     with pytest.raises(OutOfMemoryError, match=r"only 0\.50 GiB is left beside weights and steps"):
         choose(step_bytes=GIB // 2, kv_memory_bytes=GIB)
+
+
+def test_evicted_blocks_get_half_of_the_kv_cache_but_no_more_than_a_quarter_of_what_is_left() -> None:
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=4 * GIB, host_bytes=None) == GIB // 2
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=2 * GIB, host_bytes=None) == GIB // 4
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=GIB // 2, host_bytes=None) == 0
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=2 * GIB, host_bytes=GIB) == GIB
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=0, host_bytes=0) == 0
+    with pytest.raises(
+        OutOfMemoryError, match=r"kv_host_memory asks for 1\.00 GiB, but only 0\.50 GiB is left"
+    ):
+        choose_host_bytes(kv_bytes=GIB, available_bytes=GIB + GIB // 2, host_bytes=GIB)

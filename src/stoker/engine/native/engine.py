@@ -1,7 +1,7 @@
 """`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import accumulate, chain
 
 import numpy as np
@@ -61,6 +61,12 @@ def _native_scores(
     )
 
 
+def _transfer(
+    blocks: Sequence[int], slots: Sequence[int], memory: memoryview
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    return np.array(blocks, np.int32), np.array(slots, np.int32), np.frombuffer(memory, np.uint8)
+
+
 def _prompt_scores(
     scoring: Mapping[int, PromptScoring],
     logprobs: NDArray[np.float32],
@@ -87,14 +93,19 @@ class NativeEngine:
     Args:
         model: The native model, finished.
         fingerprint: Names weights, KV type and instruction-set path.
+        kv_root: Names all that the bytes of a KV block depend on, beside its tokens.
+
+    Attributes:
+        kv_root: As given.
         kv_block_bytes: Memory of a KV block.
     """
 
-    def __init__(self, model: _native.Model, fingerprint: str, *, kv_block_bytes: int) -> None:
+    def __init__(self, model: _native.Model, fingerprint: str, *, kv_root: str) -> None:
         self._model: _native.Model | None = model
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
-        self.kv_block_bytes = kv_block_bytes
+        self.kv_root = kv_root
+        self.kv_block_bytes = model.kv_block_bytes
 
     @property
     def kv_blocks(self) -> int:
@@ -202,6 +213,24 @@ class NativeEngine:
     def isa(self) -> str:
         """The instruction-set path."""
         return self._open_model().isa
+
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`.
+
+        Raises:
+            EngineError: There is no such block or slot, or the engine is closed.
+        """
+        try:
+            self._open_model().save_blocks(*_transfer(blocks, slots, memory))
+        except ValueError as error:
+            raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are; raises as `save_blocks`."""
+        try:
+            self._open_model().load_blocks(*_transfer(blocks, slots, memory))
+        except ValueError as error:
+            raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
 
     def close(self) -> None:
         """Free threads and memory."""

@@ -5,7 +5,7 @@ from math import prod
 
 from stoker.core.step import BLOCK_TOKENS
 from stoker.core.work import ModelWork
-from stoker.engine.native.sizing import kv_block_bytes, packed_bytes
+from stoker.engine.native.sizing import packed_bytes
 from stoker.models.config import ModelConfig, Tensor
 
 EMBEDDINGS = "token_embd.weight"
@@ -14,7 +14,7 @@ EXPERTS = "_exps.weight"
 """How the name of a matrix of all experts ends."""
 
 
-def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
+def model_work(config: ModelConfig, tensors: Iterable[Tensor], *, kv_block_bytes: int) -> ModelWork:
     """Return what a model makes of the counts of a step.
 
     Windows of attention are taken for whole contexts, and a step for one that uses every expert: what is
@@ -23,6 +23,7 @@ def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
     Args:
         config: The model's shape.
         tensors: Its tensors as stored.
+        kv_block_bytes: Memory of one KV block.
     """
     stored = list(tensors)
     used = 1.0 if config.experts is None else config.experts.n_used / config.experts.n_experts
@@ -36,6 +37,6 @@ def model_work(config: ModelConfig, tensors: Iterable[Tensor]) -> ModelWork:
         weight_bytes=packed_bytes(layers, float_path=False),
         row_ops=2.0 * n_weights,
         pair_ops=4.0 * config.n_layers * config.n_heads * config.head_size,
-        kv_bytes=kv_block_bytes(config, float_path=False) / BLOCK_TOKENS,
+        kv_bytes=kv_block_bytes / BLOCK_TOKENS,
         output_ops=2.0 * config.width * config.vocab_size,
     )
