@@ -54,6 +54,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "isa",
         "max_running",
         "step_tokens",
+        "call_steps",
         "kv_memory",
         "context_length",
         "chat_template",

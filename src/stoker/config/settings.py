@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from stoker.config.model_settings import ModelSettings
+from stoker.core.step import MAX_CALL_STEPS
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 _Host = Annotated[
@@ -58,6 +59,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_waiting",
         "max_waiting_tokens",
         "step_tokens",
+        "call_steps",
         "kv_memory",
         "context_length",
         "chat_template",
@@ -192,6 +194,14 @@ class Settings(BaseModel):
         le=16384,
         description="Most tokens computed in one engine call; at least `max_running`. More speeds up "
         "long prompts, less evens out the streams that run beside them.",
+    )
+    call_steps: int = Field(
+        default=MAX_CALL_STEPS,
+        ge=1,
+        le=MAX_CALL_STEPS,
+        description="Most tokens of each sequence in one engine call. A call has several while nobody waits "
+        "for its end and it takes about a hundredth of a second at most; a stream's tokens then come in "
+        "groups, which saves work beside the engine's. 1 sends each on its own.",
     )
     kv_memory: ByteSize | None = Field(
         default=None,

@@ -78,6 +78,17 @@ class Progressing(Protocol):
         """A number that grows while a step is computed; any thread may read it, at any time."""
 
 
+@runtime_checkable
+class MultiStep(Protocol):
+    """A step engine that takes plans of several steps, and can be told not to go on."""
+
+    def heed(self, flag: bytearray) -> None:
+        """End every call after the step during which ``flag[0]`` is not 0, which any thread may set.
+
+        Called once, before the first such plan.
+        """
+
+
 class TokenEngine(Protocol):
     """Token ids in, token events out."""
 

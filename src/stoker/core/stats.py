@@ -20,8 +20,8 @@ class EngineStats:
         generated_tokens_total: Tokens sampled.
         preemptions_total: Sequences that gave up their blocks to be recomputed later.
         expired_total: Sequences that were given up because a time limit of theirs was over.
-        steps_total: Engine calls.
-        step_seconds_total: Time spent in them.
+        steps_total: Steps computed; an engine call takes one or a few.
+        step_seconds_total: Time spent in engine calls.
     """
 
     running: int = 0

@@ -16,6 +16,8 @@ class SchedulerLimits:
         max_waiting_tokens: Most tokens of the sequences queued; one that is alone may have more.
         max_step_tokens: Most tokens computed in one step; at least `max_running`, so that every
             running sequence can have one.
+        max_call_steps: Most decode steps in one engine call, for an engine that can take several.
+        max_call_s: Longest that a call of several steps is meant to take, in seconds.
 
     Raises:
         SettingsError: A limit is out of range, or two contradict each other.
@@ -26,6 +28,8 @@ class SchedulerLimits:
     max_waiting: int = 256
     max_waiting_tokens: int = 2_000_000
     max_step_tokens: int = 512
+    max_call_steps: int = 1
+    max_call_s: float = 0.01
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -33,6 +37,7 @@ class SchedulerLimits:
             ("max_running", 1),
             ("max_waiting", 0),
             ("max_waiting_tokens", 0),
+            ("max_call_steps", 1),
         ):
             if getattr(self, name) < least:
                 raise SettingsError(

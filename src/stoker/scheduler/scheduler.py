@@ -21,6 +21,7 @@ from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.steps import Pace, look_ahead
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
@@ -70,6 +71,7 @@ class Scheduler:
         "_limits",
         "_live",
         "_n_arrived",
+        "_pace",
         "_root",
         "_running",
         "_time_limits",
@@ -87,6 +89,7 @@ class Scheduler:
         self._time_limits = TimeLimits()
         self._live: dict[str, SequenceState] = {}
         self._n_arrived = 0
+        self._pace = Pace()
         self._in_flight: _StepInFlight | None = None
         self._admission = Admission(
             limits, self._cache, self._running, self._waiting, self._time_limits, self._counters
@@ -205,7 +208,11 @@ class Scheduler:
             self._admission.admit_waiting()
         if not running.items:
             return None
-        plan, rows = build_plan(running.items, self._cache, self._limits.max_step_tokens)
+        limits = self._limits
+        plan, rows = build_plan(running.items, self._cache, limits.max_step_tokens)
+        n_steps = self._pace.steps_within(limits.max_call_s, limits.max_call_steps)
+        if n_steps > 1 and not self._waiting and len(rows) == len(running):
+            look_ahead(plan, rows, self._cache, n_steps)
         self._in_flight = _StepInFlight(plan, rows, now)
         return plan
 
@@ -230,8 +237,10 @@ class Scheduler:
         validate_result(plan, result)
         self._in_flight = None
         counters = self._counters
-        counters.steps += 1
+        n_steps = max(1, *map(len, result.token_ids))
+        counters.steps += n_steps
         counters.step_seconds += now - step.started
+        self._pace.record(now - step.started, n_steps)
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)

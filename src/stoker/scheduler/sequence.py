@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import LogitEdits
+from stoker.core.step import MAX_CALL_STEPS, LogitEdits
 from stoker.core.tokens import TokenRequest
 from stoker.kvcache import Namespace, Parent
 
@@ -34,6 +34,8 @@ class SequenceState:
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        single_until: Below this many tokens it takes single steps: it goes on where an engine has died, maybe
+            of it, and then every token that it can give should be told before that happens again.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -54,6 +56,7 @@ class SequenceState:
     end_by: float | None = None
     prompt_logprobs: int | None = None
     n_scored: int
+    single_until: int = 0
     aborted: bool = False
 
     @classmethod
@@ -73,6 +76,7 @@ class SequenceState:
             start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
+            single_until=n_prompt + MAX_CALL_STEPS if request.n_generated else 0,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
         )
 

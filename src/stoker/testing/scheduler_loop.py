@@ -16,8 +16,8 @@ class SchedulerLoop:
 
     Args:
         kv_blocks: KV blocks of the fake engine.
-        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
-            `SchedulerLimits`.
+        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens, max_call_steps,
+            max_call_s: As in `SchedulerLimits`.
 
     Attributes:
         clock: The time that the scheduler is told.
@@ -40,6 +40,8 @@ class SchedulerLoop:
         max_waiting: int = 16,
         max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
+        max_call_steps: int = 1,
+        max_call_s: float = 1.0,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -49,6 +51,8 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
+            max_call_steps=max_call_steps,
+            max_call_s=max_call_s,
         )
         self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
         self.tokens: dict[str, list[int]] = {}
@@ -87,7 +91,8 @@ class SchedulerLoop:
     def commit(self, plan: StepPlan) -> list[TokensEvent]:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
-        events = self.scheduler.commit(plan, result, self.clock.advance(STEP_S))
+        n_steps = max(1, *map(len, result.token_ids))
+        events = self.scheduler.commit(plan, result, self.clock.advance(n_steps * STEP_S))
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, Progressing, StepEngine
+from stoker.core.protocols import EngineInfo, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
@@ -83,6 +83,7 @@ class EngineLoop:
                 max_waiting=info.max_waiting,
                 max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
+                max_call_steps=self._call_steps(loaded.engine),
             )
             scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root)
             warm_up(loaded.engine)
@@ -93,6 +94,13 @@ class EngineLoop:
             self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions)
         finally:
             loaded.engine.close()
+
+    def _call_steps(self, engine: StepEngine) -> int:
+        """Return how many steps a call may have, and let calls of several end when mail comes."""
+        if not isinstance(engine, MultiStep):
+            return 1
+        engine.heed(self._mailbox.flag)
+        return self._config.call_steps
 
     def _serve(self, engine: StepEngine, scheduler: Scheduler, desk: "_Desk", sessions: Sessions) -> None:
         clock = time.monotonic

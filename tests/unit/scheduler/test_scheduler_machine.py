@@ -43,6 +43,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting=st.integers(0, 6),
         max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
+        max_call_steps=st.integers(1, 4),
     )
     def start(
         self,
@@ -51,6 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_waiting_tokens: int,
         spare_step_tokens: int,
+        max_call_steps: int,
     ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
@@ -59,7 +61,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
+            max_call_steps=max_call_steps,
         )
+        self.max_call_steps = max_call_steps
+        self.interrupted = bytearray(1)
+        self.loop.engine.heed(self.interrupted)
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
@@ -183,15 +189,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             for request_id in self.plan.request_ids:
                 self.live[request_id].begun = True
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
+            assert 1 <= self.plan.n_steps <= self.max_call_steps
 
     @precondition(lambda self: self.plan is not None)
-    @rule()
-    def commit(self) -> None:
+    @rule(interrupted=st.booleans())
+    def commit(self, *, interrupted: bool = False) -> None:
+        """Compute the plan, or the first step of it alone, as when mail comes during the call."""
         assert self.plan is not None
+        self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
             expected = self.live[event.request_id]
             output = self.loop.tokens[event.request_id]
             assert tuple(output) == expected.output[: len(output)]
+            assert len(event.token_ids) <= (1 if interrupted else self.plan.n_steps)
             assert event.cached_tokens < len(expected.request.prompt)
             scores = self.loop.scores[event.request_id]
             assert scores == expected.scores[: len(scores)]
