@@ -56,7 +56,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_engine_expired_total",
         "Sequences given up because a time limit of theirs was over.",
     ),
-    "steps_total": ("stoker_engine_steps_total", "Engine calls."),
+    "steps_total": ("stoker_engine_steps_total", "Steps computed; an engine call has up to four."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),
 }
 """Field of `EngineStats` to name and help of its counter."""
