@@ -155,7 +155,6 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("queue_timeout_s", "time until a request begins to be computed", "429 `queue_timeout`"),
             ("request_timeout_s", "time until it is finished", "504"),
             ("step_tokens", "tokens in one engine call", "the rest comes in the next"),
-            ("call_steps", "tokens of a sequence in one engine call", "the next ones come in the next"),
             ("kv_memory", "memory for KV caches", "sequences wait, or make room and are computed anew"),
             ("max_models", "models", "409"),
         ),

@@ -32,6 +32,7 @@ int main() {
   run("packing", test_packing);
   run("stored blocks", test_stored_blocks);
   run("bad arguments", test_bad_arguments);
+  run("decode", test_decode);
   run("bad edits", test_bad_edits);
   const std::vector<const Kernels*> paths = available_kernels();
   for (size_t i = 0; i + 2 < paths.size(); ++i) {  // all but the portable one, which does not fuse

@@ -17,5 +17,6 @@ void test_equal_paths(const Kernels& first, const Kernels& second);
 void test_bad_edits();
 void test_models(const std::string& isa);
 void test_bad_arguments();
+void test_decode();
 
 }  // namespace stoker

@@ -99,7 +99,7 @@ def count_reused(rows: list[SequenceState], result: StepResult) -> int:
 def _append(sequence: SequenceState, sampled: list[int]) -> FinishReason | None:
     """Append sampled tokens and return why the sequence ends with the last, if it does."""
     stops = sequence.stop_token_ids
-    if stops and not stops.isdisjoint(sampled[:-1]):
+    if len(sampled) > 1 and not stops.isdisjoint(sampled[:-1]):
         raise EngineError(
             f"an engine call went on after an end token of {sequence.request_id!r}: {sampled}; "
             "report this bug"

@@ -29,7 +29,7 @@ class SchedulerLimits:
     max_waiting_tokens: int = 2_000_000
     max_step_tokens: int = 512
     max_call_steps: int = 1
-    max_call_s: float = 0.01
+    max_call_s: float = 0.016
 
     def __post_init__(self) -> None:
         for name, least in (
