@@ -200,8 +200,8 @@ class Settings(BaseModel):
         ge=1,
         le=MAX_CALL_STEPS,
         description="Most tokens of each sequence in one engine call. A call has several while nobody waits "
-        "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves work "
-        "beside the engine's. 1 sends each on its own.",
+        "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves "
+        "work beside the engine's. 1 sends each on its own.",
     )
     kv_memory: ByteSize | None = Field(
         default=None,
