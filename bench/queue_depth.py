@@ -24,6 +24,8 @@ N_PROMPT = 64
 N_WARM_UP = 200
 KV_BLOCKS = 64_000
 CONTEXT_LENGTH = 100_000
+STEP_S = 0.005
+"""What a step takes by the clock that the scheduler is told."""
 
 
 def full_scheduler(depth: int, n_steps: int) -> Scheduler:
@@ -58,7 +60,7 @@ def step(scheduler: Scheduler, now: float) -> float:
         raise RuntimeError("nothing runs")
     result = answer(plan)
     started = time.perf_counter()
-    scheduler.commit(plan, result, now)
+    scheduler.commit(plan, result, now + STEP_S)
     scheduler.stats()
     return planned + time.perf_counter() - started
 
@@ -73,11 +75,11 @@ def answer(plan: StepPlan) -> StepResult:
 def measure(depth: int, n_steps: int) -> dict[str, object]:
     """Time `n_steps` steps behind a queue of `depth`."""
     scheduler = full_scheduler(depth, N_WARM_UP + n_steps + 2)
-    for _ in range(N_WARM_UP):
-        step(scheduler, 0.0)
+    for number in range(N_WARM_UP):
+        step(scheduler, number * STEP_S)
     gc.collect()
     gc.freeze()
-    samples_us = [1e6 * step(scheduler, 0.0) for _ in range(n_steps)]
+    samples_us = [1e6 * step(scheduler, (N_WARM_UP + number) * STEP_S) for number in range(n_steps)]
     gc.unfreeze()
     if scheduler.stats().waiting != depth:
         raise RuntimeError(f"{scheduler.stats().waiting} wait, not {depth}")

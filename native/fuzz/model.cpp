@@ -83,7 +83,8 @@ ModelOptions some_options(FuzzedDataProvider& data) {
           .kv_blocks = mostly(data, data.ConsumeIntegralInRange<int>(1, 20)),
           .max_step_tokens = mostly(data, data.ConsumeIntegralInRange<int>(1, 60)),
           .max_step_seqs = mostly(data, data.ConsumeIntegralInRange<int>(1, 4)),
-          .float_path = data.ConsumeIntegralInRange<int>(0, 7) == 0};
+          .float_path = data.ConsumeIntegralInRange<int>(0, 7) == 0,
+          .kv_type = data.PickValueInArray({"auto", "f16", "bf16", "q8", "f32", "q4"})};
 }
 
 class FuzzedModel {

@@ -9,9 +9,9 @@ namespace stoker {
 
 namespace {
 
-Partial partial_at(float* base, int index, size_t pairs, size_t head_size) {
-  float* at = base + static_cast<size_t>(index) * pairs * (head_size + 2);
-  return {at, at + pairs, at + 2 * pairs};
+Partial partial_at(float* at, const AttentionTask& task, int group) {
+  const ptrdiff_t n = ptrdiff_t{task.n_rows} * group;
+  return {at, at + n, at + 2 * n};
 }
 
 }  // namespace
@@ -37,13 +37,12 @@ void Model::compute_angles() {
 }
 
 // Where keys or values of one KV head of a block are.
-void* Model::kv_at(const Memory& memory, int layer, int block, int head) const {
-  const size_t element = kv_type_ == KvType::f32 ? sizeof(float) : sizeof(uint16_t);
+uint8_t* Model::kv_at(const Memory& memory, int layer, int block, int head) const {
   const auto n_blocks = static_cast<size_t>(options_.kv_blocks);
   const auto n_heads = static_cast<size_t>(shape_.n_kv_heads);
   const size_t index =
       (static_cast<size_t>(layer) * n_blocks + static_cast<size_t>(block)) * n_heads + static_cast<size_t>(head);
-  return memory.as<uint8_t>() + index * static_cast<size_t>(shape_.head_size) * kBlockTokens * element;
+  return memory.as<uint8_t>() + index * kv_part_bytes(kv_type_, shape_.head_size);
 }
 
 // Rotates a head by its row's position and scales it.
@@ -62,6 +61,7 @@ void Model::turn(int layer, int row, float* head, float scale) const {
 }
 
 void Model::project_qkv(const Layer& layer, int index) {
+  const PhaseTimer timer(phases_, Phase::qkv);
   Scratch& scratch = *scratch_;
   const int head_size = shape_.head_size;
   const int blocks_per_head = head_size / kLanes;
@@ -149,21 +149,20 @@ void Model::norm_rows_of_heads(const Layer& layer, int index) {
 void Model::attend_piece(const AttentionTask& task, int window, int index, int thread, int piece, const Partial& out) {
   const Scratch& scratch = *scratch_;
   const int group = shape_.group();
-  const auto head_elements = static_cast<size_t>(shape_.head_size) * kBlockTokens;
   kernels_->attend({.queries = scratch.queries.row(task.first_row) + task.kv_head * group * shape_.head_size,
                     .query_stride = shape_.query_width(),
                     .n_rows = task.n_rows,
                     .group = group,
                     .head_size = shape_.head_size,
                     .first_position = task.first_position,
-                    .key_begin = piece * kPieceTokens,
-                    .key_end = (piece + 1) * kPieceTokens,
+                    .key_begin = piece_begin(piece),
+                    .key_end = piece_begin(piece + 1),
                     .window = window,
                     .softcap = shape_.score_softcap,
                     .block_table = task.block_table,
                     .keys = kv_at(keys_, index, 0, task.kv_head),
                     .values = kv_at(values_, index, 0, task.kv_head),
-                    .block_stride = static_cast<size_t>(shape_.n_kv_heads) * head_elements,
+                    .block_stride = static_cast<size_t>(shape_.n_kv_heads) * kv_part_bytes(kv_type_, shape_.head_size),
                     .kv_type = kv_type_,
                     .scratch = scratch.threads[static_cast<size_t>(thread)].attention.as<float>(),
                     .maximum = out.maximum,
@@ -178,8 +177,8 @@ void Model::merge_piece(const AttentionTask& task, int window, int piece, const 
   const int group = shape_.group();
   for (int row = 0; row < task.n_rows; ++row) {
     const int position = task.first_position + row;
-    const int first_piece = first_seen(position, window) / kPieceTokens;
-    if (piece < first_piece || position < piece * kPieceTokens) continue;
+    const int first_piece = piece_of(first_seen(position, window));
+    if (piece < first_piece || position < piece_begin(piece)) continue;
     for (int i = row * group; i < (row + 1) * group; ++i) {
       float* sums = total.accumulator + ptrdiff_t{i} * head_size;
       const float* other_sums = other.accumulator + ptrdiff_t{i} * head_size;
@@ -193,6 +192,9 @@ void Model::merge_piece(const AttentionTask& task, int window, int piece, const 
     }
   }
 }
+
+// Whether the heads of a KV head fill whole groups of activations, so that they need not wait for the others.
+bool Model::quantizes_by_head() const { return shape_.group() * shape_.head_size % kActivationGroup == 0; }
 
 void Model::end_attention(const AttentionTask& task, const Layer& layer, const Partial& total) {
   const ActivationBuffer& attended = scratch_->attended;
@@ -211,47 +213,56 @@ void Model::end_attention(const AttentionTask& task, const Layer& layer, const P
       }
       kernels_->divide(sums, total.sum[i], head_size, out + head * head_size);
     }
-    if (layer.o.quantized()) {
+    if (layer.o.quantized() && quantizes_by_head()) {
       kernels_->quantize(out, span, attended.row_codes(task.first_row + row) + at,
-                         attended.row_meta(task.first_row + row) + at / kGroup);
+                         attended.row_meta(task.first_row + row) + at / kActivationGroup);
     }
   }
 }
 
+// The task's pieces, joined in order.
+void Model::attend_pieces(const AttentionTask& task, int window, int index, int thread, const Partial& total) {
+  float* own = scratch_->threads[static_cast<size_t>(thread)].partials.as<float>();
+  const Partial later = partial_at(own + partial_floats(kAttentionRows, shape_), task, shape_.group());
+  attend_piece(task, window, index, thread, task.begin, total);
+  for (int piece = task.begin + 1; piece < task.end; ++piece) {
+    attend_piece(task, window, index, thread, piece, later);
+    merge_piece(task, window, piece, total, later);
+  }
+}
+
 void Model::attend(const Layer& layer, int index) {
+  const PhaseTimer timer(phases_, Phase::attention);
   Scratch& scratch = *scratch_;
   AttentionPlan& plan = scratch.plans[static_cast<size_t>(layer.attention_plan)];
-  const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());
-  const auto head_floats = static_cast<size_t>(shape_.head_size);
   pool_.run(static_cast<int>(plan.tasks.size()), [&](int chunk, int thread) {
     const AttentionTask& task = plan.tasks[static_cast<size_t>(chunk)];
-    if (task.first_partial < 0) {
-      float* own = scratch.threads[static_cast<size_t>(thread)].partials.as<float>();
-      const Partial total = partial_at(own, 0, pairs, head_floats);
-      const Partial later = partial_at(own, 1, pairs, head_floats);
-      attend_piece(task, plan.window, index, thread, task.group_begin, total);
-      for (int piece = task.group_begin + 1; piece < task.group_end; ++piece) {
-        attend_piece(task, plan.window, index, thread, piece, later);
-        merge_piece(task, plan.window, piece, total, later);
-      }
+    const int group = shape_.group();
+    if (task.n_tasks == 1) {
+      const Partial total = partial_at(scratch.threads[static_cast<size_t>(thread)].partials.as<float>(), task, group);
+      attend_pieces(task, plan.window, index, thread, total);
       end_attention(task, layer, total);
       return;
     }
-    float* partials = scratch.partials.as<float>();
-    const auto partial = [&](int piece) {
-      return partial_at(partials, task.first_partial + piece - task.group_begin, pairs, head_floats);
+    const auto partial = [&](int i) {
+      const auto size = static_cast<ptrdiff_t>(partial_floats(task.n_rows, shape_));
+      return partial_at(scratch.partials.as<float>() + task.partials + i * size, task, group);
     };
-    attend_piece(task, plan.window, index, thread, task.piece, partial(task.piece));
-    // Whoever finishes the group's last piece joins them, in order of position.
-    const int n_pieces = task.group_end - task.group_begin;
+    attend_pieces(task, plan.window, index, thread, partial(task.index));
+    // Whoever finishes the group's last task joins them, in order of position.
     auto& finished = plan.finished[static_cast<size_t>(task.group_index)];
-    if ((finished.fetch_add(1, std::memory_order_acq_rel) + 1) % n_pieces != 0) return;
-    const Partial total = partial(task.group_begin);
-    for (int piece = task.group_begin + 1; piece < task.group_end; ++piece) {
-      merge_piece(task, plan.window, piece, total, partial(piece));
+    if ((finished.fetch_add(1, std::memory_order_acq_rel) + 1) % task.n_tasks != 0) return;
+    for (int i = 1; i < task.n_tasks; ++i) {
+      merge_piece(task, plan.window, task.group_end - task.n_tasks + i, partial(0), partial(i));
     }
-    end_attention(task, layer, total);
+    end_attention(task, layer, partial(0));
   });
+  if (layer.o.quantized() && !quantizes_by_head()) {
+    const ActivationBuffer& attended = scratch.attended;
+    for_rows(pool_, scratch.n_rows, [&](int row, int) {
+      kernels_->quantize(attended.row_values(row), attended.k, attended.row_codes(row), attended.row_meta(row));
+    });
+  }
 }
 
 }  // namespace stoker

@@ -239,7 +239,29 @@ class PyModel {
     return result;
   }
 
+  void time_phases(bool on) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.time_phases(on);
+  }
+
+  nb::dict phase_times() {
+    std::array<PhaseTime, kPhases> times;
+    {
+      const nb::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      times = model_.phase_times();
+    }
+    nb::dict out;
+    for (size_t i = 0; i < times.size(); ++i) {
+      out[kPhaseNames[i]] =
+          nb::make_tuple(static_cast<double>(times[i].wall_ns) * 1e-9, static_cast<double>(times[i].idle_ns) * 1e-9);
+    }
+    return out;
+  }
+
   const char* isa() const { return model_.isa(); }
+  const char* kv_type() const { return kv_type_name(model_.kv_type()); }
   int n_threads() const { return model_.n_threads(); }
   uint64_t progress() const { return model_.progress(); }
   int kv_blocks() const { return options_.kv_blocks; }
@@ -275,6 +297,14 @@ NB_MODULE(_native, m) {
     return names;
   });
 
+  m.def(
+      "fastest_kv_type", [](const std::string& isa) { return kv_type_name(find_kernels(isa).kv_type); },
+      nb::arg("isa"));
+  m.def(
+      "kv_part_bytes",
+      [](const std::string& kv_type, int head_size) { return kv_part_bytes(kv_type_named(kv_type), head_size); },
+      nb::arg("kv_type"), nb::arg("head_size"));
+
   bind_edits(m);
   bind_shape(m);
   nb::class_<PyPromptScores>(m, "PromptScores")
@@ -287,11 +317,11 @@ NB_MODULE(_native, m) {
       .def(
           "__init__",
           [](PyModel* self, const ModelShape& shape, const std::string& isa, int n_threads, int kv_blocks,
-             int max_step_tokens, int max_step_seqs, bool float_path) {
-            new (self) PyModel(shape, {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path});
+             int max_step_tokens, int max_step_seqs, bool float_path, const std::string& kv_type) {
+            new (self) PyModel(shape, {isa, n_threads, kv_blocks, max_step_tokens, max_step_seqs, float_path, kv_type});
           },
           nb::arg("shape"), nb::kw_only(), nb::arg("isa"), nb::arg("n_threads"), nb::arg("kv_blocks"),
-          nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"))
+          nb::arg("max_step_tokens"), nb::arg("max_step_seqs"), nb::arg("float_path"), nb::arg("kv_type") = "auto")
       .def("set_matrix", &PyModel::set_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("dtype"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
       .def("map_matrix", &PyModel::map_matrix, nb::arg("name"), nb::arg("layer"), nb::arg("weight_type"),
@@ -325,7 +355,10 @@ NB_MODULE(_native, m) {
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"))
       .def_prop_ro("isa", &PyModel::isa)
+      .def_prop_ro("kv_type", &PyModel::kv_type)
       .def_prop_ro("n_threads", &PyModel::n_threads)
+      .def("time_phases", &PyModel::time_phases, nb::arg("on"))
+      .def_prop_ro("phase_times", &PyModel::phase_times)
       .def_prop_ro("progress", &PyModel::progress)
       .def_prop_ro("kv_blocks", &PyModel::kv_blocks)
       .def_prop_ro("weight_bytes", &PyModel::weight_bytes)
@@ -333,4 +366,5 @@ NB_MODULE(_native, m) {
       .def_prop_ro("step_bytes", &PyModel::step_bytes);
 
   bind_kernels(m);
+  bind_limits(m);
 }

@@ -7,5 +7,7 @@ namespace stoker {
 void bind_shape(nanobind::module_& m);
 // Adds the submodule `kernels`: single kernels, for checking them against a reference.
 void bind_kernels(nanobind::module_& parent);
+// Adds the function that measures the processor.
+void bind_limits(nanobind::module_& m);
 
 }  // namespace stoker

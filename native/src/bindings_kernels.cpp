@@ -51,9 +51,10 @@ struct Quantized {
 Quantized quantize_rows(const Kernels& kernels, const Matrix& x) {
   const size_t m = x.shape(0), k = x.shape(1);
   if (k % kGroup != 0) throw std::invalid_argument("rows must be a multiple of 32 long");
-  Quantized out{std::vector<int8_t>(m * k), std::vector<GroupMeta>(m * k / kGroup)};
+  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
+  Quantized out{std::vector<int8_t>(m * k), std::vector<GroupMeta>(m * groups)};
   for (size_t r = 0; r < m; ++r) {
-    kernels.quantize(x.data() + r * k, static_cast<int>(k), out.codes.data() + r * k, out.meta.data() + r * k / kGroup);
+    kernels.quantize(x.data() + r * k, static_cast<int>(k), out.codes.data() + r * k, out.meta.data() + r * groups);
   }
   return out;
 }
@@ -86,11 +87,11 @@ nb::tuple to_tuple(const Quantized& q, size_t rows, size_t k) {
   for (const GroupMeta& meta : q.meta) {
     scales.push_back(meta.scale);
     offsets.push_back(meta.offset);
-    sums.push_back(meta.sum);
+    sums.insert(sums.end(), meta.sums, meta.sums + 2);
   }
-  const size_t groups = k / kGroup;
+  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
   return nb::make_tuple(to_numpy(q.codes, {rows, k}), to_numpy(scales, {rows, groups}),
-                        to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups}));
+                        to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups, 2}));
 }
 
 nb::tuple quantize(const std::string& isa, Matrix x) {
@@ -98,8 +99,9 @@ nb::tuple quantize(const std::string& isa, Matrix x) {
 }
 
 nb::tuple quantize_twice(const std::string& isa, Vector x) {
-  const size_t k = x.size(), groups = k / kGroup;
+  const size_t k = x.size();
   if (k == 0 || k % kGroup != 0) throw std::invalid_argument("length must be a multiple of 32");
+  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
   Quantized q{std::vector<int8_t>(2 * k), std::vector<GroupMeta>(2 * groups)};
   find_kernels(isa).quantize_twice(x.data(), static_cast<int>(k), q.codes.data(), q.meta.data());
   return to_tuple(q, 2, k);
@@ -149,10 +151,69 @@ auto exp_terms(const std::string& isa, Vector x, float maximum, float factor) {
   return to_numpy(std::move(out), {x.size()});
 }
 
-// Attention of consecutive positions with one KV head, through blocks in the given order. Blocks that hold no key
-// are filled with NaN, as recycled memory may be.
+// Keys and values of one KV head in blocks as they are stored. Whatever is not written is NaN, as it may be in recycled
+// memory.
+struct StoredHead {
+  StoredHead(const Kernels& kernels, KvType type, const Matrix& keys, const Matrix& values, const Ints& block_table)
+      : part_bytes(kv_part_bytes(type, static_cast<int>(keys.shape(1)))) {
+    int n_blocks = 0;
+    for (size_t i = 0; i < block_table.size(); ++i) n_blocks = std::max(n_blocks, block_table(i) + 1);
+    key_parts.assign(static_cast<size_t>(n_blocks) * part_bytes, 0xff);
+    value_parts = key_parts;
+    const auto head_size = static_cast<int>(keys.shape(1));
+    for (size_t i = 0; i < keys.shape(0); ++i) {
+      const size_t at = static_cast<size_t>(block_table(i / kBlockTokens)) * part_bytes;
+      const auto slot = static_cast<int>(i % kBlockTokens);
+      kernels.store_key(keys.data() + i * keys.shape(1), head_size, slot, type, &key_parts[at]);
+      kernels.store_value(values.data() + i * values.shape(1), head_size, slot, type, &value_parts[at]);
+    }
+  }
+
+  size_t part_bytes;
+  std::vector<uint8_t> key_parts, value_parts;
+};
+
+struct Attended {
+  std::vector<float> maximum, sum, total;
+
+  explicit Attended(size_t n_queries, int head_size)
+      : maximum(n_queries), sum(n_queries), total(n_queries * static_cast<size_t>(head_size)) {}
+};
+
+// A call's rows over all their pieces.
+void attend_rows(const Kernels& kernels, AttendArgs args, float* out) {
+  const size_t n_queries = static_cast<size_t>(args.n_rows) * static_cast<size_t>(args.group);
+  const auto head = static_cast<size_t>(args.head_size);
+  Attended whole(n_queries, args.head_size), part(n_queries, args.head_size);
+  args.maximum = part.maximum.data();
+  args.sum = part.sum.data();
+  args.accumulator = part.total.data();
+  const int end_piece = piece_of(args.first_position + args.n_rows - 1) + 1;
+  for (int piece = piece_of(first_seen(args.first_position, args.window)); piece < end_piece; ++piece) {
+    args.key_begin = piece_begin(piece);
+    args.key_end = piece_begin(piece + 1);
+    kernels.attend(args);
+    for (size_t i = 0; i < n_queries; ++i) {
+      const int position = args.first_position + static_cast<int>(i) / args.group;
+      const int first_piece = piece_of(first_seen(position, args.window));
+      if (piece == first_piece) {
+        whole.maximum[i] = part.maximum[i];
+        whole.sum[i] = part.sum[i];
+        std::copy_n(&part.total[i * head], head, &whole.total[i * head]);
+      } else if (piece > first_piece && position >= args.key_begin) {
+        kernels.merge(&whole.maximum[i], &whole.sum[i], &whole.total[i * head], part.maximum[i], part.sum[i],
+                      &part.total[i * head], args.head_size);
+      }
+    }
+  }
+  for (size_t i = 0; i < n_queries; ++i) {
+    kernels.divide(&whole.total[i * head], whole.sum[i], args.head_size, out + i * head);
+  }
+}
+
+// Attention of consecutive positions with one KV head, through blocks in the given order.
 auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, int first_position, Ints block_table,
-            bool half, int window, float softcap) {
+            const std::string& kv_type, int window, float softcap) {
   const Kernels& kernels = find_kernels(isa);
   const FloatMode float_mode;
   const auto n_rows = static_cast<int>(queries.shape(0));
@@ -167,61 +228,58 @@ auto attend(const std::string& isa, Cube queries, Matrix keys, Matrix values, in
       block_table.size() * kBlockTokens < static_cast<size_t>(n_keys)) {
     throw std::invalid_argument("shapes do not fit each other");
   }
-  const KvType type = half ? KvType::f16 : KvType::f32;
-  const size_t element = half ? 2 : 4;
-  const size_t block_elements = static_cast<size_t>(head_size) * kBlockTokens;
-  int n_blocks = 0;
-  for (size_t i = 0; i < block_table.size(); ++i) n_blocks = std::max(n_blocks, block_table(i) + 1);
-  std::vector<uint8_t> key_store(static_cast<size_t>(n_blocks) * block_elements * element, 0xff);
-  std::vector<uint8_t> value_store(key_store);
-  for (int i = 0; i < n_keys; ++i) {
-    const auto block = static_cast<size_t>(block_table(static_cast<size_t>(i / kBlockTokens)));
-    const size_t at = block * block_elements * element;
-    kernels.store_key(keys.data() + ptrdiff_t{i} * head_size, head_size, i % kBlockTokens, type, &key_store[at]);
-    kernels.store_value(values.data() + ptrdiff_t{i} * head_size, head_size, i % kBlockTokens, type, &value_store[at]);
+  const KvType type = kv_type_named(kv_type);
+  const StoredHead stored(kernels, type, keys, values, block_table);
+  std::vector<float> scratch(attend_scratch_floats(group, head_size), __builtin_nanf(""));
+  std::vector<float> out(queries.size());
+  const ptrdiff_t row_floats = ptrdiff_t{group} * head_size;
+  for (int row = 0; row < n_rows; row += kAttentionRows) {
+    attend_rows(kernels,
+                {.queries = queries.data() + row * row_floats,
+                 .query_stride = row_floats,
+                 .n_rows = std::min(kAttentionRows, n_rows - row),
+                 .group = group,
+                 .head_size = head_size,
+                 .first_position = first_position + row,
+                 .key_begin = 0,
+                 .key_end = 0,
+                 .window = window,
+                 .softcap = softcap,
+                 .block_table = block_table.data(),
+                 .keys = stored.key_parts.data(),
+                 .values = stored.value_parts.data(),
+                 .block_stride = stored.part_bytes,
+                 .kv_type = type,
+                 .scratch = scratch.data(),
+                 .maximum = nullptr,
+                 .sum = nullptr,
+                 .accumulator = nullptr},
+                out.data() + row * row_floats);
   }
-  const size_t pairs = static_cast<size_t>(n_rows * group);
-  std::vector<float> scratch(static_cast<size_t>(2 * kTileTokens * head_size), __builtin_nanf(""));
-  std::vector<float> maximum(pairs), sum(pairs), total(pairs * static_cast<size_t>(head_size));
-  std::vector<float> piece_maximum(pairs), piece_sum(pairs), piece_total(total.size());
-  for (int piece = first_seen(first_position, window) / kPieceTokens; piece * kPieceTokens < n_keys; ++piece) {
-    kernels.attend({.queries = queries.data(),
-                    .query_stride = ptrdiff_t{group} * head_size,
-                    .n_rows = n_rows,
-                    .group = group,
-                    .head_size = head_size,
-                    .first_position = first_position,
-                    .key_begin = piece * kPieceTokens,
-                    .key_end = (piece + 1) * kPieceTokens,
-                    .window = window,
-                    .softcap = softcap,
-                    .block_table = block_table.data(),
-                    .keys = key_store.data(),
-                    .values = value_store.data(),
-                    .block_stride = block_elements,
-                    .kv_type = type,
-                    .scratch = scratch.data(),
-                    .maximum = piece_maximum.data(),
-                    .sum = piece_sum.data(),
-                    .accumulator = piece_total.data()});
-    for (size_t i = 0; i < pairs; ++i) {
-      const int position = first_position + static_cast<int>(i) / group;
-      const int first_piece = first_seen(position, window) / kPieceTokens;
-      const size_t at = i * static_cast<size_t>(head_size);
-      if (piece == first_piece) {
-        maximum[i] = piece_maximum[i];
-        sum[i] = piece_sum[i];
-        std::copy_n(&piece_total[at], head_size, &total[at]);
-      } else if (piece > first_piece && position >= piece * kPieceTokens) {
-        kernels.merge(&maximum[i], &sum[i], &total[at], piece_maximum[i], piece_sum[i], &piece_total[at], head_size);
-      }
-    }
+  return to_numpy(std::move(out), {queries.shape(0), queries.shape(1), queries.shape(2)});
+}
+
+// Keys and values as they come out of the cache: those of a model that has been told what the cache has rounded.
+nb::tuple stored_kv(const std::string& isa, const std::string& kv_type, Matrix keys, Matrix values) {
+  const size_t n = keys.shape(0), head = keys.shape(1);
+  if (n == 0 || head == 0 || head % kGroup != 0 || values.shape(0) != n || values.shape(1) != head) {
+    throw std::invalid_argument("shapes do not fit each other");
   }
-  for (size_t i = 0; i < pairs; ++i) {
-    float* out = &total[i * static_cast<size_t>(head_size)];
-    kernels.divide(out, sum[i], head_size, out);
+  const Kernels& kernels = find_kernels(isa);
+  const FloatMode float_mode;
+  const KvType type = kv_type_named(kv_type);
+  const auto head_size = static_cast<int>(head);
+  std::vector<uint8_t> part(kv_part_bytes(type, head_size));
+  std::vector<float> tile(kTileTokens * head), key(n * head), value(n * head);
+  for (size_t i = 0; i < n; ++i) {
+    kernels.store_key(keys.data() + i * head, head_size, 0, type, part.data());
+    kernels.widen_keys(part.data(), type, head_size, tile.data());
+    for (size_t d = 0; d < head; ++d) key[i * head + d] = tile[d * kTileTokens];
+    kernels.store_value(values.data() + i * head, head_size, 0, type, part.data());
+    kernels.widen_values(part.data(), type, head_size, tile.data());
+    std::copy_n(tile.data(), head, &value[i * head]);
   }
-  return to_numpy(std::move(total), {queries.shape(0), queries.shape(1), queries.shape(2)});
+  return nb::make_tuple(to_numpy(std::move(key), {n, head}), to_numpy(std::move(value), {n, head}));
 }
 
 nb::tuple sample_one(const std::string& isa, Vector logits, float temperature, int top_k, float top_p, float min_p,
@@ -253,8 +311,9 @@ void bind_kernels(nb::module_& parent) {
   m.def("rotate", &rotate, nb::arg("isa"), nb::arg("x"), nb::arg("cosine"), nb::arg("sine"), nb::arg("scale"));
   m.def("exp_terms", &exp_terms, nb::arg("isa"), nb::arg("x"), nb::arg("maximum"), nb::arg("factor"));
   m.def("attend", &attend, nb::arg("isa"), nb::arg("queries"), nb::arg("keys"), nb::arg("values"),
-        nb::arg("first_position"), nb::arg("block_table"), nb::arg("half"), nb::arg("window") = 0,
+        nb::arg("first_position"), nb::arg("block_table"), nb::arg("kv_type"), nb::arg("window") = 0,
         nb::arg("softcap") = 0.0f);
+  m.def("stored_kv", &stored_kv, nb::arg("isa"), nb::arg("kv_type"), nb::arg("keys"), nb::arg("values"));
   m.def("sample", &sample_one, nb::arg("isa"), nb::arg("logits"), nb::arg("temperature"), nb::arg("top_k"),
         nb::arg("top_p"), nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("position"),
         nb::arg("n_logprobs"), nb::arg("edits").none() = nb::none());

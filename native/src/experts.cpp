@@ -123,18 +123,20 @@ void Model::group_by_expert(const Layer& layer) {
     if (values) std::memcpy(to.row_values(place), from.row_values(row), width * sizeof(float));
     if (!codes) return;
     std::memcpy(to.row_codes(place), from.row_codes(row), width);
-    std::memcpy(to.row_meta(place), from.row_meta(row), width / kGroup * sizeof(GroupMeta));
+    std::memcpy(to.row_meta(place), from.row_meta(row),
+                static_cast<size_t>(activation_groups(shape_.width)) * sizeof(GroupMeta));
   });
 }
 
 void Model::feed_experts(const Layer& layer) {
+  const PhaseTimer timer(phases_, Phase::feed_forward);
   Scratch& scratch = *scratch_;
   ExpertScratch& experts = scratch.experts;
   route(layer);
   group_by_expert(layer);
   const int width = shape_.width;
   const Activations gathered = experts.gathered.view();
-  const ExpertChunks inner(experts.blocks, shape_.ffn_width / kGroup, pool_.size());
+  const ExpertChunks inner(experts.blocks, activation_groups(shape_.ffn_width), pool_.size());
   pool_.run(inner.count(), [&](int chunk, int thread) {
     const ExpertBlock& block = inner.block(chunk);
     for (int unit = inner.unit_begin(chunk); unit < inner.unit_end(chunk); ++unit) {

@@ -1,37 +1,43 @@
 // The feed-forward half of a layer that is one network; experts.cpp has those that are several.
+#include <algorithm>
+
 #include "model.h"
 #include "model_scratch.h"
 
 namespace stoker {
 
-// 32 inner values of rows [row_begin, row_end): gate and up products, activation, and codes for the down product.
-// `expert` is 0 where there is one network.
+// One group of inner values of rows [row_begin, row_end): gate and up products, activation, and codes for the down
+// product. `expert` is 0 where there is one network.
 void Model::inner_group(const Layer& layer, const Activations& input, int row_begin, int row_end, int expert, int unit,
                         int thread) {
   const ActivationBuffer& inner = scratch_->inner;
+  const int begin = unit * kActivationGroup;
+  const int n = std::min(kActivationGroup, shape_.ffn_width - begin);
   float* gate = scratch_->threads[static_cast<size_t>(thread)].tile.as<float>();
-  float* up = gate + kGroup;
-  const ptrdiff_t first = ptrdiff_t{expert} * shape_.ffn_width + unit * kGroup;
+  float* up = gate + n;
+  const ptrdiff_t first = ptrdiff_t{expert} * shape_.ffn_width + begin;
   const auto block = static_cast<int>(first / kLanes);
-  kernels_->matmul(layer.gate, input, row_begin, row_end, block, block + 2, gate, 2 * kGroup);
-  kernels_->matmul(layer.up, input, row_begin, row_end, block, block + 2, up, 2 * kGroup);
-  for (int row = row_begin; row < row_end; ++row, gate += 2 * kGroup, up += 2 * kGroup) {
+  const int block_end = block + n / kLanes;
+  kernels_->matmul(layer.gate, input, row_begin, row_end, block, block_end, gate, 2 * n);
+  kernels_->matmul(layer.up, input, row_begin, row_end, block, block_end, up, 2 * n);
+  for (int row = row_begin; row < row_end; ++row, gate += 2 * n, up += 2 * n) {
     if (!layer.gate_bias.empty()) {
-      kernels_->add(gate, layer.gate_bias.data() + first, kGroup);
-      kernels_->add(up, layer.up_bias.data() + first, kGroup);
+      kernels_->add(gate, layer.gate_bias.data() + first, n);
+      kernels_->add(up, layer.up_bias.data() + first, n);
     }
-    float* out = inner.row_values(row) + unit * kGroup;
-    activate_(gate, up, kGroup, out);
+    float* out = inner.row_values(row) + begin;
+    activate_(gate, up, n, out);
     if (layer.down.quantized()) {
-      kernels_->quantize(out, kGroup, inner.row_codes(row) + unit * kGroup, inner.row_meta(row) + unit);
+      kernels_->quantize(out, n, inner.row_codes(row) + begin, inner.row_meta(row) + unit);
     }
   }
 }
 
 void Model::feed_forward(const Layer& layer) {
+  const PhaseTimer timer(phases_, Phase::feed_forward);
   const Activations input = scratch_->normed.view();
-  // A unit is one group of 32 inner values.
-  const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());
+  // A unit is one group of inner values.
+  const Chunks chunks(scratch_->n_rows, activation_groups(shape_.ffn_width), pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
       inner_group(layer, input, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);

@@ -16,6 +16,7 @@ namespace stoker {
 
 // The residual stream's rows, normed unless `weight` is empty, into the forms that products want.
 void Model::normalize(const std::vector<float>& weight, int n_rows, Precision wanted) {
+  const PhaseTimer timer(phases_, Phase::normalize);
   const ActivationBuffer& out = scratch_->normed;
   const ActivationBuffer& twice = scratch_->normed_twice;
   for_rows(pool_, n_rows, [&](int row, int) {
@@ -109,7 +110,10 @@ void Model::run_layers(const Batch& batch) {
               {.int8 = layer.q.quantized() || layer.k.quantized(), .int16 = layer.v.quantized()});
     project_qkv(layer, index);
     attend(layer, index);
-    add_product(layer.o, scratch_->attended.view(), layer.o_bias, layer.post_attn_norm);
+    {
+      const PhaseTimer timer(phases_, Phase::output);
+      add_product(layer.o, scratch_->attended.view(), layer.o_bias, layer.post_attn_norm);
+    }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.quantized() || layer.up.quantized(), .int16 = false});
     if (shape_.experts) {
@@ -122,6 +126,7 @@ void Model::run_layers(const Batch& batch) {
 
 // Logits of the given rows, at most max_step_seqs of them, in order. Overwrites the residual stream's first rows.
 void Model::output_logits(const std::vector<int>& rows) {
+  const PhaseTimer timer(phases_, Phase::logits);
   Scratch& scratch = *scratch_;
   const PackedMatrix& matrix = shape_.tied_embeddings ? embedding_ : output_;
   const auto n = static_cast<int>(rows.size());
@@ -151,6 +156,7 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   check(batch);
   check_scores(batch);
   const FloatMode float_mode;
+  const PhaseTimer timer(phases_, Phase::other);
   Scratch& scratch = *scratch_;
   run_layers(batch);
   score_prompts(batch);
@@ -163,6 +169,7 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   }
   if (scratch.logit_rows.empty()) return;
   output_logits(scratch.logit_rows);
+  const PhaseTimer sampling(phases_, Phase::sampling);
   const size_t stride = (static_cast<size_t>(shape_.vocab_size) + kLanes - 1) / kLanes * kLanes;
   pool_.run(static_cast<int>(scratch.sampled_seqs.size()), [&](int i, int thread) {
     const int s = scratch.sampled_seqs[static_cast<size_t>(i)];

@@ -51,4 +51,11 @@ inline uint16_t half_from_float(float value) {
 
 inline float float_from_bfloat(uint16_t value) { return float_from_bits(static_cast<uint32_t>(value) << 16); }
 
+// Rounds to nearest, ties to even; overflows to infinity.
+inline uint16_t bfloat_from_float(float value) {
+  const uint32_t bits = bits_from_float(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 }  // namespace stoker

@@ -35,12 +35,14 @@ bool has_avx512vnni() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+bool has_avx512bf16() { return has_avx512vnni() && cpuid_bit(7, 1, 0, 5); }
+
 // AMX has to be asked for, once for the whole process: its registers enlarge every thread's saved state.
 bool has_amx() {
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr int kTileData = 18;               // XFEATURE_XTILE_DATA
   static const bool granted =
-      has_avx512vnni() && cpuid_bit(7, 0, 3, 25) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+      has_avx512bf16() && cpuid_bit(7, 0, 3, 25) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
 #endif
@@ -51,6 +53,7 @@ std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
 #if defined(STOKER_X86_64)
   if (has_amx()) found.push_back(&amx::kKernels);
+  if (has_avx512bf16()) found.push_back(&avx512bf16::kKernels);
   if (has_avx512vnni()) found.push_back(&avx512vnni::kKernels);
   if (has_avx2vnni()) found.push_back(&avx2vnni::kKernels);
   if (has_avx2()) found.push_back(&avx2::kKernels);

@@ -1,4 +1,4 @@
-// Compiled with AVX-512 F, BW, DQ, VL and VNNI; AMX instructions are written out. As for kernels_avx512vnni.cpp,
+// Compiled with AVX-512 F, BW, DQ, VL, VNNI and BF16; AMX instructions are written out. As for kernels_avx512vnni.cpp,
 // nothing here may instantiate a template or inline function that another translation unit also uses.
 #define STOKER_ISA amx
 #include "simd_avx512.h"
@@ -6,5 +6,11 @@
 #include "kernels_math.inl"
 #include "kernels_matmul.inl"
 #include "kernels_tiles.inl"
+#include "kernels_kv.inl"
+#include "kernels_attention_walk.inl"
+#include "kernels_attention_pairs.inl"
+#include "kernels_attention_codes.inl"
 #include "kernels_attention.inl"
+#include "kernels_limits.inl"
+#include "kernels_limits_tiles.inl"
 #include "kernels_table.inl"

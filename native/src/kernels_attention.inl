@@ -7,30 +7,16 @@
 
 namespace stoker::STOKER_ISA {
 
-constexpr int kTileVectors = kTileTokens / 16;
-static_assert(kTileVectors % kPairVectors == 0);
+constexpr int kWidenedVectors = kTileTokens / 16;
+static_assert(kWidenedVectors % kPairVectors == 0);
 
-template <KvType kType>
-STOKER_INLINE F32 load_kv(const void* base, size_t index) {
-  if constexpr (kType == KvType::f16) return load_half(static_cast<const uint16_t*>(base) + index);
-  if constexpr (kType == KvType::f32) return load(static_cast<const float*>(base) + index);
-}
-
-// Widens the keys and values [first_key, n_keys) of the tile that begins at position `begin`, and those before them in
-// their block.
-template <KvType kType>
+// Widens the keys and values [first_key, n_keys) of the tile that begins at position `begin`, and the others of their
+// blocks.
 static void widen_tile(const AttendArgs& a, int begin, int first_key, int n_keys, float* keys, float* values) {
   for (int b = first_key / kBlockTokens; b * kBlockTokens < n_keys; ++b) {
-    const size_t block = static_cast<size_t>(a.block_table[begin / kBlockTokens + b]) * a.block_stride;
-    for (int d = 0; d < a.head_size; ++d) {
-      store(keys + d * kTileTokens + b * kBlockTokens,
-            load_kv<kType>(a.keys, block + static_cast<size_t>(d) * kBlockTokens));
-    }
-    const int n_slots = n_keys - b * kBlockTokens < kBlockTokens ? n_keys - b * kBlockTokens : kBlockTokens;
-    float* out = values + b * kBlockTokens * a.head_size;
-    for (int i = 0; i < n_slots * a.head_size; i += 16) {
-      store(out + i, load_kv<kType>(a.values, block + static_cast<size_t>(i)));
-    }
+    const auto block = static_cast<size_t>(a.block_table[begin / kBlockTokens + b]) * a.block_stride;
+    widen_keys(a.keys + block, a.kv_type, a.head_size, keys + b * kBlockTokens);
+    widen_values(a.values + block, a.kv_type, a.head_size, values + b * kBlockTokens * a.head_size);
   }
 }
 
@@ -78,7 +64,8 @@ STOKER_INLINE void accumulate(const Pair* pairs, const float (*weights)[kTileTok
 
 // Scores of a tile's keys from 16 * vector on, kPairVectors vectors of them.
 template <int kPairs>
-STOKER_INLINE void score(const Pair* pairs, const float* keys, int head_size, int vector, F32 (*scores)[kTileVectors]) {
+STOKER_INLINE void score(const Pair* pairs, const float* keys, int head_size, int vector,
+                         F32 (*scores)[kWidenedVectors]) {
   F32 sums[kPairs][kPairVectors];
   for (int p = 0; p < kPairs; ++p) {
     for (int v = 0; v < kPairVectors; ++v) sums[p][v] = zero();
@@ -105,18 +92,18 @@ STOKER_INLINE int lanes_before(int key, int vector) {
 // multiplied.
 template <int kPairs>
 static void attend_tile(const Pair* pairs, const KeyTile& tile) {
-  F32 scores[kPairs][kTileVectors];
-  for (int v = 0; v < kTileVectors; v += kPairVectors) score<kPairs>(pairs, tile.keys, tile.head_size, v, scores);
+  F32 scores[kPairs][kWidenedVectors];
+  for (int v = 0; v < kWidenedVectors; v += kPairVectors) score<kPairs>(pairs, tile.keys, tile.head_size, v, scores);
   float weights[kPairs][kTileTokens];
   float rescale[kPairs];
   const F32 minus_infinity = splat(-__builtin_inff());
   const bool whole = tile.whole();
   for (int p = 0; p < kPairs; ++p) {
     if (tile.softcap > 0.0f) {
-      for (int v = 0; v < kTileVectors; ++v) scores[p][v] = soft_capped(scores[p][v], tile.softcap);
+      for (int v = 0; v < kWidenedVectors; ++v) scores[p][v] = soft_capped(scores[p][v], tile.softcap);
     }
     if (!whole) {
-      for (int v = 0; v < kTileVectors; ++v) {
+      for (int v = 0; v < kWidenedVectors; ++v) {
         scores[p][v] = select(first_lanes(lanes_before(tile.n_keys, v)), scores[p][v], minus_infinity);
         scores[p][v] = select(first_lanes(lanes_before(tile.first_key, v)), minus_infinity, scores[p][v]);
       }
@@ -125,8 +112,8 @@ static void attend_tile(const Pair* pairs, const KeyTile& tile) {
     const float old_maximum = *pairs[p].maximum;
     const float tile_maximum = max_lanes(highest);
     const float maximum = tile_maximum > old_maximum ? tile_maximum : old_maximum;
-    F32 exponentials[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) {
+    F32 exponentials[kWidenedVectors];
+    for (int v = 0; v < kWidenedVectors; ++v) {
       exponentials[v] = exp(sub(scores[p][v], splat(maximum)));
       if (!whole) exponentials[v] = select(greater(scores[p][v], minus_infinity), exponentials[v], zero());
       store(weights[p] + 16 * v, exponentials[v]);
@@ -147,9 +134,9 @@ static void attend_tile(const Pair* pairs, const KeyTile& tile) {
 
 // n_pairs is in [1, kPairs].
 template <int kPairs = kMaxPairs>
-static void attend_pairs(const Pair* pairs, int n_pairs, const KeyTile& tile) {
+static void attend_some(const Pair* pairs, int n_pairs, const KeyTile& tile) {
   if constexpr (kPairs > 1) {
-    if (n_pairs < kPairs) return attend_pairs<kPairs - 1>(pairs, n_pairs, tile);
+    if (n_pairs < kPairs) return attend_some<kPairs - 1>(pairs, n_pairs, tile);
   }
   attend_tile<kPairs>(pairs, tile);
 }
@@ -167,7 +154,7 @@ static void attend_rows(const AttendArgs& a, int begin, KeyTile tile) {
     const int n_keys = visible < kTileTokens ? visible : kTileTokens;
     for (int head = 0; head < a.group; ++head) {
       if (n_pairs == kMaxPairs || (n_pairs > 0 && (tile.n_keys != n_keys || tile.first_key != first_key))) {
-        attend_pairs(pairs, n_pairs, tile);
+        attend_some(pairs, n_pairs, tile);
         n_pairs = 0;
       }
       const int i = row * a.group + head;
@@ -177,10 +164,10 @@ static void attend_rows(const AttendArgs& a, int begin, KeyTile tile) {
       tile.n_keys = n_keys;
     }
   }
-  if (n_pairs > 0) attend_pairs(pairs, n_pairs, tile);
+  if (n_pairs > 0) attend_some(pairs, n_pairs, tile);
 }
 
-static void attend(const AttendArgs& a) {
+static void attend_widened(const AttendArgs& a) {
   float* keys = a.scratch;
   float* values = a.scratch + kTileTokens * a.head_size;
   const int last_position = a.first_position + a.n_rows - 1;
@@ -196,13 +183,19 @@ static void attend(const AttendArgs& a) {
     if (begin + kTileTokens <= first) continue;
     const int first_key = first > begin ? first - begin : 0;
     const int n_keys = end - begin < kTileTokens ? end - begin : kTileTokens;
-    if (a.kv_type == KvType::f16) {
-      widen_tile<KvType::f16>(a, begin, first_key, n_keys, keys, values);
-    } else {
-      widen_tile<KvType::f32>(a, begin, first_key, n_keys, keys, values);
-    }
+    widen_tile(a, begin, first_key, n_keys, keys, values);
     attend_rows(a, begin, {keys, values, a.head_size, a.softcap, first_key, n_keys});
   }
+}
+
+static void attend(const AttendArgs& a) {
+#if defined(__AVX512BF16__)
+  if (a.kv_type == KvType::bf16) return attend_pairs(a);
+#endif
+#if defined(__AVX512VNNI__)
+  if (a.kv_type == KvType::q8) return attend_codes(a);
+#endif
+  attend_widened(a);
 }
 
 static void merge(float* maximum, float* sum, float* accumulator, float other_maximum, float other_sum,
@@ -215,29 +208,6 @@ static void merge(float* maximum, float* sum, float* accumulator, float other_ma
   for (int d = 0; d < head_size; d += 16) {
     store(accumulator + d,
           fma(load(accumulator + d), splat(factor), mul(load(other_accumulator + d), splat(other_factor))));
-  }
-}
-
-static void store_key(const float* key, int head_size, int slot, KvType type, void* block) {
-  if (type == KvType::f32) {
-    for (int d = 0; d < head_size; ++d) static_cast<float*>(block)[d * kBlockTokens + slot] = key[d];
-    return;
-  }
-  for (int d = 0; d < head_size; d += 16) {
-    uint16_t halves[16];
-    store_half(halves, load(key + d));
-    for (int i = 0; i < 16; ++i) static_cast<uint16_t*>(block)[(d + i) * kBlockTokens + slot] = halves[i];
-  }
-}
-
-static void store_value(const float* value, int head_size, int slot, KvType type, void* block) {
-  for (int d = 0; d < head_size; d += 16) {
-    const int at = slot * head_size + d;
-    if (type == KvType::f32) {
-      store(static_cast<float*>(block) + at, load(value + d));
-    } else {
-      store_half(static_cast<uint16_t*>(block) + at, load(value + d));
-    }
   }
 }
 

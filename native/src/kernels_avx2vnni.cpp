@@ -6,5 +6,8 @@
 #include "kernels_math.inl"
 #include "kernels_matmul.inl"
 #include "kernels_vectors.inl"
+#include "kernels_kv.inl"
 #include "kernels_attention.inl"
+#include "kernels_limits.inl"
+#include "kernels_limits_vectors.inl"
 #include "kernels_table.inl"

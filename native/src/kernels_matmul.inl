@@ -5,23 +5,36 @@
 
 namespace stoker::STOKER_ISA {
 
-// What a group of a column block adds to every product, per output.
+// What a group of a column block has, per output.
 struct GroupWeights {
   F32 scale;
   F32 minimum;
-  F32 code_sums;  // of the group's 32 codes
+  F32 scaled_codes;  // scale times the sum of the group's 32 codes
 };
 
 STOKER_INLINE GroupWeights group_weights(const uint8_t* tail, I32 code_sums) {
   const auto* halves = reinterpret_cast<const uint16_t*>(tail);
-  return {load_half(halves), load_half(halves + kLanes), to_float(code_sums)};
+  const F32 scale = load_half(halves);
+  return {scale, load_half(halves + kLanes), mul(scale, to_float(code_sums))};
 }
 
-// Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So per group:
-//   out += scale_w * (scale_a * sum(c q) + offset_a * sum(c)) + minimum_w * sum of activations
-STOKER_INLINE F32 add_group(F32 sum, I32 dot, const GroupMeta& m, const GroupWeights& w) {
-  const F32 product = fma(splat(m.offset), w.code_sums, mul(to_float(dot), splat(m.scale)));
-  return fma(splat(m.sum), w.minimum, fma(product, w.scale, sum));
+// Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So a group of
+// activations, which meets two groups of weights, adds
+//   scale_a * sum over both (scale_w * sum(c q)) + offset_a * sum over both (scale_w * sum(c))
+//   + sum over both (minimum_w * sum of activations)
+// `product` is the first sum.
+STOKER_INLINE F32 add_pair(F32 sum, F32 product, const GroupMeta& m, const GroupWeights (&w)[2]) {
+  sum = fma(product, splat(m.scale), sum);
+  sum = fma(add(w[0].scaled_codes, w[1].scaled_codes), splat(m.offset), sum);
+  sum = fma(w[0].minimum, splat(m.sums[0]), sum);
+  return fma(w[1].minimum, splat(m.sums[1]), sum);
+}
+
+// A row's last group where it is half a group.
+STOKER_INLINE F32 add_half(F32 sum, F32 product, const GroupMeta& m, const GroupWeights& w) {
+  sum = fma(product, splat(m.scale), sum);
+  sum = fma(w.scaled_codes, splat(m.offset), sum);
+  return fma(w.minimum, splat(m.sums[0]), sum);
 }
 
 constexpr int kGroupsAhead = 8;  // the processor's own prefetcher starts anew at every 4 KiB page; this one does not
@@ -35,32 +48,26 @@ STOKER_INLINE void prefetch_group(const uint8_t* group) {
 constexpr int kU4GroupSize = 256 + sizeof(QuantGroupTail);
 constexpr int kU8GroupSize = 512 + sizeof(QuantGroupTail);
 
+// Integer products of a u4 group of weights with kRows rows of codes that are `k` apart.
 template <int kRows>
-static void rows_u4(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
-                    ptrdiff_t stride) {
-  F32 sums[kRows];
-  for (int r = 0; r < kRows; ++r) sums[r] = zero();
-  const int n_groups = k / kGroup;
-  for (int g = 0; g < n_groups; ++g, block += kU4GroupSize) {
-    prefetch_group<kU4GroupSize>(block);
-    Dots dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = zero_dots();
-    I32 byte_sums = zero_int();  // of 8 codes of 4 bits
-    for (int v = 0; v < 4; ++v) {
-      const I32 bytes = load_bytes(block + 64 * v);
-      const I32 low = low_nibbles(bytes);
-      const I32 high = high_nibbles(bytes);
-      byte_sums = add_bytes(byte_sums, add_bytes(low, high));
-      for (int r = 0; r < kRows; ++r) {
-        const int8_t* a = codes + static_cast<ptrdiff_t>(r) * k + g * kGroup + 8 * v;
-        dots[r] = dot4(dots[r], low, a);
-        dots[r] = dot4(dots[r], high, a + 4);
-      }
+STOKER_INLINE GroupWeights u4_dots(const uint8_t* group, int k, const int8_t* codes, I32* dots) {
+  prefetch_group<kU4GroupSize>(group);
+  Dots of_group[kRows];
+  for (int r = 0; r < kRows; ++r) of_group[r] = zero_dots();
+  I32 byte_sums = zero_int();  // of 8 codes of 4 bits
+  for (int v = 0; v < 4; ++v) {
+    const I32 bytes = load_bytes(group + 64 * v);
+    const I32 low = low_nibbles(bytes);
+    const I32 high = high_nibbles(bytes);
+    byte_sums = add_bytes(byte_sums, add_bytes(low, high));
+    for (int r = 0; r < kRows; ++r) {
+      const int8_t* a = codes + static_cast<ptrdiff_t>(r) * k + 8 * v;
+      of_group[r] = dot4(of_group[r], low, a);
+      of_group[r] = dot4(of_group[r], high, a + 4);
     }
-    const GroupWeights weights = group_weights(block + 256, add_codes(zero_int(), byte_sums));
-    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], sums_of(dots[r]), meta[g + r * n_groups], weights);
   }
-  for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
+  for (int r = 0; r < kRows; ++r) dots[r] = sums_of(of_group[r]);
+  return group_weights(group + 256, add_codes(zero_int(), byte_sums));
 }
 
 // Adds one part of a group's u8 codes, times kRows rows of activations, to `dots`.
@@ -79,21 +86,44 @@ STOKER_INLINE void add_u8_part(const uint8_t* group, int k, const int8_t* codes,
 }
 
 template <int kRows>
-static void rows_u8(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
-                    ptrdiff_t stride) {
-  F32 sums[kRows];
+STOKER_INLINE GroupWeights u8_dots(const uint8_t* group, int k, const int8_t* codes, I32* dots) {
+  prefetch_group<kU8GroupSize>(group);
+  for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
+  add_u8_part<0, kRows>(group, k, codes, dots);
+  if constexpr (kU8Parts > 1) add_u8_part<1, kRows>(group, k, codes, dots);
+  I32 code_sums = zero_int();
+  for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(group + 64 * v));
+  return group_weights(group + 512, code_sums);
+}
+
+template <bool kEightBits, int kRows>
+STOKER_INLINE GroupWeights group_dots(const uint8_t* group, int k, const int8_t* codes, I32* dots) {
+  if constexpr (kEightBits) return u8_dots<kRows>(group, k, codes, dots);
+  if constexpr (!kEightBits) return u4_dots<kRows>(group, k, codes, dots);
+}
+
+template <bool kEightBits, int kRows>
+static void rows_codes(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
+                       ptrdiff_t stride) {
+  constexpr int kSize = kEightBits ? kU8GroupSize : kU4GroupSize;
+  const int n_meta = activation_groups(k);
+  F32 sums[kRows], products[kRows];
+  I32 dots[kRows];
+  GroupWeights weights[2];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
-  const int n_groups = k / kGroup;
-  for (int g = 0; g < n_groups; ++g, block += kU8GroupSize) {
-    prefetch_group<kU8GroupSize>(block);
-    I32 dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = zero_int();
-    add_u8_part<0, kRows>(block, k, codes + g * kGroup, dots);
-    if constexpr (kU8Parts > 1) add_u8_part<1, kRows>(block, k, codes + g * kGroup, dots);
-    I32 code_sums = zero_int();
-    for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(block + 64 * v));
-    const GroupWeights weights = group_weights(block + 512, code_sums);
-    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
+  int g = 0;
+  for (; g + kActivationGroup <= k; g += kActivationGroup, block += 2 * kSize, ++meta) {
+    weights[0] = group_dots<kEightBits, kRows>(block, k, codes + g, dots);
+    for (int r = 0; r < kRows; ++r) products[r] = mul(to_float(dots[r]), weights[0].scale);
+    weights[1] = group_dots<kEightBits, kRows>(block + kSize, k, codes + g + kGroup, dots);
+    for (int r = 0; r < kRows; ++r) products[r] = fma(to_float(dots[r]), weights[1].scale, products[r]);
+    for (int r = 0; r < kRows; ++r) sums[r] = add_pair(sums[r], products[r], meta[r * n_meta], weights);
+  }
+  if (g < k) {
+    weights[0] = group_dots<kEightBits, kRows>(block, k, codes + g, dots);
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = add_half(sums[r], mul(to_float(dots[r]), weights[0].scale), meta[r * n_meta], weights[0]);
+    }
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }
@@ -125,11 +155,11 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
   // The form of the input that the matrix does not want may be a null pointer, which must not be counted from.
   if (matrix.type == WeightType::u4 || matrix.type == WeightType::u8) {
     const int8_t* codes = input.codes + static_cast<ptrdiff_t>(row) * k;
-    const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * (k / kGroup);
+    const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * activation_groups(k);
     if (matrix.type == WeightType::u4) {
-      rows_u4<kRows>(block, k, codes, meta, out, stride);
+      rows_codes<false, kRows>(block, k, codes, meta, out, stride);
     } else {
-      rows_u8<kRows>(block, k, codes, meta, out, stride);
+      rows_codes<true, kRows>(block, k, codes, meta, out, stride);
     }
     return;
   }
@@ -141,17 +171,27 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
   }
 }
 
-// The next smaller number of rows that is computed at once.
-constexpr int fewer_rows(int n_rows) { return n_rows > 8 ? 8 : n_rows > 4 ? 4 : n_rows / 2; }
-
-// One column block times `n_rows` rows from `row` on, at most kRows at once.
+// n_rows is in [1, kRows].
 template <int kRows = kMaxRows>
+static void rows_at_once(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
+                         int n_rows, float* out, ptrdiff_t stride) {
+  if constexpr (kRows > 1) {
+    if (n_rows < kRows) return rows_at_once<kRows - 1>(matrix, block, input, row, n_rows, out, stride);
+  }
+  rows_any<kRows>(matrix, block, input, row, out, stride);
+}
+
+// One column block times `n_rows` rows from `row` on, in as few runs as can be, which are as even as can be: the
+// weights are unpacked in each.
 static void multiply_block(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
                            int n_rows, float* out, ptrdiff_t stride) {
-  for (; n_rows >= kRows; row += kRows, n_rows -= kRows, out += kRows * stride) {
-    rows_any<kRows>(matrix, block, input, row, out, stride);
+  for (int n_runs = (n_rows + kMaxRows - 1) / kMaxRows; n_runs > 0; --n_runs) {
+    const int n = (n_rows + n_runs - 1) / n_runs;
+    rows_at_once(matrix, block, input, row, n, out, stride);
+    row += n;
+    n_rows -= n;
+    out += n * stride;
   }
-  if constexpr (kRows > 1) multiply_block<fewer_rows(kRows)>(matrix, block, input, row, n_rows, out, stride);
 }
 
 }  // namespace stoker::STOKER_ISA

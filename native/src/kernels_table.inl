@@ -7,6 +7,11 @@ namespace stoker::STOKER_ISA {
 
 const Kernels kKernels = {
     .name = STOKER_NAME(STOKER_ISA),
+#if defined(__AVX512BF16__)
+    .kv_type = KvType::bf16,
+#else
+    .kv_type = KvType::f16,
+#endif
     .matmul = matmul,
     .quantize = quantize,
     .quantize_twice = quantize_twice,
@@ -20,11 +25,16 @@ const Kernels kKernels = {
     .rotate = rotate,
     .store_key = store_key,
     .store_value = store_value,
+    .widen_keys = widen_keys,
+    .widen_values = widen_values,
     .attend = attend,
     .merge = merge,
     .divide = divide,
     .argmax = argmax,
     .exp_terms = exp_terms,
+    .dot_loop = dot_loop,
+    .fma_loop = fma_loop,
+    .read_loop = read_loop,
 };
 
 }  // namespace stoker::STOKER_ISA

@@ -33,11 +33,16 @@ ModelShape served(ModelShape shape, const ModelOptions& o) {
   return shape;
 }
 
+KvType choose_kv_type(const ModelOptions& options, const Kernels& kernels) {
+  if (options.kv_type != "auto") return kv_type_named(options.kv_type);
+  return options.float_path ? KvType::f32 : kernels.kv_type;
+}
+
 Memory kv_memory(const ModelShape& shape, const ModelOptions& options, KvType type) {
-  const size_t row = static_cast<size_t>(shape.kv_width()) * (type == KvType::f32 ? sizeof(float) : sizeof(uint16_t));
+  const size_t block = static_cast<size_t>(shape.n_kv_heads) * kv_part_bytes(type, shape.head_size);
   const size_t layer_blocks = shape.layers.size() * static_cast<size_t>(options.kv_blocks);
-  if (layer_blocks > std::numeric_limits<size_t>::max() / (row * kBlockTokens)) throw std::bad_alloc();
-  return Memory(layer_blocks * row * kBlockTokens);
+  if (layer_blocks > std::numeric_limits<size_t>::max() / block) throw std::bad_alloc();
+  return Memory(layer_blocks * block);
 }
 
 }  // namespace
@@ -48,7 +53,7 @@ Model::Model(const ModelShape& shape, const ModelOptions& options)
       kernels_(&find_kernels(options.isa)),
       activate_(activation_of(*kernels_, shape.activation)),
       pool_(options.n_threads),
-      kv_type_(options.float_path ? KvType::f32 : KvType::f16),
+      kv_type_(choose_kv_type(options, *kernels_)),
       keys_(kv_memory(shape_, options, kv_type_)),
       values_(kv_memory(shape_, options, kv_type_)),
       layers_(shape_.layers.size()),
@@ -58,7 +63,7 @@ Model::Model(const ModelShape& shape, const ModelOptions& options)
     const int window = shape_.layers[i].window;
     const auto same = std::find_if(plans.begin(), plans.end(), [=](const auto& plan) { return plan.window == window; });
     layers_[i].attention_plan = static_cast<int>(same - plans.begin());
-    if (same == plans.end()) plans.push_back({window, {}, {}});
+    if (same == plans.end()) plans.push_back({window, {}, {}, {}});
   }
   list_slots();
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "phases.h"
 #include "sampler.h"
 #include "shape.h"
 #include "thread_pool.h"
@@ -17,7 +18,9 @@ struct ModelOptions {
   int kv_blocks = 0;        // KV blocks of 16 tokens in all
   int max_step_tokens = 0;  // most tokens in one forward
   int max_step_seqs = 0;    // most sequences in one forward
-  bool float_path = false;  // fp32 weights, activations and KV, for checking
+  bool float_path = false;  // fp32 weights and activations, for checking
+  // f16, bf16, q8 or f32; or auto: f32 for the float path, else what the instruction-set path is fastest with
+  std::string kv_type = "auto";
 };
 
 // Tokens whose log-probability after a row of the batch is wanted.
@@ -85,8 +88,12 @@ class Model {
 
   const ModelShape& shape() const { return shape_; }
   const char* isa() const { return kernels_->name; }
+  KvType kv_type() const { return kv_type_; }
   int n_threads() const { return pool_.size(); }
   uint64_t progress() const { return pool_.regions(); }  // grows while a forward computes; for any thread
+  // Not while a forward computes. Turning it on starts anew.
+  void time_phases(bool on) { phases_.turn(on); }
+  const std::array<PhaseTime, kPhases>& phase_times() const { return phases_.times(); }
   size_t weight_bytes() const;
   size_t kv_bytes() const { return keys_.size() + values_.size(); }
   size_t step_bytes() const;  // of the buffers that grow with a step's largest number of tokens and sequences
@@ -126,7 +133,8 @@ class Model {
   void check_scores(const Batch& batch) const;
   void plan_rows(const Batch& batch);
   void plan_attention(const Batch& batch);
-  size_t plan_tasks(const Batch& batch, AttentionPlan& plan) const;
+  void plan_tasks(const Batch& batch, AttentionPlan& plan) const;
+  int tasks_per_group(const std::vector<AttentionTask>& groups) const;
 
   void run_layers(const Batch& batch);
   void embed(const Batch& batch);
@@ -142,13 +150,15 @@ class Model {
                    const std::vector<float>& post_norm);
   void add_branch(const std::vector<float>& post_norm);
 
-  void* kv_at(const Memory& memory, int layer, int block, int head) const;
+  uint8_t* kv_at(const Memory& memory, int layer, int block, int head) const;
   void turn(int layer, int row, float* head, float scale) const;
   void project_qkv(const Layer& layer, int index);
   void norm_rows_of_heads(const Layer& layer, int index);
   void attend(const Layer& layer, int index);
+  void attend_pieces(const AttentionTask& task, int window, int index, int thread, const Partial& total);
   void attend_piece(const AttentionTask& task, int window, int index, int thread, int piece, const Partial& out);
   void merge_piece(const AttentionTask& task, int window, int piece, const Partial& total, const Partial& other);
+  bool quantizes_by_head() const;
   void end_attention(const AttentionTask& task, const Layer& layer, const Partial& total);
 
   void feed_forward(const Layer& layer);
@@ -167,8 +177,9 @@ class Model {
   const Kernels* kernels_;
   Activate* activate_;
   ThreadPool pool_;
+  PhaseClock phases_{pool_};
   KvType kv_type_;
-  Memory keys_, values_;  // [layer][block][kv head][head_size * 16]
+  Memory keys_, values_;  // [layer][block][kv head] parts of kv_part_bytes
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;

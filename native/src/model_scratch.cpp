@@ -2,6 +2,8 @@
 // model.
 #include "model_scratch.h"
 
+#include <algorithm>
+
 namespace stoker {
 
 namespace {
@@ -26,12 +28,11 @@ ExpertScratch make_expert_scratch(const ModelShape& s, size_t rows) {
 
 ThreadScratch make_thread_scratch(const ModelShape& s) {
   const auto head = static_cast<size_t>(s.head_size);
-  const size_t tile_columns = std::max<size_t>(head, 2 * kGroup);
-  const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(s.group());
+  const size_t tile_columns = std::max<size_t>(head, 2 * kActivationGroup);
   return {.tile = Memory(kRowBlock * tile_columns * sizeof(float)),
           .halves = Memory(2 * kRowBlock * kLanes * sizeof(float)),
-          .attention = Memory(2 * kTileTokens * head * sizeof(float)),
-          .partials = Memory(2 * pairs * (head + 2) * sizeof(float)),
+          .attention = Memory(attend_scratch_floats(s.group(), s.head_size) * sizeof(float)),
+          .partials = Memory(2 * partial_floats(kAttentionRows, s) * sizeof(float)),
           .sampling = SampleScratch(s.vocab_size),
           .expert_sums = std::vector<double>(s.experts ? padded(s.experts->n_experts) / kSumChunk + 1 : 0)};
 }
@@ -59,13 +60,15 @@ std::unique_ptr<Scratch> make_scratch(const ModelShape& s, const ModelOptions& o
   scratch->experts = make_expert_scratch(s, rows);
   if (s.sinks) scratch->no_value.resize(static_cast<size_t>(s.head_size));
   scratch->logits = Memory(static_cast<size_t>(o.max_step_seqs) * padded(s.vocab_size) * sizeof(float));
+  const size_t whole_partials = kPartialsPerThread * partial_floats(kAttentionRows, s) * sizeof(float);
+  scratch->partials = Memory(static_cast<size_t>(o.n_threads) * std::max(kLeastPartialBytes, whole_partials));
   for (int thread = 0; thread < o.n_threads; ++thread) scratch->threads.push_back(make_thread_scratch(s));
   return scratch;
 }
 
 size_t Model::step_bytes() const {
   const Scratch& s = *scratch_;
-  size_t total = s.logits.size() + s.experts.gathered.size();
+  size_t total = s.logits.size() + s.partials.size() + s.experts.gathered.size();
   for (const FloatRows* rows :
        {&s.residual, &s.branch, &s.queries, &s.keys, &s.experts.scores, &s.experts.shares, &s.experts.outputs}) {
     total += rows->memory.size();

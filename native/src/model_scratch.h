@@ -9,32 +9,39 @@
 
 namespace stoker {
 
-constexpr int kAttentionRows = 8;  // consecutive positions in one attention task
+// Memory for partial results of attention that is cut into pieces, for each thread: for so many whole tasks, but not
+// less than a size that lets the few rows of a decode step be cut as finely as they can.
+constexpr size_t kPartialsPerThread = 16;
+constexpr size_t kLeastPartialBytes = size_t{1} << 20;
 
 struct Row {
   int position;
   int kv_block;  // that holds the position
 };
 
-// A run of consecutive positions of one sequence, with the query heads of one KV head. Tasks that share the pieces of
-// such a run are a group.
+// A run of consecutive positions of one sequence, with the query heads of one KV head, over one or more pieces of keys.
+// Tasks that share the pieces of such a run are a group.
 struct AttentionTask {
   int first_row;
   int n_rows;
   int kv_head;
   int first_position;
   const int32_t* block_table;
-  int group_begin;    // the group's first piece of keys
-  int group_end;      // exclusive
-  int piece;          // the task's own, unless it does all
-  int first_partial;  // index of the group's partial result for its first piece, or -1: the task does all pieces
-  int group_index;    // counts the group's finished tasks
+  int group_begin;  // the group's first piece of keys
+  int group_end;    // exclusive
+  int begin;        // the task's own pieces: one, or the group's first ones
+  int end;
+  ptrdiff_t partials;  // where the group's partial results begin, in floats: one of each task; or -1: a task of all
+  int n_tasks;         // of the group
+  int index;           // of the task in its group
+  int group_index;     // counts the group's finished tasks
 };
 
 // The tasks of all layers that see as far back.
 struct AttentionPlan {
   int window;  // 0 for all before a token
   std::vector<AttentionTask> tasks;
+  std::vector<AttentionTask> groups;       // the first task of each
   std::vector<std::atomic<int>> finished;  // per task group
 };
 
@@ -46,13 +53,13 @@ struct ActivationBuffer {
   ActivationBuffer(size_t rows, size_t k, Form form = Form::both)
       : values(form == Form::both ? rows * k * sizeof(float) : 0),
         codes(rows * k),
-        meta(rows * (k / kGroup) * sizeof(GroupMeta)),
+        meta(rows * static_cast<size_t>(activation_groups(static_cast<int>(k))) * sizeof(GroupMeta)),
         k(static_cast<int>(k)) {}
   Activations view() const { return {values.as<float>(), codes.as<int8_t>(), meta.as<GroupMeta>(), k}; }
   float* row_values(int row) const { return values.as<float>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   int8_t* row_codes(int row) const { return codes.as<int8_t>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   GroupMeta* row_meta(int row) const {
-    return meta.as<GroupMeta>() + static_cast<size_t>(row) * static_cast<size_t>(k / kGroup);
+    return meta.as<GroupMeta>() + static_cast<size_t>(row) * static_cast<size_t>(activation_groups(k));
   }
   size_t size() const { return values.size() + codes.size() + meta.size(); }
 
@@ -85,6 +92,11 @@ struct Partial {
   float* accumulator;
 };
 
+// Floats of the partial result of so many rows.
+inline size_t partial_floats(int n_rows, const ModelShape& shape) {
+  return static_cast<size_t>(n_rows) * static_cast<size_t>(shape.group()) * (static_cast<size_t>(shape.head_size) + 2);
+}
+
 // Rows of the step that go through the same expert, at most kRowBlock, as places in the order of experts.
 struct ExpertBlock {
   int expert;
@@ -108,7 +120,7 @@ struct ExpertScratch {
 struct ThreadScratch {
   Memory tile;       // a matrix product's output on its way to the epilogue
   Memory halves;     // the products of coarse and fine rows with one column block, not yet added
-  Memory attention;  // widened keys and values
+  Memory attention;  // AttendArgs::scratch
   Memory partials;   // two partial results
   SampleScratch sampling;
   std::vector<double> expert_sums;  // of exp_terms

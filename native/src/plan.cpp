@@ -1,6 +1,5 @@
 // What a forward does before it computes: refuses a batch that breaks the rules, finds each row's place in the KV
-// cache, and cuts attention into tasks. Long sequences that are too few to occupy all threads are cut into pieces of
-// keys too.
+// cache, and cuts attention into tasks.
 #include <algorithm>
 #include <stdexcept>
 
@@ -55,59 +54,80 @@ void Model::plan_rows(const Batch& batch) {
 }
 
 void Model::plan_attention(const Batch& batch) {
-  Scratch& scratch = *scratch_;
-  size_t most_partials = 0;
-  for (AttentionPlan& plan : scratch.plans) most_partials = std::max(most_partials, plan_tasks(batch, plan));
-  const size_t pairs = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(shape_.group());
-  const size_t needed = most_partials * pairs * (static_cast<size_t>(shape_.head_size) + 2) * sizeof(float);
-  if (scratch.partials.size() < needed) scratch.partials = Memory(2 * needed);
+  for (AttentionPlan& plan : scratch_->plans) plan_tasks(batch, plan);
 }
 
-// Returns how many partial results the plan's tasks have.
-size_t Model::plan_tasks(const Batch& batch, AttentionPlan& plan) const {
+// Groups that are too few to occupy all threads are cut into tasks: each of their last pieces is one, and what comes
+// before is the first. All groups get the same number of tasks at most, the largest whose partial results fit the
+// memory for them: so no head waits for another, and since pieces grow with the position, the first task stays short.
+void Model::plan_tasks(const Batch& batch, AttentionPlan& plan) const {
   plan.tasks.clear();
-  int n_partials = 0;
-  int n_groups = 0;
+  std::vector<AttentionTask>& groups = plan.groups;
+  groups.clear();
   for (int s = 0; s < batch.n_seqs; ++s) {
-    n_groups += (batch.run_starts[s + 1] - batch.run_starts[s] + kAttentionRows - 1) / kAttentionRows;
-  }
-  n_groups *= shape_.n_kv_heads;
-  const bool split = n_groups < 4 * pool_.size();
-  int group_index = 0;
-  for (int s = 0; s < batch.n_seqs; ++s) {
-    for (int row = batch.run_starts[s]; row < batch.run_starts[s + 1]; row += kAttentionRows) {
-      const int n_rows = std::min(kAttentionRows, batch.run_starts[s + 1] - row);
-      const int position = batch.first_positions[s] + row - batch.run_starts[s];
-      const int first_piece = first_seen(position, plan.window) / kPieceTokens;
-      const int end_piece = (position + n_rows - 1) / kPieceTokens + 1;
-      for (int head = 0; head < shape_.n_kv_heads; ++head, ++group_index) {
-        AttentionTask task{.first_row = row,
-                           .n_rows = n_rows,
-                           .kv_head = head,
-                           .first_position = position,
-                           .block_table = batch.block_tables + batch.table_starts[s],
-                           .group_begin = first_piece,
-                           .group_end = end_piece,
-                           .piece = first_piece,
-                           .first_partial = -1,
-                           .group_index = group_index};
-        if (!split || end_piece - first_piece == 1) {
-          plan.tasks.push_back(task);
-          continue;
-        }
-        task.first_partial = n_partials;
-        n_partials += end_piece - first_piece;
-        for (task.piece = first_piece; task.piece < end_piece; ++task.piece) {
-          plan.tasks.push_back(task);
-        }
+    int position = batch.first_positions[s];
+    for (int row = batch.run_starts[s]; row < batch.run_starts[s + 1];) {
+      // Up to the next multiple of kAttentionRows, so that the rows of a task see keys of the same blocks.
+      const int n_rows = std::min(kAttentionRows - position % kAttentionRows, batch.run_starts[s + 1] - row);
+      AttentionTask task{.first_row = row,
+                         .n_rows = n_rows,
+                         .kv_head = 0,
+                         .first_position = position,
+                         .block_table = batch.block_tables + batch.table_starts[s],
+                         .group_begin = piece_of(first_seen(position, plan.window)),
+                         .group_end = piece_of(position + n_rows - 1) + 1,
+                         .begin = 0,
+                         .end = 0,
+                         .partials = -1,
+                         .n_tasks = 1,
+                         .index = 0,
+                         .group_index = 0};
+      for (; task.kv_head < shape_.n_kv_heads; ++task.kv_head) {
+        task.group_index = static_cast<int>(groups.size());
+        groups.push_back(task);
       }
+      row += n_rows;
+      position += n_rows;
     }
   }
-  if (plan.finished.size() < static_cast<size_t>(n_groups)) {
-    plan.finished = std::vector<std::atomic<int>>(static_cast<size_t>(n_groups));
+  const int most_tasks = static_cast<int>(groups.size()) < 4 * pool_.size() ? tasks_per_group(groups) : 1;
+  ptrdiff_t partials = 0;
+  for (AttentionTask& group : groups) {
+    const int n_pieces = group.group_end - group.group_begin;
+    group.n_tasks = std::min(n_pieces, most_tasks);
+    group.begin = group.group_begin;
+    group.end = group.group_end - group.n_tasks + 1;
+    if (group.n_tasks > 1) {
+      group.partials = partials;
+      partials += group.n_tasks * static_cast<ptrdiff_t>(partial_floats(group.n_rows, shape_));
+    }
+    for (AttentionTask task = group; task.index < group.n_tasks; ++task.index) {
+      plan.tasks.push_back(task);
+      task.begin = task.end++;
+    }
   }
+  if (plan.finished.size() < groups.size()) plan.finished = std::vector<std::atomic<int>>(groups.size());
   for (auto& finished : plan.finished) finished.store(0, std::memory_order_relaxed);
-  return static_cast<size_t>(n_partials);
+}
+
+// The most tasks of a group with which the partial results of all fit.
+int Model::tasks_per_group(const std::vector<AttentionTask>& groups) const {
+  const size_t room = scratch_->partials.size() / sizeof(float);
+  const auto fit = [&](int most_tasks) {
+    size_t needed = 0;
+    for (const AttentionTask& group : groups) {
+      const int n_tasks = std::min(group.group_end - group.group_begin, most_tasks);
+      if (n_tasks > 1) needed += static_cast<size_t>(n_tasks) * partial_floats(group.n_rows, shape_);
+    }
+    return needed <= room;
+  };
+  int fitting = 1, beyond = 2;
+  for (const AttentionTask& group : groups) beyond = std::max(beyond, group.group_end - group.group_begin + 1);
+  while (beyond - fitting > 1) {
+    const int middle = fitting + (beyond - fitting) / 2;
+    (fit(middle) ? fitting : beyond) = middle;
+  }
+  return fitting;
 }
 
 }  // namespace stoker

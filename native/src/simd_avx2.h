@@ -89,6 +89,20 @@ STOKER_INLINE F32 load_bfloat(const uint16_t* p) {
           _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_eight(p + 8)), 16))};
 }
 
+STOKER_INLINE __m256i bfloat_bits(__m256 x) {  // rounded to nearest, ties to even, in the low half of each lane
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i no_number = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, no_number), 16);
+}
+STOKER_INLINE void store_bfloat(uint16_t* p, F32 x) {
+  // The pack works in each register half by itself: lanes 0-3, 8-11, 4-7, 12-15.
+  const __m256i halves = _mm256_packus_epi32(bfloat_bits(x.low), bfloat_bits(x.high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(halves, 0xd8));
+}
+
 STOKER_INLINE I32 zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 STOKER_INLINE I32 add_int(I32 a, I32 b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
 STOKER_INLINE I32 sub_int(I32 a, I32 b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
@@ -121,6 +135,21 @@ STOKER_INLINE F32 exp2_whole(I32 n) {
 STOKER_INLINE I32 load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+// The two bf16 of each lane, the one at the lower address first.
+STOKER_INLINE F32 first_bfloats(I32 a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(a.low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(a.high, 16))};
+}
+STOKER_INLINE F32 second_bfloats(I32 a) {
+  const __m256i second = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  return {_mm256_castsi256_ps(_mm256_and_si256(a.low, second)), _mm256_castsi256_ps(_mm256_and_si256(a.high, second))};
+}
+// Byte kByte of each lane, unsigned.
+template <int kByte>
+STOKER_INLINE I32 byte_of(I32 a) {
+  const __m256i byte = _mm256_set1_epi32(255);
+  return {_mm256_and_si256(_mm256_srli_epi32(a.low, 8 * kByte), byte),
+          _mm256_and_si256(_mm256_srli_epi32(a.high, 8 * kByte), byte)};
 }
 STOKER_INLINE I32 low_nibbles(I32 a) {
   const __m256i nibble = _mm256_set1_epi8(15);

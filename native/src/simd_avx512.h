@@ -11,7 +11,7 @@
 namespace stoker::STOKER_ISA {
 
 // What the 32 registers hold without spilling.
-constexpr int kMaxRows = 12;     // rows of a product at once
+constexpr int kMaxRows = 11;     // rows of a product at once
 constexpr int kMaxPairs = 4;     // (row, head) pairs that share the loads of one tile of keys
 constexpr int kPairVectors = 4;  // vectors of scores or values at once for each pair
 
@@ -59,6 +59,20 @@ STOKER_INLINE F32 load_bfloat(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+STOKER_INLINE void store_bfloat(uint16_t* p, F32 x) {  // rounds to nearest, ties to even
+#if defined(__AVX512BF16__)
+  const __m256i halves = (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i either = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
+  const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(either, 16));
+#endif
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+}
+
 STOKER_INLINE I32 zero_int() { return _mm512_setzero_si512(); }
 STOKER_INLINE I32 add_int(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
 STOKER_INLINE I32 sub_int(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
@@ -76,6 +90,16 @@ STOKER_INLINE F32 exp2_whole(I32 n) {
 }
 
 STOKER_INLINE I32 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+// The two bf16 of each lane, the one at the lower address first.
+STOKER_INLINE F32 first_bfloats(I32 a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+STOKER_INLINE F32 second_bfloats(I32 a) {
+  return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+// Byte kByte of each lane, unsigned.
+template <int kByte>
+STOKER_INLINE I32 byte_of(I32 a) {
+  return _mm512_and_si512(_mm512_srli_epi32(a, 8 * kByte), _mm512_set1_epi32(255));
+}
 STOKER_INLINE I32 low_nibbles(I32 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 STOKER_INLINE I32 high_nibbles(I32 a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
 STOKER_INLINE I32 add_bytes(I32 a, I32 b) { return _mm512_add_epi8(a, b); }
@@ -86,10 +110,11 @@ using Dots = I32;
 STOKER_INLINE Dots zero_dots() { return zero_int(); }
 // Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`). The bytes of w are u4
 // codes or one part of u8 codes.
+// In assembly, since GCC 12 loads the four bytes into a register of their own, which then lacks for a sum.
 STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
-  int32_t four;
-  std::memcpy(&four, a, sizeof four);
-  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+  using Four [[gnu::may_alias]] = int32_t;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(a)));
+  return acc;
 }
 // A u8 code is the weighted sum of its parts, each small enough for dot4; here the code is its only part.
 constexpr int kU8Parts = 1;

@@ -74,6 +74,10 @@ STOKER_INLINE F32 load_bfloat(const uint16_t* p) {
   return reinterpret_cast<F32>(bits);
 }
 
+STOKER_INLINE void store_bfloat(uint16_t* p, F32 x) {
+  for (int i = 0; i < 16; ++i) p[i] = bfloat_from_float(x[i]);
+}
+
 STOKER_INLINE I32 zero_int() { return I32{}; }
 STOKER_INLINE I32 add_int(I32 a, I32 b) { return a + b; }
 STOKER_INLINE I32 sub_int(I32 a, I32 b) { return a - b; }
@@ -99,6 +103,14 @@ STOKER_INLINE I32 load_bytes(const uint8_t* p) {
   I32 x;
   std::memcpy(&x, p, sizeof x);
   return x;
+}
+// The two bf16 of each lane, the one at the lower address first.
+STOKER_INLINE F32 first_bfloats(I32 a) { return reinterpret_cast<F32>(a << 16); }
+STOKER_INLINE F32 second_bfloats(I32 a) { return reinterpret_cast<F32>(a & static_cast<int32_t>(0xffff0000u)); }
+// Byte kByte of each lane, unsigned.
+template <int kByte>
+STOKER_INLINE I32 byte_of(I32 a) {
+  return (a >> 8 * kByte) & 255;
 }
 STOKER_INLINE I32 low_nibbles(I32 a) { return a & 0x0f0f0f0f; }
 STOKER_INLINE I32 high_nibbles(I32 a) { return (a >> 4) & 0x0f0f0f0f; }

@@ -23,6 +23,8 @@ int next_chunk(uint64_t state) { return static_cast<int>(state & kFieldMask); }
 int chunk_count(uint64_t state) { return static_cast<int>((state >> kFieldBits) & kFieldMask); }
 uint64_t epoch_of(uint64_t state) { return state >> (2 * kFieldBits); }
 
+uint64_t now_ns() { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
+
 void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -47,12 +49,29 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run_erased(int n_chunks, Function function, void* self) {
   regions_.store(regions_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);  // one caller at a time
-  if (n_chunks <= 1 || workers_.empty()) {
-    for (int chunk = 0; chunk < n_chunks; ++chunk) function(self, chunk, 0);
-    return;
-  }
+  const uint64_t begin = timed_ ? now_ns() : 0;
+  run_chunks(n_chunks, function, self);
+  if (timed_) region_ns_ += now_ns() - begin;
+}
+
+// The end of a chunk is taken for the begin of the thread's next one; `since_ns` is 0 before the first.
+void ThreadPool::run_chunk(int chunk, int thread, uint64_t& since_ns) {
+  if (!timed_) return function_(self_, chunk, thread);
+  if (since_ns == 0) since_ns = now_ns();
+  function_(self_, chunk, thread);
+  const uint64_t end = now_ns();
+  chunks_ns_.fetch_add(end - since_ns, std::memory_order_relaxed);
+  since_ns = end;
+}
+
+void ThreadPool::run_chunks(int n_chunks, Function function, void* self) {
   function_ = function;
   self_ = self;
+  if (n_chunks <= 1 || workers_.empty()) {
+    uint64_t since_ns = 0;
+    for (int chunk = 0; chunk < n_chunks; ++chunk) run_chunk(chunk, 0, since_ns);
+    return;
+  }
   done_.store(0, std::memory_order_relaxed);
   const uint64_t epoch = epoch_of(state_.load(std::memory_order_relaxed)) + 1;
   const uint64_t state = (epoch << (2 * kFieldBits)) | (static_cast<uint64_t>(n_chunks) << kFieldBits);
@@ -72,11 +91,12 @@ void ThreadPool::run_erased(int n_chunks, Function function, void* self) {
 }
 
 void ThreadPool::claim_chunks(uint64_t state, int thread) {
+  uint64_t since_ns = 0;
   while (next_chunk(state) < chunk_count(state)) {
     state = state_.fetch_add(1, std::memory_order_acq_rel);
     if (next_chunk(state) >= chunk_count(state)) return;
     // This claim holds its region open: function_ and self_ stay as they are until done_ counts it.
-    function_(self_, next_chunk(state), thread);
+    run_chunk(next_chunk(state), thread, since_ns);
     done_.fetch_add(1, std::memory_order_release);
     state = state_.load(std::memory_order_acquire);
   }

@@ -12,6 +12,12 @@
 
 namespace stoker {
 
+// What regions have taken since chunks are timed.
+struct RegionTime {
+  uint64_t wall_ns = 0;    // of the thread that ran them
+  uint64_t chunks_ns = 0;  // of all threads together, in chunks
+};
+
 class ThreadPool {
  public:
   // `n_threads` counts the calling thread. Throws std::system_error when a thread cannot be started.
@@ -23,6 +29,10 @@ class ThreadPool {
   // Counts the regions begun; for any thread. It stands still while nothing is computed, or when a region hangs.
   uint64_t regions() const { return regions_.load(std::memory_order_relaxed); }
   int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Not while a region runs. Costs a reading of the clock for each chunk while it is on.
+  void time_chunks(bool on) { timed_ = on; }
+  RegionTime region_time() const { return {region_ns_, chunks_ns_.load(std::memory_order_relaxed)}; }
 
   // Calls `work(chunk, thread)` once for every chunk in [0, n_chunks), thread in [0, size()), and returns when
   // all are done. One caller at a time; `work` must not throw.
@@ -36,6 +46,8 @@ class ThreadPool {
   using Function = void (*)(void*, int, int);
 
   void run_erased(int n_chunks, Function function, void* self);
+  void run_chunks(int n_chunks, Function function, void* self);
+  void run_chunk(int chunk, int thread, uint64_t& since_ns);
   void claim_chunks(uint64_t state, int thread);
   void worker_main(int thread);
 
@@ -48,6 +60,9 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
   Function function_ = nullptr;
   void* self_ = nullptr;
+  bool timed_ = false;  // set between regions, so whoever holds a chunk may read it
+  uint64_t region_ns_ = 0;
+  std::atomic<uint64_t> chunks_ns_{0};
   std::vector<std::thread> workers_;
 };
 

@@ -170,7 +170,7 @@ void test_extreme_values(const Kernels& kernels) {
     kernels.rotate(out.data(), x.data(), y.data(), 32, 1.0f);
     kernels.divide(x.data(), y[0], 64, out.data());
     std::vector<uint8_t> block(2 * 16 * 64 * 4);
-    for (const KvType type : {KvType::f16, KvType::f32}) {
+    for (const KvType type : kKvTypes) {
       kernels.store_key(x.data(), 64, round % 16, type, block.data());
       kernels.store_value(x.data(), 64, round % 16, type, block.data());
     }
@@ -181,6 +181,17 @@ void test_extreme_values(const Kernels& kernels) {
     CHECK(chosen.token >= 0 && chosen.token < 64);
     for (int i = 0; i < 5; ++i) CHECK(chosen.top_tokens[i] >= 0 && chosen.top_tokens[i] < 64);
   }
+}
+
+void test_pieces() {
+  for (int piece = 1; piece < 200; ++piece) {
+    const int begin = piece_begin(piece);
+    CHECK(begin % kTileTokens == 0 && begin > piece_begin(piece - 1));
+    CHECK(piece_of(begin) == piece && piece_of(begin - 1) == piece - 1);
+    // Small against what lies before it, once that is long.
+    CHECK(piece <= kEvenPieces || piece_begin(piece + 1) - begin <= begin / kPiecesToDouble);
+  }
+  CHECK(piece_begin(0) == 0 && piece_of(0) == 0 && piece_begin(kEvenPieces) == kEvenPieces * kPieceTokens);
 }
 
 void test_sampler(const Kernels& kernels) {
@@ -256,7 +267,7 @@ void test_exact_sums(const Kernels& kernels) {
       for (int8_t& x : a) {
         x = static_cast<int8_t>(round % 4 == 0 || random.below(40) == 0 ? random.between(-128, 127) : extreme);
       }
-      const std::vector<GroupMeta> meta(a.size() / kGroup, {1.0f, 0.0f, 0.0f});
+      const std::vector<GroupMeta> meta(m * activation_groups(k), {1.0f, 0.0f, {0.0f, 0.0f}});
       const std::vector<float> values(a.size());
       const PackedMatrix matrix = pack(source_type(four_bits ? "Q4_1" : "Q8_0"), bytes.data(), n, k, {}, pool);
       std::vector<float> out(m * n);
@@ -327,8 +338,11 @@ void test_equal_paths(const Kernels& first, const Kernels& second) {
       std::vector<float> x(static_cast<size_t>(m * k));
       for (float& value : x) value = random.unit();
       std::vector<int8_t> codes(x.size());
-      std::vector<GroupMeta> meta(x.size() / kGroup);
-      first.quantize(x.data(), m * k, codes.data(), meta.data());
+      const int groups = activation_groups(k);
+      std::vector<GroupMeta> meta(static_cast<size_t>(m * groups));
+      for (int row = 0; row < m; ++row) {
+        first.quantize(x.data() + row * k, k, codes.data() + row * k, meta.data() + row * groups);
+      }
       const Activations input{x.data(), codes.data(), meta.data(), k};
       const ptrdiff_t stride = ptrdiff_t{matrix.n_blocks()} * kLanes;
       std::vector<float> expected(static_cast<size_t>(m * stride)), got(expected.size());

@@ -31,6 +31,7 @@ int main() {
   run("halves", test_halves);
   run("packing", test_packing);
   run("stored blocks", test_stored_blocks);
+  run("pieces", test_pieces);
   run("bad arguments", test_bad_arguments);
   run("decode", test_decode);
   run("bad edits", test_bad_edits);

@@ -20,12 +20,13 @@ struct TinyModel {
   std::string embedding_type;
   bool float_path;
   uint64_t seed;
+  std::string kv_type = "auto";
 
   // The same weights whatever the options.
   std::unique_ptr<Model> build(const std::string& isa, int n_threads, int kv_blocks, int step_tokens,
                                int step_seqs) const {
-    auto model =
-        std::make_unique<Model>(shape, ModelOptions{isa, n_threads, kv_blocks, step_tokens, step_seqs, float_path});
+    auto model = std::make_unique<Model>(
+        shape, ModelOptions{isa, n_threads, kv_blocks, step_tokens, step_seqs, float_path, kv_type});
     Random random(seed);
     for (const MatrixSlot& slot : model->matrices()) {
       const std::string& stored_as = slot.layer < 0 ? embedding_type : type;
@@ -47,7 +48,7 @@ struct TinyModel {
 class MappedModel {
  public:
   MappedModel(const TinyModel& tiny, const std::string& isa, int kv_blocks, int step_tokens)
-      : model(tiny.shape, ModelOptions{isa, 1, kv_blocks, step_tokens, 1, tiny.float_path}) {
+      : model(tiny.shape, ModelOptions{isa, 1, kv_blocks, step_tokens, 1, tiny.float_path, tiny.kv_type}) {
     const auto packed = tiny.build(isa, 1, 1, 1, 1);
     for (const MatrixSlot& slot : packed->matrices()) {
       const PackedMatrix& matrix = packed->packed_matrix(slot.name, slot.layer);
@@ -270,28 +271,66 @@ std::vector<ModelShape> rich_shapes() {
   return {dense, mixture, few_experts};
 }
 
+// Attention in more pieces than there is memory for the partial results of: cut less, it has the same bits. What lies
+// before the rows is whatever the KV cache holds, here zeros.
+void test_many_pieces(const std::string& isa, const std::string& kv_type) {
+  ModelShape shape = plain_shape(1, 32, 16, 1, 256);
+  shape.context_length = 3040;
+  const int first = 2992;
+  const TinyModel tiny{shape, "Q4_1", "Q8_0", false, 31, kv_type};
+  std::vector<std::vector<float>> results;
+  for (const int n_threads : {1, 2, 3}) {
+    const auto model = tiny.build(isa, n_threads, shape.context_length / kBlockTokens, 48, 1);
+    Random random(32);
+    Sequence sequence;
+    for (int i = 0; i < shape.context_length; ++i) sequence.tokens.push_back(random.below(shape.vocab_size));
+    for (int i = 0; i < shape.context_length / kBlockTokens; ++i) sequence.table.push_back(i);
+    sequence.computed = first;
+    std::vector<float> logits;
+    for (const int n : {48, 16, 31, 1}) {  // computed over and over, to the same places
+      BatchBuilder batch;
+      sequence.computed = sequence.computed == shape.context_length ? first : sequence.computed;
+      batch.add(sequence, n);
+      std::vector<float> some(static_cast<size_t>(n * shape.vocab_size));
+      model->logits(batch.view(), some.data());
+      logits.insert(logits.end(), some.begin(), some.end());
+      sequence.computed += n;
+    }
+    const auto half = logits.begin() + 48 * shape.vocab_size;
+    CHECK(same_bits({logits.begin(), half}, {half, logits.end()}));
+    results.push_back(logits);
+  }
+  CHECK(same_bits(results[0], results[1]) && same_bits(results[0], results[2]));
+}
+
 }  // namespace
 
 void test_models(const std::string& isa) {
+  const char* const kv_types[] = {"auto", "bf16", "q8", "f16"};
+  for (const char* kv_type : {"auto", "q8"}) test_many_pieces(isa, kv_type);
   int index = 0;
   for (const std::string type : kTypes) {
     ModelShape shape = plain_shape(2, 64, 2 * (1 + index % 3), 2, 32 * (1 + index % 2));
     shape.tied_embeddings = index % 2 == 0;
-    const TinyModel tiny{shape, type, kTypes[(index + 2) % 6], false, static_cast<uint64_t>(index)};
+    const TinyModel tiny{
+        shape, type, kTypes[(index + 2) % 6], false, static_cast<uint64_t>(index), kv_types[index % 4]};
     test_model(tiny, {1, 15, 16, 17, 33, 64, 65}, isa);
     ++index;
   }
   for (const ModelShape& shape : rich_shapes()) {
-    test_model({shape, index % 2 == 0 ? "Q8_0" : "BF16", "Q4_1", false, static_cast<uint64_t>(index)}, {1, 17, 65, 120},
-               isa);
+    test_model(
+        {shape, index % 2 == 0 ? "Q8_0" : "BF16", "Q4_1", false, static_cast<uint64_t>(index), kv_types[index % 3]},
+        {1, 17, 65, 120}, isa);
     ++index;
   }
   const ModelShape shape = plain_shape(1, 32, 2, 1, 32);
-  test_model({shape, "Q4_1", "Q8_0", false, 21}, {511, 530}, isa);  // two pieces of keys
+  test_model({shape, "Q4_1", "Q8_0", false, 21, "bf16"}, {511, 530}, isa);  // two pieces of keys
   ModelShape windowed = shape;
   windowed.layers = {{.window = 40, .rotary = 0}, {.window = 515, .rotary = 0}};
   windowed.sinks = true;
-  test_model({windowed, "Q4_1", "Q8_0", false, 22}, {511, 570}, isa);
+  for (const char* kv_type : {"f16", "bf16", "q8"}) {
+    test_model({windowed, "Q4_1", "Q8_0", false, 22, kv_type}, {511, 570}, isa);
+  }
   test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa);  // the float path
 }
 
@@ -320,6 +359,7 @@ void test_bad_arguments() {
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.n_threads = 0; })));
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.kv_blocks = 0; })));
   CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.isa = "avx1024"; })));
+  CHECK(refuses(with([](ModelShape&, ModelOptions& o) { o.kv_type = "q4"; })));
 
   Model unfinished(shape, {"auto", 2, 4, 16, 2, false});
   const std::vector<uint8_t> bytes(32 * 18);

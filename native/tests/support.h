@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fp16.h"
+#include "kv_cache.h"
 #include "philox.h"
 #include "weights.h"
 
@@ -59,6 +60,7 @@ inline void append16(std::vector<uint8_t>& out, uint16_t value) {
   out.push_back(static_cast<uint8_t>(value >> 8));
 }
 
+inline const KvType kKvTypes[] = {KvType::f16, KvType::bf16, KvType::q8, KvType::f32};
 inline const char* const kTypes[] = {"Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32"};
 
 // A random matrix as stored in a file, and its values.

@@ -10,6 +10,7 @@ void test_thread_pool();
 void test_halves();
 void test_packing();
 void test_stored_blocks();
+void test_pieces();
 void test_extreme_values(const Kernels& kernels);
 void test_sampler(const Kernels& kernels);
 void test_exact_sums(const Kernels& kernels);

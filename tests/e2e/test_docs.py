@@ -68,9 +68,11 @@ def of(page: str, language: str) -> list[Block]:
 
 def test_every_block_is_run_or_known_not_to_be() -> None:
     run = [
+        *of("docs/benchmarking.md", "console"),
         *of("docs/openai.md", "console"),
         *of("docs/serving.md", "console"),
         *of("docs/serving.md", "toml"),
+        *of("docs/batching.md", "toml"),  # in test_batching.py
     ]
     run += of("README.md", "python")
     others = [block for block in blocks() if block not in run]
@@ -117,6 +119,27 @@ def test_the_example_of_the_readme_prints_an_answer(server: ServerProcess) -> No
     )
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout) > 20
+
+
+@pytest.mark.timeout(300)  # three starts, and a machine that may be busy
+def test_the_measurements_of_the_benchmarking_page_are_taken(
+    server: ServerProcess, home: Path, tmp_path: Path
+) -> None:
+    commands = [command for block in of("docs/benchmarking.md", "console") for command in block.commands]
+    assert len(commands) == 3
+    for _, *arguments in commands:
+        ended = subprocess.run(
+            [sys.executable, "-m", "stoker", *(word.replace(ADDRESS, server.url) for word in arguments)],
+            capture_output=True,
+            text=True,
+            env=clean_environment(home),
+            cwd=tmp_path,
+            timeout=100,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "8 of 8" in ended.stdout or "feed_forward" in ended.stdout
+    assert len(orjson.loads((tmp_path / "result.json").read_bytes())["trials"][0]["samples"]) == 8
 
 
 @pytest.fixture

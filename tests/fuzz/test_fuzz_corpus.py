@@ -73,7 +73,7 @@ def test_a_fault_is_not_taken_for_a_refusal() -> None:
 def test_the_frames_begin_from_whole_ones_of_this_protocol() -> None:
     """Or all changed copies would be refused at their first frame."""
     for side, reader, kinds in (
-        ("engine", frames.engine_reader(), [frames.Submit, frames.Abort]),
+        ("engine", frames.engine_reader(), [frames.Submit, frames.Abort, frames.Tune]),
         ("gateway", frames.gateway_reader(), [frames.Hello, frames.Step, frames.Fatal]),
     ):
         reader.feed((CORPUS / "frames" / side).read_bytes()[1:])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stoker import _native
+from stoker.core.batching import BatchingPolicy
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS
 from stoker.core.tokens import TokenLogprob, TokenRequest
@@ -70,6 +71,7 @@ class Loop:
         max_running: int = 32,
         kv_blocks: int | None = None,
         call_steps: int = 1,
+        batching: BatchingPolicy | None = None,
     ) -> None:
         limits = SchedulerLimits(
             context_length=CONTEXT,
@@ -80,7 +82,9 @@ class Loop:
         )
         self.engine = engine
         self.clock = FakeClock()
-        self.scheduler = Scheduler(limits, kv_blocks or engine.kv_blocks, engine.fingerprint)
+        self.scheduler = Scheduler(
+            limits, kv_blocks or engine.kv_blocks, engine.fingerprint, batching=batching
+        )
         self.outputs: dict[str, Output] = {}
         self.cached_tokens: dict[str, int] = {}
         self.computed_tokens: Counter[str] = Counter()
@@ -287,6 +291,13 @@ def test_an_end_token_ends_a_call_of_several_steps(case: Case) -> None:
 
 def test_chunks_beside_running_sequences(case: Case) -> None:
     case.check(Loop(case.engine, step_tokens=48).run([*case.others(10), *case.requests]))
+
+
+def test_chunks_sized_by_their_time_and_served_by_who_is_due(case: Case) -> None:
+    batching = BatchingPolicy(mode="latency", itl_target_s=0.008, prefill_share=0.1, prompt_patience_s=0.001)
+    loop = Loop(case.engine, batching=batching)
+    case.check(loop.run([*case.others(10), *case.requests]))
+    assert loop.scheduler.stats().late_steps_total > 0
 
 
 @pytest.mark.parametrize("n_steps", [1, 4])

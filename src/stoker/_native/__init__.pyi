@@ -14,6 +14,35 @@ PACK_LAYOUT: int
 def available_isas() -> list[str]:
     """Instruction-set paths that this processor can run, fastest first."""
 
+def measure_limits(
+    isa: str, *, n_threads: int, memory_bytes: int, cache_bytes: int, seconds: float
+) -> dict[str, float]:
+    """Measure what the processor allows, all threads together, each limit for `seconds`.
+
+    Returns operations a second (a multiplication and an addition are two) and bytes read a second:
+    ``dot_ops`` (integer products of this instruction-set path), ``fma_ops`` (fp32), ``bf16_ops``
+    (bfloat16 products; 0 where the processor has none), ``memory_bytes`` (of an array of that size) and
+    ``cache_bytes`` (read again and again). Releases the interpreter lock.
+
+    Raises:
+        ValueError: An argument is out of range, or `isa` cannot run here.
+        MemoryError: There is no room for the arrays.
+    """
+
+def fastest_kv_type(isa: str) -> str:
+    """KV type that an instruction-set path is fastest with: what ``auto`` stands for.
+
+    Raises:
+        ValueError: This processor has no such path.
+    """
+
+def kv_part_bytes(kv_type: str, head_size: int) -> int:
+    """Bytes of the keys, or of the values, of one KV head of one block of 16 tokens.
+
+    Raises:
+        ValueError: There is no such type.
+    """
+
 class LogitEdits:
     """What is done to the logits of some rows before a token is chosen.
 
@@ -137,6 +166,7 @@ class Model:
         max_step_tokens: int,
         max_step_seqs: int,
         float_path: bool,
+        kv_type: str = "auto",
     ) -> None: ...
     def set_matrix(
         self, name: str, layer: int, dtype: str, data: NDArray[np.uint8], adjacent_pairs: bool
@@ -226,7 +256,22 @@ class Model:
     @property
     def isa(self) -> str: ...
     @property
+    def kv_type(self) -> str:
+        """Of ``f16``, ``bf16``, ``q8`` and ``f32``."""
+
+    @property
     def n_threads(self) -> int: ...
+    def time_phases(self, on: bool) -> None:
+        """Begin anew to measure where the time of `forward` goes, or stop it."""
+
+    @property
+    def phase_times(self) -> dict[str, tuple[float, float]]:
+        """Seconds since then by phase: of the calling thread, and those of all threads that were idle in it.
+
+        Phases are other, normalize, qkv, attention, output, feed_forward, logits and sampling, those of
+        ``native/src/phases.h``.
+        """
+
     @property
     def progress(self) -> int:
         """Grows while a step is computed; any thread may read it."""

@@ -66,7 +66,7 @@ def attend(
     values: NDArray[np.float32],
     first_position: int,
     block_table: NDArray[np.int32],
-    half: bool,
+    kv_type: str,
     window: int = 0,
     softcap: float = 0.0,
 ) -> NDArray[np.float32]:
@@ -79,10 +79,15 @@ def attend(
         values: Like `keys`.
         first_position: Position of the first row.
         block_table: Blocks of 16 tokens that keys and values are stored to; unused memory holds NaN.
-        half: Store keys and values in fp16 instead of fp32.
+        kv_type: How keys and values are stored: ``f32``, ``f16``, ``bf16`` or ``q8``.
         window: Keys that a row sees, up to its own; 0 for all.
         softcap: Scores become ``softcap * tanh(score / softcap)``; 0 for not.
     """
+
+def stored_kv(
+    isa: str, kv_type: str, keys: NDArray[np.float32], values: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Store keys and values, each ``[n, head_size]``, in a KV block and read them back."""
 
 def sample(
     isa: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
 from stoker.models.config import TokenizerSpec
@@ -128,6 +129,7 @@ class LocalModel:
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
+        self.supervisor.tune(batching_policy(settings))
         self.engine.timeout_s = settings.resume_timeout_s
 
 
@@ -166,9 +168,11 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
         call_steps=settings.call_steps,
+        batching=batching_policy(settings),
         context_length=settings.context_length,
         n_threads=settings.threads,
         isa=settings.isa,
+        kv_type=settings.kv_type,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
@@ -187,6 +191,17 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
+    )
+
+
+def batching_policy(settings: Settings) -> BatchingPolicy:
+    """Return how the engine is to fill its steps."""
+    return BatchingPolicy(
+        mode=settings.batching,
+        itl_target_s=settings.itl_target_s,
+        prefill_share=settings.prefill_share,
+        batch_wait_s=settings.batch_wait_s,
+        prompt_patience_s=settings.prompt_patience_s,
     )
 
 

@@ -37,6 +37,7 @@ app.command("stoker.cli.ps:ps", name="ps", help="List the models of a running se
 app.command("stoker.cli.ps:load", name="load", help="Have a running server load a model.")
 app.command("stoker.cli.ps:unload", name="unload", help="Have a running server unload a model.")
 app.command("stoker.cli.run:run", name="run", help="Answer one prompt, or chat, without a server.")
+app.command("stoker.cli.bench:bench", name="bench", help="Measure a server under load, or the engine.")
 app.command("stoker.cli.models:pull", name="pull", help="Fetch a model into the model store.")
 app.command("stoker.cli.models:list_models", name="list", help="List the models that are stored or known.")
 app.command("stoker.cli.models:show", name="show", help="Show what is known of one model.")

@@ -70,6 +70,8 @@ def load(
     url: str | None = None,
     alias: str | None = None,
     engine: Literal["auto", "native", "llamacpp"] | None = None,
+    batching: Literal["latency", "size", "time"] | None = None,
+    itl_target_s: Annotated[float | None, Parameter(validator=Number(gte=0.001, lte=60))] = None,
     context_length: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     kv_memory: str | None = None,
     max_running: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
@@ -87,6 +89,8 @@ def load(
         url: The server's address. Unset, it is that of `host` and `port`.
         alias: Name that clients use for the model.
         engine: What computes it.
+        batching: How its engine calls are filled.
+        itl_target_s: Seconds from token to token that 95 % of a stream's shall keep.
         context_length: Most tokens of one sequence.
         kv_memory: Memory for its KV cache, such as `2GiB`.
         max_running: Most sequences computed in one engine call.
@@ -98,6 +102,8 @@ def load(
     overrides: dict[str, object] = {
         "alias": alias,
         "engine": engine,
+        "batching": batching,
+        "itl_target_s": itl_target_s,
         "context_length": context_length,
         "kv_memory": kv_memory,
         "max_running": max_running,

@@ -23,6 +23,8 @@ class ModelSettings(BaseModel):
     chat_template: Path | None = Field(
         default=None, description="Only in the settings file: a request must not name files."
     )
+    batching: Literal["latency", "size", "time"] | None = None
+    itl_target_s: float | None = Field(default=None, ge=0.001, le=60)
     engine: Literal["auto", "native", "llamacpp"] | None = None
     context_length: int | None = Field(default=None, ge=1, le=2**24)
     kv_memory: ByteSize | None = Field(default=None, ge=1)

@@ -60,6 +60,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_waiting_tokens",
         "step_tokens",
         "call_steps",
+        "batching",
+        "itl_target_s",
+        "prefill_share",
+        "prompt_patience_s",
+        "batch_wait_s",
+        "kv_type",
         "kv_memory",
         "context_length",
         "chat_template",
@@ -136,8 +142,9 @@ class Settings(BaseModel):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`chat_template`, `engine`, `context_length`, `kv_memory`, `max_running`, `max_waiting`, `quantize` "
-        "and `threads`; what is left out is as for all models. A table does not load its model.",
+        "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
+        "`max_running`, `max_waiting`, `quantize` and `threads`; what is left out is as for all models. A "
+        "table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -174,10 +181,10 @@ class Settings(BaseModel):
         description="Compute threads of an engine. Unset, as many as there are processor cores that this "
         "process may use (its affinity and its cgroup's quota).",
     )
-    isa: Literal["auto", "amx", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
+    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "portable"] = Field(
         default="auto",
         description="Instruction-set path of the kernels: `auto` (the fastest that the processor has), "
-        "`amx`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
+        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2` or `portable`.",
     )
     max_running: int = Field(
         default=64, ge=1, le=1024, description="Most sequences computed in one engine call."
@@ -193,7 +200,50 @@ class Settings(BaseModel):
         ge=16,
         le=16384,
         description="Most tokens computed in one engine call; at least `max_running`. More speeds up "
-        "long prompts, less evens out the streams that run beside them.",
+        "long prompts, less evens out the streams that run beside them, as far as `batching` does not.",
+    )
+    batching: Literal["latency", "size", "time"] = Field(
+        default="latency",
+        description="How an engine call is filled, up to `step_tokens`: `latency` (beside running streams "
+        "only as much of new prompts as keeps their `itl_target_s`), `size` (whatever waits) or `time` (the "
+        "same, and new requests wait up to `batch_wait_s` for others). No answer depends on it. batching.md "
+        "has what each is good for.",
+    )
+    itl_target_s: float = Field(
+        default=0.07,
+        ge=0.001,
+        le=60,
+        description="Seconds from one token of a stream to the next that 95 % shall keep. Less evens out the "
+        "streams, more computes prompts sooner. Calls that take longer are counted.",
+    )
+    prefill_share: float = Field(
+        default=0.25,
+        ge=0.01,
+        le=0.9,
+        description="With `latency`: least share of an engine call's time for prompts that wait to be "
+        "computed, also where running streams alone take longer than `itl_target_s`.",
+    )
+    prompt_patience_s: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="Seconds that each token of a prompt adds to a request's place in the queue, tokens that "
+        "are cached left out, 10 s at most: a short prompt goes before a long one that came at most so much "
+        "earlier. With 0 the order is that of arrival.",
+    )
+    batch_wait_s: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="With `time`: longest that a new request waits for others to fill an engine call "
+        "with it.",
+    )
+    kv_type: Literal["auto", "f16", "bf16", "q8"] = Field(
+        default="auto",
+        description="How the KV cache holds keys and values: `f16`, `bf16` (the fastest where the "
+        "processor multiplies bf16: `isa` `amx` and `avx512bf16`) or `q8` (8-bit codes with a scale and a "
+        "minimum for each token and head: about half the memory, less exact). `auto` is `bf16` on those "
+        "paths and `f16` on the others. Another type gives other answers.",
     )
     call_steps: int = Field(
         default=MAX_CALL_STEPS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """State of one engine after a step; the counters (from `prompt_tokens_total` on) begin at 0.
+    """State of one engine after a step; the counters, which are in `COUNTERS`, begin at 0.
 
     Attributes:
         running: Sequences that hold KV blocks and take part in steps.
@@ -22,6 +22,13 @@ class EngineStats:
         expired_total: Sequences that were given up because a time limit of theirs was over.
         steps_total: Steps computed; an engine call takes one or a few.
         step_seconds_total: Time spent in engine calls.
+        interval_seconds_total: Time from the end of a call, or from when one was planned after idling, to
+            the end of the next: what a stream waits for its tokens.
+        predicted_seconds_total: What was predicted of that.
+        streaming_steps_total: Steps in which a stream had a token computed.
+        late_steps_total: Those of them that took longer than the target.
+        step_budget: Most tokens that the latest call might have had.
+        step_time_ratio: 95 % quantile of measured to predicted time that sizes calls.
     """
 
     running: int = 0
@@ -38,6 +45,12 @@ class EngineStats:
     expired_total: int = 0
     steps_total: int = 0
     step_seconds_total: float = 0.0
+    interval_seconds_total: float = 0.0
+    predicted_seconds_total: float = 0.0
+    streaming_steps_total: int = 0
+    late_steps_total: int = 0
+    step_budget: int = 0
+    step_time_ratio: float = 0.0
 
     @property
     def kv_bytes_total(self) -> int:
@@ -63,6 +76,10 @@ COUNTERS = (
     "expired_total",
     "steps_total",
     "step_seconds_total",
+    "interval_seconds_total",
+    "predicted_seconds_total",
+    "streaming_steps_total",
+    "late_steps_total",
 )
 """The fields of `EngineStats` that only grow; the others are gauges."""
 

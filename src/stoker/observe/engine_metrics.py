@@ -40,6 +40,11 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kv_blocks_cached": ("stoker_engine_kv_blocks_cached", "Free KV blocks that keep a prefix for later."),
     "kv_bytes_total": ("stoker_engine_kv_bytes", "Memory of all KV blocks."),
     "kv_bytes_used": ("stoker_engine_kv_bytes_used", "Memory of the KV blocks held by running sequences."),
+    "step_budget": ("stoker_engine_step_budget_tokens", "Most tokens that the latest call might have had."),
+    "step_time_ratio": (
+        "stoker_engine_step_time_ratio",
+        "95 % quantile of measured to predicted time that sizes calls.",
+    ),
     "kv_bytes_cached": ("stoker_engine_kv_bytes_cached", "Memory of the free KV blocks that keep a prefix."),
 }
 """Field or property of `EngineStats` to name and help of its gauge."""
@@ -58,6 +63,22 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     ),
     "steps_total": ("stoker_engine_steps_total", "Steps computed; an engine call has up to four."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),
+    "interval_seconds_total": (
+        "stoker_engine_interval_seconds_total",
+        "Time from engine call to engine call, as streams wait for their tokens.",
+    ),
+    "predicted_seconds_total": (
+        "stoker_engine_predicted_seconds_total",
+        "What was predicted of the time from engine call to engine call.",
+    ),
+    "streaming_steps_total": (
+        "stoker_engine_streaming_steps_total",
+        "Engine calls in which a stream had a token computed.",
+    ),
+    "late_steps_total": (
+        "stoker_engine_late_steps_total",
+        "Engine calls in which a stream waited longer than itl_target_s.",
+    ),
 }
 """Field of `EngineStats` to name and help of its counter."""
 

@@ -73,10 +73,14 @@ class Admission:
     time_limits: TimeLimits
     counters: Counters
 
-    def admit_waiting(self) -> None:
-        """Admit as many as can start now."""
+    def admit_waiting(self, n_step_tokens: int) -> None:
+        """Admit as many as can start now.
+
+        Args:
+            n_step_tokens: Most tokens that the step will have.
+        """
         while (sequence := self.waiting.first()) is not None:
-            if not (self._has_place(sequence) and self._has_token(sequence)):
+            if not (self._has_place(sequence) and self._has_token(sequence, n_step_tokens)):
                 return
             if not self._take_blocks(sequence):
                 return
@@ -89,7 +93,7 @@ class Admission:
         running = self.running.items
         return len(running) < self.limits.max_running or running[-1].yields_to(sequence)
 
-    def _has_token(self, sequence: SequenceState) -> bool:
+    def _has_token(self, sequence: SequenceState, n_step_tokens: int) -> bool:
         """Whether the step has tokens left after every decode, and every prefill before this one."""
         order = sequence.order
         claimed = 0
@@ -98,7 +102,7 @@ class Admission:
             n_pending = len(other.tokens) - other.n_computed
             if n_pending == 1 or other.order < order:
                 claimed += n_pending
-        return claimed < self.limits.max_step_tokens
+        return claimed < n_step_tokens
 
     def _take_blocks(self, sequence: SequenceState) -> bool:
         cache = self.cache

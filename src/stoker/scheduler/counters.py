@@ -19,6 +19,10 @@ class Counters:
     expired: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    interval_seconds: float = 0.0
+    predicted_seconds: float = 0.0
+    streaming_steps: int = 0
+    late_steps: int = 0
 
 
 @dataclass(slots=True)

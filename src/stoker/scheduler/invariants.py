@@ -39,8 +39,8 @@ def check_sequences(
         orders = [sequence.order for sequence in queue]
         if orders != sorted(set(orders)):
             raise _broken("a queue is out of order")
-    if running and any(not w.order > running[-1].order and not running[-1].yields_to(w) for w in waiting):
-        raise _broken("a sequence was overtaken by a newer one of its priority")
+    if any(_overtook(ran, waits) for ran in running for waits in waiting):
+        raise _broken("a sequence was overtaken by one that came and is due later")
     _check_namespaces(running)
     for sequence in running:
         _check_running(sequence, cache)
@@ -73,6 +73,10 @@ def check_books(
     must_end = {s for s in live.values() if s.end_by is not None}
     if set(starts) != must_start or set(ends) != must_end:
         raise _broken("the time limits watched are not those of the live sequences")
+
+
+def _overtook(ran: SequenceState, waits: SequenceState) -> bool:
+    return waits.arrival < ran.arrival and waits.order < ran.order and not ran.yields_to(waits)
 
 
 def _check_namespaces(running: list[SequenceState]) -> None:

@@ -2,6 +2,7 @@
 
 from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
 from stoker.kvcache import KVCache, Parent
+from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
@@ -31,9 +32,9 @@ def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -
 
 
 def build_plan(
-    running: list[SequenceState], cache: KVCache, max_step_tokens: int
+    running: list[SequenceState], cache: KVCache, budget: StepBudget
 ) -> tuple[StepPlan, list[SequenceState]]:
-    """Plan one token for each decode, then chunks of prompts while the step has tokens left.
+    """Plan one token for each decode, then chunks of prompts while the step's budget lasts.
 
     A prompt whose next full block is being computed in this very step, for another sequence, waits for
     it. So of several equal prompts that arrive together only one is computed, but for a last block.
@@ -41,14 +42,13 @@ def build_plan(
     Args:
         running: The running sequences in order; their tables have room for all their tokens.
         cache: Where another sequence may have published what this one still has to compute.
-        max_step_tokens: Most tokens in the plan; at least as many as there are sequences.
+        budget: What is left of the step beside the decodes; what is planned is taken from it.
 
     Returns:
         The plan, and the sequence of each of its rows. Block tables and logit edits are shared with
         the sequences, not copied.
     """
     rows = [sequence for sequence in running if len(sequence.tokens) - sequence.n_computed == 1]
-    n_decodes = len(rows)
     plan = StepPlan(
         request_ids=[sequence.request_id for sequence in rows],
         tokens=[sequence.tokens[-1:] for sequence in rows],
@@ -57,8 +57,8 @@ def build_plan(
         samples=[sequence.wants_token for sequence in rows],
         sampling=[sequence.sampling for sequence in rows],
     )
-    if n_decodes < len(running):
-        _add_chunks(plan, rows, running, cache, max_step_tokens - n_decodes)
+    if len(rows) < len(running):
+        _add_chunks(plan, rows, running, cache, budget)
     plan.edits = {
         row: edits
         for row, sequence in enumerate(rows)
@@ -68,15 +68,17 @@ def build_plan(
 
 
 def _add_chunks(
-    plan: StepPlan, rows: list[SequenceState], running: list[SequenceState], cache: KVCache, n_left: int
+    plan: StepPlan,
+    rows: list[SequenceState],
+    running: list[SequenceState],
+    cache: KVCache,
+    budget: StepBudget,
 ) -> None:
     in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:
         tokens = sequence.tokens
         if len(tokens) - sequence.n_computed == 1:
             continue
-        if n_left == 0:
-            return
         _skip_published(sequence, cache)
         block_end = (sequence.n_published + 1) * BLOCK_TOKENS
         block = (sequence.parent, tuple(tokens[block_end - BLOCK_TOKENS : block_end]))
@@ -85,8 +87,9 @@ def _add_chunks(
         if block_end <= len(tokens):
             in_work.add(block)
         start = sequence.n_computed
-        end = min(len(tokens), start + n_left)
-        n_left -= end - start
+        end = start + budget.take(start, len(tokens) - start, scored=sequence.n_scored < sequence.n_prompt)
+        if end == start:
+            return
         if (scoring := _scoring(sequence, start, end)) is not None:
             plan.scoring[len(rows)] = scoring
         rows.append(sequence)

@@ -1,6 +1,6 @@
 """Preemption by recomputation, when blocks or places run out.
 
-The victim is always the last running sequence in order: the newest of the lowest priority. So the
+The victim is always the last running sequence in order: the last due of the lowest priority. So the
 first in order is never preempted while it runs, can take the blocks of everybody else, and ends;
 then so does the next one. Two sequences cannot preempt each other in turn.
 """

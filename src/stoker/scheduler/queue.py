@@ -9,7 +9,7 @@ _order = attrgetter("order")
 
 
 class SequenceQueue:
-    """A list of sequences sorted by (-priority, arrival).
+    """A list of sequences sorted by their order: priority, then who is due first.
 
     Short, and walked in every step; the long queue of those that wait is a
     `stoker.scheduler.waiting.WaitingQueue`.

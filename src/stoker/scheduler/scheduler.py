@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.errors import (
     DeadlineError,
     EngineError,
@@ -10,18 +11,22 @@ from stoker.core.errors import (
     QueueTimeoutError,
 )
 from stoker.core.stats import EngineStats
-from stoker.core.step import StepPlan, StepResult
+from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
+from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.kvcache import KVCache
 from stoker.scheduler.admission import Admission, validate_request
+from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
+from stoker.scheduler.gate import BatchGate
 from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
+from stoker.scheduler.pace import Pace
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.sequence import SequenceState
-from stoker.scheduler.steps import Pace, look_ahead
+from stoker.scheduler.steps import CallPace, look_ahead
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
@@ -29,7 +34,9 @@ from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 class _StepInFlight:
     plan: StepPlan
     rows: list[SequenceState]
+    budget: StepBudget
     started: float  # as the caller's clock says
+    since: float  # when the step before ended, or this one was planned if there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +59,27 @@ class Scheduler:
     plan, ``events = commit(plan, result, now)``. One step is in flight at a time. `submit`, `abort` and
     `expire` may also be called between `schedule` and `commit`. Not thread-safe: one thread owns it.
 
-    Sequences are served in the order of priority, then arrival, and every admitted sequence ends.
-    What a step costs does not depend on how many wait.
+    Sequences are served in the order of priority, then of who is due first: of arrival, unless the policy
+    lets long prompts be due later. Every admitted sequence ends. How much a step computes is chosen by the
+    policy and by what steps have taken (`Pace`); no token depends on it. What planning a step costs does
+    not depend on how many wait.
     (Counting computed tokens instead of keeping prefill and decode phases is vLLM v1's idea.)
 
     Args:
         limits: How much it takes on.
         kv_blocks: KV blocks of the engine, as its `StepEngine.kv_blocks` says.
         root: Names weights and KV type; sequences never share blocks across roots.
+        batching: How steps are filled; may be replaced at any time (`retune`).
+        model: Operations and bytes of the model, where the prediction of a step's time begins.
     """
 
     __slots__ = (
         "_admission",
         "_cache",
+        "_call_pace",
         "_counters",
         "_drain",
+        "_gate",
         "_in_flight",
         "_limits",
         "_live",
@@ -74,11 +87,20 @@ class Scheduler:
         "_pace",
         "_root",
         "_running",
+        "_step_ended",
         "_time_limits",
         "_waiting",
     )
 
-    def __init__(self, limits: SchedulerLimits, kv_blocks: int, root: str) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        kv_blocks: int,
+        root: str,
+        *,
+        batching: BatchingPolicy | None = None,
+        model: ModelWork = TYPICAL_WORK,
+    ) -> None:
         self._limits = limits
         self._root = root
         self._cache = KVCache(kv_blocks)
@@ -89,8 +111,16 @@ class Scheduler:
         self._time_limits = TimeLimits()
         self._live: dict[str, SequenceState] = {}
         self._n_arrived = 0
-        self._pace = Pace()
+        self._call_pace = CallPace()
         self._in_flight: _StepInFlight | None = None
+        self._step_ended: float | None = None  # None after idling
+        self._gate = BatchGate()
+        self._pace = Pace(
+            batching or BatchingPolicy(),
+            max_step_tokens=limits.max_step_tokens,
+            model=model,
+            counters=self._counters,
+        )
         self._admission = Admission(
             limits, self._cache, self._running, self._waiting, self._time_limits, self._counters
         )
@@ -125,7 +155,12 @@ class Scheduler:
                 now,
             )
         sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
+        if patience_s := self._pace.policy.prompt_patience_s:
+            hits = self._cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
+            n_uncached = len(sequence.tokens) - len(hits) * BLOCK_TOKENS
+            sequence.defer(min(MAX_DEFERRAL_S, patience_s * n_uncached))
         self._n_arrived += 1
+        self._gate.arrived(now)
         self._live[request.request_id] = sequence
         self._waiting.add(sequence)
         self._time_limits.watch(sequence)
@@ -185,6 +220,21 @@ class Scheduler:
         self._counters.expired += len(expired)
         return expired
 
+    def retune(self, batching: BatchingPolicy) -> None:
+        """Fill steps by another policy from the next one on; what was learnt of steps stays.
+
+        The order of those that have been submitted stays, too.
+        """
+        self._pace.policy = batching
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `schedule` is to be called again though nothing is submitted; None for never.
+
+        Only of use when it has returned None: the policy lets who waits wait for a full step.
+        """
+        return self._gate.opens_at(self._pace.policy) if self._waiting else None
+
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next step.
 
@@ -192,8 +242,8 @@ class Scheduler:
             now: The time, in seconds.
 
         Returns:
-            The plan, valid until it is committed; None when there is nothing to do, which is only
-            when no sequence runs or waits.
+            The plan, valid until it is committed; None when there is nothing to do: no sequence runs,
+            and none waits or those that do are to wait until `wake_at`.
 
         Raises:
             EngineError: The step before has not been committed.
@@ -204,17 +254,38 @@ class Scheduler:
         if running.items:
             n_preempted = grow_tables(running, self._waiting, self._cache)
             self._counters.preemptions += n_preempted
-        if self._waiting:
-            self._admission.admit_waiting()
+        budget = self._pace.budget(running.items)
+        if not self._waiting:
+            self._gate.open()
+        elif self._may_begin(now):
+            self._admission.admit_waiting(budget.n_tokens)
+            budget = self._pace.budget(running.items)
         if not running.items:
+            self._step_ended = None
             return None
+        self._pace.n_budget = budget.n_tokens
+        plan, rows = build_plan(running.items, self._cache, budget)
         limits = self._limits
-        plan, rows = build_plan(running.items, self._cache, limits.max_step_tokens)
-        n_steps = self._pace.steps_within(limits.max_call_s, limits.max_call_steps)
+        n_steps = self._call_pace.steps_within(limits.max_call_s, limits.max_call_steps)
         if n_steps > 1 and not self._waiting and len(rows) == len(running):
             look_ahead(plan, rows, self._cache, n_steps)
-        self._in_flight = _StepInFlight(plan, rows, now)
+        since = now if self._step_ended is None else self._step_ended
+        self._in_flight = _StepInFlight(plan, rows, budget, now, since)
         return plan
+
+    def _may_begin(self, now: float) -> bool:
+        """Whether those that wait need not wait for others that would fill the step with them."""
+        opens_at = self._gate.opens_at(self._pace.policy)
+        limits, waiting = self._limits, self._waiting
+        if (
+            opens_at is None
+            or now >= opens_at
+            or waiting.n_tokens + len(self._running) >= limits.max_step_tokens
+            or len(waiting) + len(self._running) >= limits.max_running
+        ):
+            self._gate.open()
+            return True
+        return False
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[TokensEvent]:
         """Take in the result of a step.
@@ -240,7 +311,11 @@ class Scheduler:
         n_steps = max(1, *map(len, result.token_ids))
         counters.steps += n_steps
         counters.step_seconds += now - step.started
-        self._pace.record(now - step.started, n_steps)
+        self._call_pace.record(now - step.started, n_steps)
+        self._step_ended = now
+        seconds = (now - step.since) / n_steps
+        for _ in range(n_steps):
+            self._pace.record(step.budget, seconds, n_reused=sum(result.reused.values()))
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
@@ -272,6 +347,12 @@ class Scheduler:
             expired_total=counters.expired,
             steps_total=counters.steps,
             step_seconds_total=counters.step_seconds,
+            interval_seconds_total=counters.interval_seconds,
+            predicted_seconds_total=counters.predicted_seconds,
+            streaming_steps_total=counters.streaming_steps,
+            late_steps_total=counters.late_steps,
+            step_budget=self._pace.n_budget,
+            step_time_ratio=self._pace.ratio,
         )
 
     def check(self) -> None:

@@ -17,7 +17,8 @@ class SequenceState:
 
     Attributes:
         request_id: The request's id.
-        order: (-priority, arrival): smaller is served first and preempted last.
+        order: (-priority, due, arrival): smaller is served first and preempted last. Due is the time of
+            its arrival, later the more there is to compute (`BatchingPolicy.prompt_patience_s`).
         namespace: Parent of its first block in the prefix index.
         sampling: How its tokens are sampled.
         edits: What is done to its logits before that, with a history of its own; None for most.
@@ -40,7 +41,7 @@ class SequenceState:
     """
 
     request_id: str
-    order: tuple[int, int]
+    order: tuple[int, float, int]
     namespace: Namespace
     sampling: SamplingParams
     edits: LogitEdits | None
@@ -61,11 +62,11 @@ class SequenceState:
 
     @classmethod
     def of(cls, request: TokenRequest, *, arrival: int, root: str, now: float) -> "SequenceState":
-        """Return the state of a request that is submitted now as number `arrival`."""
+        """Return the state of a request that is submitted now as number `arrival`, and due now."""
         n_prompt = len(request.prompt)
         return cls(
             request_id=request.request_id,
-            order=(-request.priority, arrival),
+            order=(-request.priority, now, arrival),
             namespace=Namespace(root, request.cache_salt),
             sampling=request.sampling,
             edits=LogitEdits.of(request),
@@ -79,6 +80,16 @@ class SequenceState:
             single_until=n_prompt + MAX_CALL_STEPS if request.n_generated else 0,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
         )
+
+    def defer(self, seconds: float) -> None:
+        """Let it be due later; only before it is queued."""
+        priority, due, arrival = self.order
+        self.order = (priority, due + seconds, arrival)
+
+    @property
+    def arrival(self) -> int:
+        """Its number in the order of arrival."""
+        return self.order[2]
 
     @property
     def parent(self) -> Parent:

@@ -13,7 +13,7 @@ from stoker.scheduler.sequence import SequenceState
 
 
 @dataclass(slots=True)
-class Pace:
+class CallPace:
     """How long a step takes: as long as those of the call before.
 
     A sequence joins by a call that computes its prompt, after which a single step shows the new pace.

@@ -6,8 +6,8 @@ from stoker.scheduler.sequence import SequenceState
 
 _SLACK = 64  # entries of sequences that have left which are not worth clearing out
 
-Key = tuple[float, int]
-"""Unique: its second part is a sequence's number of arrival."""
+Key = tuple[float, ...]
+"""Unique: its last part is a sequence's number of arrival."""
 
 
 class SequenceHeap:
@@ -103,20 +103,20 @@ class TimeLimits:
     def watch(self, sequence: SequenceState) -> None:
         """Keep an eye on a sequence that was submitted."""
         if sequence.start_by is not None:
-            self._starts.add((sequence.start_by, sequence.order[1]), sequence)
+            self._starts.add((sequence.start_by, sequence.arrival), sequence)
         if sequence.end_by is not None:
-            self._ends.add((sequence.end_by, sequence.order[1]), sequence)
+            self._ends.add((sequence.end_by, sequence.arrival), sequence)
 
     def begun(self, sequence: SequenceState) -> None:
         """Note that a sequence takes part in a step: its queue time limit is kept."""
         if sequence.start_by is not None:
-            self._starts.discard((sequence.start_by, sequence.order[1]))
+            self._starts.discard((sequence.start_by, sequence.arrival))
 
     def forget(self, sequence: SequenceState) -> None:
         """Note that a sequence has ended or was aborted."""
         self.begun(sequence)
         if sequence.end_by is not None:
-            self._ends.discard((sequence.end_by, sequence.order[1]))
+            self._ends.discard((sequence.end_by, sequence.arrival))
 
     def unbegun(self, now: float) -> SequenceState | None:
         """Return a sequence that should have begun by now and did not, or None."""

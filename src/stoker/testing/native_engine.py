@@ -13,11 +13,12 @@ MAX_TOKENS = 512
 """Most tokens of a text."""
 
 
-def load_for_one_text(path: Path, isa: str, *, float_path: bool) -> NativeEngine:
+def load_for_one_text(path: Path, isa: str, *, float_path: bool, kv_type: str = "auto") -> NativeEngine:
     """Load a model for computing one text at a time."""
     settings = NativeEngineSettings(
         threads=2,
         isa=isa,
+        kv_type=kv_type,
         context_length=MAX_TOKENS,
         step_tokens=MAX_TOKENS,
         kv_memory_bytes=64 << 20,

@@ -63,6 +63,7 @@ class Options(TypedDict, total=False):
     rotary: tuple[list[float], float]
     experts: tuple[int, int, bool] | None
     isa: str
+    kv_type: str
     n_threads: int
     kv_blocks: int
     max_step_tokens: int
@@ -117,6 +118,7 @@ def make_model(shape: Shape | None = None, **changes: Unpack[Options]) -> _nativ
         max_step_tokens=changes.get("max_step_tokens", STEP_TOKENS),
         max_step_seqs=changes.get("max_step_seqs", STEP_SEQS),
         float_path=False,
+        kv_type=changes.get("kv_type", "auto"),
     )
 
 

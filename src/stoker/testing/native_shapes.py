@@ -119,11 +119,19 @@ FAR = {
 """Shapes to be run over more than a piece of keys."""
 
 
-def load(source: WeightSource, isa: str = "auto", *, threads: int = 1, float_path: bool) -> NativeEngine:
+def load(
+    source: WeightSource,
+    isa: str = "auto",
+    *,
+    kv_type: str = "auto",
+    threads: int = 1,
+    float_path: bool = False,
+) -> NativeEngine:
     """Load a model for steps of 256 tokens of at most four sequences."""
     settings = NativeEngineSettings(
         threads=threads,
         isa=isa,
+        kv_type=kv_type,
         kv_memory_bytes=64 << 20,
         context_length=CONTEXT,
         max_running=4,

@@ -1,5 +1,8 @@
 """A scheduler driven by a fake engine and a fake clock, as the worker process drives the real ones."""
 
+from collections.abc import Callable
+
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
@@ -18,6 +21,8 @@ class SchedulerLoop:
         kv_blocks: KV blocks of the fake engine.
         context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens, max_call_steps,
             max_call_s: As in `SchedulerLimits`.
+        batching: How steps are filled.
+        step_time: What a step takes on the loop's clock, in seconds.
 
     Attributes:
         clock: The time that the scheduler is told.
@@ -42,6 +47,8 @@ class SchedulerLoop:
         max_step_tokens: int = 64,
         max_call_steps: int = 1,
         max_call_s: float = 1.0,
+        batching: BatchingPolicy | None = None,
+        step_time: Callable[[StepPlan], float] = lambda _: STEP_S,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -54,7 +61,8 @@ class SchedulerLoop:
             max_call_steps=max_call_steps,
             max_call_s=max_call_s,
         )
-        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint)
+        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint, batching=batching)
+        self._step_time = step_time
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
@@ -92,7 +100,8 @@ class SchedulerLoop:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
         n_steps = max(1, *map(len, result.token_ids))
-        events = self.scheduler.commit(plan, result, self.clock.advance(n_steps * STEP_S))
+        seconds = n_steps * self._step_time(plan)
+        events = self.scheduler.commit(plan, result, self.clock.advance(seconds))
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import cast
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     EngineDiedError,
     EngineError,
@@ -329,6 +330,10 @@ class EngineClient:
         finally:
             if connection.sequences.pop(number, None) is not None:
                 connection.send(frames.encode(frames.Abort(self._incarnation, number)))
+
+    def tune(self, policy: BatchingPolicy) -> None:
+        """Have the engine fill its steps by this policy from the next one on."""
+        self._connection.send(frames.encode(conversion.tune_frame(policy, incarnation=self._incarnation)))
 
     async def close(self, reason: str = "the gateway hung up") -> None:
         """Hang up; the engine aborts everything of this gateway."""

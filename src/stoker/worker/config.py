@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.core.step import MAX_CALL_STEPS
 from stoker.models.huggingface.files import Quantize
@@ -31,10 +32,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_waiting_tokens: Most tokens of those together.
         step_tokens: Most tokens computed in one step.
         call_steps: Most decode steps in one engine call, if the engine can take several.
+        batching: How steps are filled within that.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
-        isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512vnni``, ``avx2vnni``,
-            ``avx2`` or ``portable``.
+        isa: Instruction-set path of the native engine: ``auto``, ``amx``, ``avx512bf16``,
+            ``avx512vnni``, ``avx2vnni``, ``avx2`` or ``portable``.
+        kv_type: How the native engine's KV cache holds keys and values: ``auto``, ``f16``, ``bf16`` or
+            ``q8``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
         packs_dir: Where repacked weights are kept; None to keep none.
@@ -53,9 +57,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting_tokens: int = 2_000_000
     step_tokens: int = 512
     call_steps: int = MAX_CALL_STEPS
+    batching: BatchingPolicy = BatchingPolicy()
     context_length: int | None = None
     n_threads: int | None = None
     isa: str = "auto"
+    kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
     packs_dir: Path | None = None

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable
 
 from stoker.core import errors
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     ContextLengthError,
     EngineError,
@@ -81,6 +82,33 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         priority=frame.priority,
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
+    )
+
+
+def tune_frame(policy: BatchingPolicy, *, incarnation: int) -> frames.Tune:
+    """Return the frame that has steps filled by `policy`."""
+    return frames.Tune(
+        incarnation=incarnation,
+        mode=policy.mode,
+        itl_target_s=policy.itl_target_s,
+        prefill_share=policy.prefill_share,
+        batch_wait_s=policy.batch_wait_s,
+        prompt_patience_s=policy.prompt_patience_s,
+    )
+
+
+def batching_policy(frame: frames.Tune) -> BatchingPolicy:
+    """Return the policy of a frame.
+
+    Raises:
+        SettingsError: A value of it is out of range.
+    """
+    return BatchingPolicy(
+        mode=frame.mode,
+        itl_target_s=frame.itl_target_s,
+        prefill_share=frame.prefill_share,
+        batch_wait_s=frame.batch_wait_s,
+        prompt_patience_s=frame.prompt_patience_s,
     )
 
 
@@ -196,6 +224,12 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         expired_total=stats.expired_total,
         steps_total=stats.steps_total,
         step_seconds_total=stats.step_seconds_total,
+        interval_seconds_total=stats.interval_seconds_total,
+        predicted_seconds_total=stats.predicted_seconds_total,
+        streaming_steps_total=stats.streaming_steps_total,
+        late_steps_total=stats.late_steps_total,
+        step_budget=stats.step_budget,
+        step_time_ratio=stats.step_time_ratio,
     )
 
 
@@ -221,6 +255,12 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         expired_total=frame.expired_total,
         steps_total=frame.steps_total,
         step_seconds_total=frame.step_seconds_total,
+        interval_seconds_total=frame.interval_seconds_total,
+        predicted_seconds_total=frame.predicted_seconds_total,
+        streaming_steps_total=frame.streaming_steps_total,
+        late_steps_total=frame.late_steps_total,
+        step_budget=frame.step_budget,
+        step_time_ratio=frame.step_time_ratio,
     )
 
 

@@ -14,6 +14,7 @@ connection and never reused; numbers of ended sequences are ignored wherever the
        |  <-- Step(tokens, stats) -------  after each engine call
        |  <-- Step(refused) -------------  a time limit of an admitted sequence is over
        |  ------------- Abort ---------->  takes effect at the next engine call
+       |  ------------- Tune ----------->  likewise
        |  <------------- Pulse ----------  now and then during a long engine call
        |  <------------- Fatal ----------  the engine ends, and why
 """
@@ -24,10 +25,11 @@ from typing import Generic, TypeVar
 import msgspec
 
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -76,6 +78,17 @@ class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
     incarnation: int
     sequence: int
+
+
+class Tune(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Gateway to engine: fill steps by this policy, `stoker.scheduler.BatchingPolicy`, from now on."""
+
+    incarnation: int
+    mode: BatchingMode
+    itl_target_s: float
+    prefill_share: float
+    batch_wait_s: float
+    prompt_patience_s: float
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
@@ -158,6 +171,12 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     expired_total: int
     steps_total: int
     step_seconds_total: float
+    interval_seconds_total: float
+    predicted_seconds_total: float
+    streaming_steps_total: int
+    late_steps_total: int
+    step_budget: int
+    step_time_ratio: float
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -183,7 +202,7 @@ class Pulse(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     incarnation: int
 
 
-ToEngine = Submit | Abort
+ToEngine = Submit | Abort | Tune
 ToGateway = Hello | Step | Pulse | Fatal
 
 Frame = TypeVar("Frame")

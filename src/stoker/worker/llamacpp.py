@@ -19,6 +19,10 @@ def load_llamacpp(config: EngineConfig) -> LoadedEngine:
     """
     if config.isa != "auto":
         raise SettingsError(f"isa is {config.isa!r}, but llama.cpp chooses its kernels itself; leave it auto")
+    if config.kv_type != "auto":
+        raise SettingsError(
+            f"kv_type is {config.kv_type!r}, but llama.cpp's KV cache is always f16 here; leave it auto"
+        )
     header = ModelHeader(config.model_path)
     settings = LlamaCppSettings(
         threads=config.n_threads or available_processors(),

@@ -1,6 +1,7 @@
 """The engine loop: mail in, steps, frames out; one thread owns scheduler and engine."""
 
 import gc
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,15 +14,18 @@ from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
+from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
 from stoker.worker.checks import check_request
 from stoker.worker.config import EngineConfig
-from stoker.worker.frames import Abort, Submit
+from stoker.worker.frames import Abort, Submit, Tune
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class LoadedEngine:
         kv_block_bytes: Memory of a KV block; 0 if the engine does not tell.
         name: What the engine is, for people.
         lacks: What it cannot do.
+        work: Operations and bytes of the model.
     """
 
     engine: StepEngine
@@ -45,6 +50,7 @@ class LoadedEngine:
     kv_block_bytes: int = 0
     name: str = "the native engine"
     lacks: frozenset[Ability] = frozenset()
+    work: ModelWork = TYPICAL_WORK
 
 
 EngineFactory = Callable[[EngineConfig], LoadedEngine]
@@ -85,7 +91,13 @@ class EngineLoop:
                 max_step_tokens=self._config.step_tokens,
                 max_call_steps=self._call_steps(loaded.engine),
             )
-            scheduler = Scheduler(limits, info.kv_blocks, loaded.kv_root)
+            scheduler = Scheduler(
+                limits,
+                info.kv_blocks,
+                loaded.kv_root,
+                batching=self._config.batching,
+                model=loaded.work,
+            )
             warm_up(loaded.engine)
             gc.collect()
             gc.freeze()  # what is alive now lives on: no collection need look at it again
@@ -106,7 +118,8 @@ class EngineLoop:
         clock = time.monotonic
         busy = False
         pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
-        while (letters := self._mailbox.take(wait=not busy)) is not None:
+        timeout_s = None
+        while (letters := self._mailbox.take(wait=not busy, timeout_s=timeout_s)) is not None:
             for letter in letters:
                 desk.open(letter, clock())
             expired = scheduler.expire(clock())
@@ -114,6 +127,8 @@ class EngineLoop:
                 sessions.fail(expiry.request_id, expiry.error)
             plan = scheduler.schedule(clock())
             busy = plan is not None
+            wake_at = None if busy else scheduler.wake_at
+            timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
             if letters or expired or not busy:
                 sessions.publish(scheduler.stats(), clock(), idle=not busy)
             if plan is not None:
@@ -138,6 +153,8 @@ class _Desk:
                 self._submit(letter.peer, submit, now)
             case Abort(sequence=sequence):
                 self._abort(self.sessions.request_id(letter.peer, sequence))
+            case Tune() as tune:
+                self._tune(tune)
             case PeerChange.CONNECTED:
                 self.sessions.open(letter.peer)
             case PeerChange.DISCONNECTED:
@@ -155,6 +172,12 @@ class _Desk:
             self.sessions.refuse(peer, submit.sequence, error)
         else:
             self.sessions.admit(peer, submit.sequence)
+
+    def _tune(self, tune: Tune) -> None:
+        try:
+            self.scheduler.retune(conversion.batching_policy(tune))
+        except SettingsError as error:  # a gateway checks its settings; this one is not of ours
+            _log.warning("steps are filled as before: %s", error)
 
     def _apart(self, request: TokenRequest) -> TokenRequest:
         """Let a sequence have a salt of its own where no blocks can be shared."""

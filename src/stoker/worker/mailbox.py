@@ -70,18 +70,20 @@ class Mailbox:
             self.flag[0] = 1
             self._changed.notify()
 
-    def take(self, *, wait: bool) -> list[Letter] | None:
+    def take(self, *, wait: bool, timeout_s: float | None = None) -> list[Letter] | None:
         """Return every letter, oldest first, or None once the mailbox is closed.
 
         Args:
             wait: Sleep until there is a letter, without using the processor; otherwise the list may
                 be empty.
+            timeout_s: Longest sleep; None for no limit.
         """
         if not (wait or self._letters or self._closed):  # the common case, several 100 times a second
             return []
         with self._changed:
             while wait and not self._letters and not self._closed:
-                self._changed.wait()
+                if not self._changed.wait(timeout_s):
+                    break
             if self._closed:
                 return None
             was_full = self.full

@@ -1,6 +1,7 @@
 """The engine process with the native engine in it."""
 
 from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.engine.native.work import model_work
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
@@ -21,6 +22,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         settings = NativeEngineSettings(
             threads=config.n_threads or available_processors(),
             isa=config.isa,
+            kv_type=config.kv_type,
             kv_memory_bytes=config.kv_memory_bytes,
             kv_sharers=config.kv_sharers,
             context_length=config.context_length or model.context_length,
@@ -28,10 +30,12 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             step_tokens=config.step_tokens,
         )
         engine = load_engine(source, settings, packs)
+        work = model_work(model, source.tensors.values())
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,
         vocab_size=model.vocab_size,
         kv_root=engine.fingerprint,
         kv_block_bytes=engine.kv_block_bytes,
+        work=work,
     )

@@ -10,6 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError, StokerError
 from stoker.core.protocols import EngineInfo
 from stoker.core.stats import EngineStats, add_counters
@@ -187,6 +190,14 @@ class EngineSupervisor:
         """
         return self._ready_child().client.stream(request)
 
+    def tune(self, policy: BatchingPolicy) -> None:
+        """Have this engine, and those after it, fill their steps by this policy."""
+        if policy == self._config.batching:
+            return
+        self._config = msgspec.structs.replace(self._config, batching=policy)
+        if self._child is not None:
+            self._child.client.tune(policy)
+
     async def wait_ready(self) -> None:
         """Wait without limit until an engine is ready.
 
@@ -207,8 +218,9 @@ class EngineSupervisor:
 
     async def _start_child(self, folder: Path) -> EngineChild:
         self._n_starts += 1
+        config = self._config
         child = await EngineChild.start(
-            self._config,
+            config,
             folder / f"{self._n_starts}.sock",
             command=self._command,
             timeout_s=self._start_timeout_s,
@@ -216,6 +228,8 @@ class EngineSupervisor:
         if self._child is not None:
             self._counted = add_counters(self._child.client.stats, self._counted)
         self._child = child
+        if config is not self._config:  # it was tuned while the engine started
+            child.client.tune(self._config.batching)
         self._announce()
         return child
 

@@ -117,6 +117,8 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
         "max_waiting": 3,
         "quantize": "q8",
         "threads": 1,
+        "batching": "time",
+        "itl_target_s": 0.05,
     }
     sent: list[Mapping[str, object]] = []
 

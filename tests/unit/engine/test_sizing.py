@@ -64,16 +64,21 @@ def test_a_cgroup_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
 def test_the_buffers_of_a_step_grow_with_tokens_and_sequences(tmp_path: Path) -> None:
     with open_model(write_tiny_llama(tmp_path / "tiny.gguf", vocab_size=1024)) as source:
         config = source.config
-    base = scratch_bytes(config, step_tokens=16, max_running=1)
-    assert scratch_bytes(config, step_tokens=16, max_running=2) == base + 1024 * 4
-    # Residual, query, cosines and sines in floats; normalized, attended and inner activations in 5.375 bytes
-    # a value; the normalized ones once more, as two rows of codes.
-    row_bytes = (64 + 64 + 32) * 4 + (64 + 64 + 96) * 5.375 + 2 * 64 * 1.375
-    assert scratch_bytes(config, step_tokens=48, max_running=1) == base + 32 * row_bytes
+    base = scratch_bytes(config, step_tokens=16, max_running=1, threads=1)
+    assert scratch_bytes(config, step_tokens=16, max_running=2, threads=1) == base + 1024 * 4
+    # Residual, query, cosines and sines in floats; normalized, attended and inner activations in 5 bytes a value and
+    # 16 for each 64 of them; the normalized ones once more, as two rows of codes.
+    row_bytes = (64 + 64 + 32) * 4 + (64 + 64 + 96) * 5 + (1 + 1 + 2) * 16 + 2 * (64 + 16)
+    assert scratch_bytes(config, step_tokens=48, max_running=1, threads=1) == base + 32 * row_bytes
 
 
-@pytest.mark.parametrize("config", RANDOM.values(), ids=RANDOM)
-def test_what_is_counted_is_what_the_library_takes(config: ModelConfig) -> None:
+WIDE = replace(PLAIN, n_heads=16, n_kv_heads=1, head_size=256)
+"""Its partial results of attention are larger than what every thread gets at least."""
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "bf16", "q8", "f32"])
+@pytest.mark.parametrize("config", [*RANDOM.values(), WIDE], ids=[*RANDOM, "wide"])
+def test_what_is_counted_is_what_the_library_takes(config: ModelConfig, kv_type: str) -> None:
     for context_length in (64, config.context_length):
         model = _native.Model(
             native_shape(config, context_length),
@@ -83,9 +88,12 @@ def test_what_is_counted_is_what_the_library_takes(config: ModelConfig) -> None:
             max_step_tokens=37,
             max_step_seqs=3,
             float_path=False,
+            kv_type=kv_type,
         )
-        assert model.step_bytes == scratch_bytes(config, step_tokens=37, max_running=3)
-        assert model.kv_bytes == 5 * kv_block_bytes(config, float_path=False)
+        counted = scratch_bytes(config, step_tokens=37, max_running=3, threads=1)
+        assert counted <= model.step_bytes < counted + (2 << 20)  # what is large takes whole huge pages
+        assert model.kv_bytes == 5 * kv_block_bytes(config, kv_type)
+        assert model.kv_type == kv_type
 
 
 @pytest.mark.parametrize("float_path", [False, True])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stoker import _native
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import OpenedModel, open_model
@@ -31,14 +32,17 @@ UNCODED = {"F32", "F16", "BF16"}
 
 # Root of the mean square of the errors, relative to the logits', in the path that serves.
 UNCODED_ERROR = 4e-3
-"""With weights of single floats; 0.0018 was measured. KV is in fp16."""
+"""With weights of single floats and KV in fp16; 0.0018 was measured."""
+
+UNCODED_BF16_ERROR = 0.04
+"""With weights of single floats and attention in bf16; 0.028 was measured."""
 
 CODED_ERROR = 0.05
 """With quantized weights, whose activations take 8 bits; 0.037 was measured. These tiny models have
 wide gates and sharp attention on purpose, and no redundancy: they lose more than real ones."""
 
-CODED_ERRORS = {"mixtral": 0.07, "smollm3": 0.09}
-"""0.045 and 0.059 were measured."""
+CODED_ERRORS = {"mixtral": 0.07, "smollm3": 0.09, "phi-4-mini": 0.1}
+"""0.045, 0.059 and 0.077 were measured."""
 
 ROUNDED_ERROR = 0.1
 """Once weights are rounded to 8 bits; 0.07 was measured."""
@@ -101,7 +105,10 @@ def test_the_path_that_serves(isa: str, golden: GoldenModel) -> None:
     with open_model(golden.path) as model:
         engine = load(model, golden, isa, float_path=False)
         uncoded = {tensor.dtype for tensor in model.tensors.values()} <= UNCODED
-    bound = UNCODED_ERROR if uncoded else CODED_ERRORS.get(golden.name, CODED_ERROR)
+    if uncoded:
+        bound = UNCODED_BF16_ERROR if _native.fastest_kv_type(isa) == "bf16" else UNCODED_ERROR
+    else:
+        bound = CODED_ERRORS.get(golden.name, CODED_ERROR)
     assert relative_error(golden, logits_in_parts(engine, golden.tokens, chunks(golden))) <= bound
 
 

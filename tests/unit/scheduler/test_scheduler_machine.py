@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
@@ -30,6 +31,16 @@ class Expected:
     begun: bool = False
 
 
+POLICIES = st.builds(
+    BatchingPolicy,
+    mode=st.sampled_from(["latency", "latency", "size", "time"]),
+    itl_target_s=st.sampled_from([1e-6, 0.01, 0.02, 10.0]),
+    prefill_share=st.sampled_from([0.0, 0.25, 0.9]),
+    batch_wait_s=st.sampled_from([0.0, 0.02, 1.0]),
+    prompt_patience_s=st.sampled_from([0.0, 0.001, 1.0]),
+)
+
+
 def deadline(now: float, limit_s: float | None) -> float:
     return math.inf if limit_s is None else now + limit_s
 
@@ -44,6 +55,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
         max_call_steps=st.integers(1, 4),
+        batching=POLICIES,
+        token_s=st.sampled_from([0.0, 0.0001, 0.002]),
     )
     def start(
         self,
@@ -53,6 +66,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting_tokens: int,
         spare_step_tokens: int,
         max_call_steps: int,
+        batching: BatchingPolicy,
+        token_s: float,
     ) -> None:
         self.loop = SchedulerLoop(
             kv_blocks=kv_blocks,
@@ -62,10 +77,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
             max_call_steps=max_call_steps,
+            batching=batching,
+            step_time=lambda plan: 0.002 + token_s * plan.n_tokens,
         )
         self.max_call_steps = max_call_steps
         self.interrupted = bytearray(1)
         self.loop.engine.heed(self.interrupted)
+        self.batching = batching
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
@@ -179,11 +197,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request_id in due:
             del self.live[request_id]
 
+    @rule(batching=POLICIES)
+    def retune(self, batching: BatchingPolicy) -> None:
+        """Fill steps by another policy, at any time."""
+        self.batching = batching
+        self.loop.scheduler.retune(batching)
+
     @precondition(lambda self: self.plan is None)
     @rule()
     def schedule(self) -> None:
         self.expire()
         self.plan = self.loop.schedule()
+        if self.plan is None and self.live:
+            wake_at = self.loop.scheduler.wake_at
+            now = self.loop.clock()
+            assert self.batching.mode == "time"
+            assert wake_at is not None
+            assert now < wake_at <= now + self.batching.batch_wait_s
+            self.loop.clock.advance(wake_at - now + 1e-9)
+            self.expire()
+            self.plan = self.loop.schedule()
         assert (self.plan is None) == (not self.live)
         if self.plan is not None:
             for request_id in self.plan.request_ids:

@@ -9,7 +9,7 @@ from stoker.core.errors import EngineError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason
-from stoker.scheduler.steps import Pace
+from stoker.scheduler.steps import CallPace
 from stoker.testing.scheduler_loop import STEP_S, SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.workloads import make_request
@@ -104,7 +104,7 @@ def test_a_call_is_no_longer_than_it_may_be() -> None:
 
 
 def test_the_pace_is_that_of_the_call_before() -> None:
-    pace = Pace()
+    pace = CallPace()
     assert pace.steps_within(0.01, 4) == 1
     for seconds, steps, expected in [(0.002, 1, 4), (0.016, 4, 2), (0.3, 1, 1), (0.0101, 1, 1), (0.0, 1, 4)]:
         pace.record(seconds, steps)

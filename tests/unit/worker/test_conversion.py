@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stoker.core import errors
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import (
     ContextLengthError,
     EngineError,
@@ -105,8 +106,23 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         preemptions_total=9,
         steps_total=10,
         step_seconds_total=11.5,
+        interval_seconds_total=12.5,
+        predicted_seconds_total=12.25,
+        streaming_steps_total=13,
+        late_steps_total=14,
+        step_budget=15,
+        step_time_ratio=1.5,
     )
     assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
+
+
+def test_a_batching_policy_arrives_as_it_was_sent() -> None:
+    policy = BatchingPolicy(
+        mode="time", itl_target_s=0.07, prefill_share=0.3, batch_wait_s=0.02, prompt_patience_s=0.002
+    )
+    frame = conversion.tune_frame(policy, incarnation=7)
+    assert frame.incarnation == 7
+    assert conversion.batching_policy(frame) == policy
 
 
 def test_what_an_engine_says_of_itself_arrives() -> None:

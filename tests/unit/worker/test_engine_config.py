@@ -3,11 +3,14 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
 from stoker.testing.engine_process import Behaviour, engine_command
 from stoker.worker.config import EngineConfig
+from stoker.worker.llamacpp import load_llamacpp
 from stoker.worker.processors import available_processors
 
 
@@ -24,6 +27,7 @@ def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> 
         packs_dir=Path(os.fsdecode(b"/packs/\xff")),
         max_packs_bytes=SizeWithUnits(2**36),
         parent_pid=7,
+        batching=BatchingPolicy(mode="time", batch_wait_s=0.25),
     )
     line = config.to_line()
     assert line.endswith(b"\n")
@@ -32,7 +36,16 @@ def test_a_configuration_survives_its_line_with_a_path_that_is_not_unicode() -> 
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{}", b"[]", b"\xff", b'{"model_path":3,"model":"m"}', b'{"modell":1}']
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"model_path":3,"model":"m"}',
+        b'{"modell":1}',
+        b'{"model_path":"m","model":"m","batching":{"mode":"fast"}}',
+    ],
 )
 def test_a_line_that_is_no_configuration_is_refused(line: bytes) -> None:
     with pytest.raises(SettingsError, match="one line of JSON"):
@@ -70,3 +83,14 @@ async def test_an_engine_writes_the_log_format_it_is_told(tmp_path: Path) -> Non
     _, logged = await process.communicate(config.to_line())
     assert json.loads(logged)["process"] == "engine"
     assert "9 GiB" in json.loads(logged)["event"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("isa", "portable"), ("kv_type", "q8")], ids=["isa", "kv_type"]
+)
+def test_llama_cpp_refuses_settings_of_the_native_engine(setting: str, value: str) -> None:
+    config = msgspec.structs.replace(
+        EngineConfig(model_path=Path("model.gguf"), model="model"), **{setting: value}
+    )
+    with pytest.raises(SettingsError, match=rf"{setting} is '{value}', but llama.cpp.*; leave it auto"):
+        load_llamacpp(config)

@@ -1,5 +1,6 @@
 import contextlib
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 import pytest
@@ -7,15 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core.abilities import Ability
+from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 
-STATS = frames.Stats(1, 2, 30, 3, 4, 5, 6, 7, 8, 9, 11, 10, 1.5)
+STATS = frames.Stats(1, 2, 30, 3, 4, 5, 6, 7, 8, 9, 11, 10, 1.5, 2.5, 2.25, 3, 1, 512, 1.25)
 U64 = st.integers(0, 2**64 - 1)
 TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
     st.builds(frames.Abort, U64, U64),
+    st.builds(
+        frames.Tune,
+        U64,
+        st.sampled_from(get_args(BatchingMode)),
+        st.floats(0.001, 60),
+        st.floats(0, 0.9),
+        st.floats(0, 1),
+        st.floats(0, 1),
+    ),
     st.builds(
         frames.Submit,
         U64,

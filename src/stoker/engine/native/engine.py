@@ -225,6 +225,36 @@ class NativeEngine:
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
 
+    def time_phases(self) -> None:
+        """Begin to measure where the time of `forward` goes; costs a few per cent of short steps."""
+        self._open_model().time_phases(on=True)
+
+    def phase_times(self) -> dict[str, tuple[float, float]]:
+        """Return by phase the seconds since `time_phases`, and those that all threads together were idle."""
+        return self._open_model().phase_times
+
+    def matrix(self, name: str, layer: int) -> tuple[str, int]:
+        """Return how a matrix is held, and in how many bytes; names are those of `_native.Model.set_matrix`.
+
+        Raises:
+            EngineError: The model has no such matrix.
+        """
+        try:
+            weight_type, packed = self._open_model().packed_matrix(name, layer)
+        except ValueError as error:
+            raise EngineError(f"the model has no matrix {name}: {error}") from error
+        return weight_type, packed.nbytes
+
+    @property
+    def n_threads(self) -> int:
+        """Compute threads."""
+        return self._open_model().n_threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction-set path."""
+        return self._open_model().isa
+
     def close(self) -> None:
         """Free threads and memory."""
         self._model = None

@@ -25,22 +25,32 @@ class NativeEngineSettings:
     Attributes:
         threads: Compute threads.
         isa: Instruction-set path, or ``auto`` for the fastest that this processor has.
+        kv_type: How keys and values are held: ``f16``, ``bf16`` or ``q8``; ``auto`` for what the
+            instruction-set path is fastest with, or fp32 on the float path.
         kv_memory_bytes: Size of the KV cache; None for a share of the memory that is left.
         kv_sharers: Engines that this share is divided among.
         context_length: Most tokens of one sequence; at most what the model was made for.
         max_running: Most sequences in one step.
         step_tokens: Most tokens in one step.
-        float_path: Compute in fp32 throughout (weights, activations, KV); slow, for checking.
+        float_path: Compute in fp32 (weights, activations, and KV unless its type is given); slow, for
+            checking.
     """
 
     threads: int
     isa: str = "auto"
+    kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
     context_length: int
     max_running: int = 64
     step_tokens: int = 512
     float_path: bool = False
+
+    def chosen_kv_type(self) -> str:
+        """Return the KV type, also where it is ``auto``."""
+        if self.kv_type != "auto":
+            return self.kv_type
+        return "f32" if self.float_path else _native.fastest_kv_type(self.isa)
 
 
 def load_engine(
@@ -77,7 +87,7 @@ def load_engine(
     if packs is not None and weight_bytes < available_bytes:
         pack = ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
         available_bytes = max(0, available_bytes - pack.others_bytes())
-    block_bytes = kv_block_bytes(config, float_path=settings.float_path)
+    block_bytes = kv_block_bytes(config, settings.chosen_kv_type())
     kv_blocks = choose_kv_blocks(
         block_bytes=block_bytes,
         weight_bytes=weight_bytes,
@@ -85,6 +95,7 @@ def load_engine(
             config,
             step_tokens=settings.step_tokens,
             max_running=settings.max_running,
+            threads=settings.threads,
         ),
         available_bytes=available_bytes,
         kv_memory_bytes=settings.kv_memory_bytes,
@@ -101,12 +112,12 @@ def load_engine(
             max_step_tokens=settings.step_tokens,
             max_step_seqs=settings.max_running,
             float_path=settings.float_path,
+            kv_type=settings.kv_type,
         )
         load_weights(model, source, pack)
     except MemoryError as error:
         raise OutOfMemoryError("the system refused the memory for weights and KV cache") from error
-    kv_type = "f32" if settings.float_path else "f16"
     # Of all that is set, only this changes what a model answers to a prompt that fits either way.
     stretched = "-long" if any(each.is_long(settings.context_length) for each in config.rotaries) else ""
-    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}-{kv_type}-{model.isa}"
+    fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}-{model.kv_type}-{model.isa}"
     return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)

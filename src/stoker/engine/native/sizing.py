@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stoker import _native
 from stoker.core.errors import OutOfMemoryError
 from stoker.core.step import BLOCK_TOKENS
 from stoker.models.config import ModelConfig, Tensor
@@ -29,9 +30,12 @@ _FLOAT_BITS = 32.0
 _LANES = 16
 """Outputs in a column block."""
 
+_ATTENTION_ROWS, _PARTIALS, _LEAST_PARTIAL_BYTES = 16, 16, 1 << 20
+"""Rows of an attention task; partial results of whole tasks, and bytes, that a thread has room for."""
+
 _FLOAT_BYTES = 4
-_CODE_BYTES = 1 + 12 / 32
-"""A code, and its share of a group's three floats."""
+_ACTIVATION_GROUP = 64
+_GROUP_BYTES = 4 * _FLOAT_BYTES
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
@@ -75,13 +79,17 @@ def packed_bytes(tensors: list[Tensor], *, float_path: bool) -> int:
     return int(bits / 8)
 
 
-def kv_block_bytes(config: ModelConfig, *, float_path: bool) -> int:
-    """Memory of one KV block of `BLOCK_TOKENS` tokens over all layers."""
-    element = 4 if float_path else 2
-    return 2 * config.n_layers * config.n_kv_heads * config.head_size * BLOCK_TOKENS * element
+def kv_block_bytes(config: ModelConfig, kv_type: str) -> int:
+    """Memory of one KV block of `BLOCK_TOKENS` tokens over all layers.
+
+    Args:
+        config: The model.
+        kv_type: ``f32``, ``f16``, ``bf16`` or ``q8``.
+    """
+    return 2 * config.n_layers * config.n_kv_heads * _native.kv_part_bytes(kv_type, config.head_size)
 
 
-def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) -> int:
+def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int, threads: int) -> int:
     """Memory of a step's buffers, as ``native/src/model_scratch.cpp`` lays them out."""
     width, query_width = config.width, config.n_heads * config.head_size
     n_used = 0 if config.experts is None else config.experts.n_used
@@ -91,14 +99,27 @@ def scratch_bytes(config: ModelConfig, *, step_tokens: int, max_running: int) ->
         floats += width
     if config.qk_norm == "row":
         floats += config.n_kv_heads * config.head_size
-    activations = width + query_width + config.ffn_width * max(1, n_used)
+    # Rows of activations, each as floats and as codes.
+    activations = [width, query_width, *[config.ffn_width] * max(1, n_used)]
     if config.experts is not None:
         floats += _padded(config.experts.n_experts) + n_used + n_used * width
-        activations += n_used * width
+        activations += [width] * n_used
     # The normed activations have two rows of codes more, coarse and fine.
-    codes = activations + 2 * width
-    rows = step_tokens * ((floats + activations) * _FLOAT_BYTES + codes * _CODE_BYTES)
-    return int(rows) + max_running * _padded(config.vocab_size) * _FLOAT_BYTES
+    codes = sum(_row_of_codes(k) for k in [*activations, width, width])
+    rows = step_tokens * ((floats + sum(activations)) * _FLOAT_BYTES + codes)
+    logits = max_running * _padded(config.vocab_size) * _FLOAT_BYTES
+    return rows + logits + threads * _partial_bytes(config)
+
+
+def _row_of_codes(k: int) -> int:
+    """Bytes of `k` activations as codes, and of what their groups have."""
+    return k + -(-k // _ACTIVATION_GROUP) * _GROUP_BYTES
+
+
+def _partial_bytes(config: ModelConfig) -> int:
+    """Memory of each thread for partial results of long attention."""
+    queries = _ATTENTION_ROWS * config.n_heads // config.n_kv_heads
+    return max(_LEAST_PARTIAL_BYTES, _PARTIALS * queries * (config.head_size + 2) * _FLOAT_BYTES)
 
 
 def _padded(n: int) -> int:

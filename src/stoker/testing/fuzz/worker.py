@@ -2,7 +2,7 @@
 
 from stoker.core.errors import StokerError
 from stoker.worker import conversion
-from stoker.worker.frames import Fatal, Hello, Step, Submit, engine_reader, gateway_reader
+from stoker.worker.frames import Fatal, Hello, Step, Submit, Tune, engine_reader, gateway_reader
 
 
 def frames(data: bytes) -> None:
@@ -21,8 +21,13 @@ def _as_engine(pieces: tuple[bytes, bytes]) -> None:
     for piece in pieces:
         reader.feed(piece)
         for frame in reader.frames():
-            if isinstance(frame, Submit):
-                conversion.token_request(frame, request_id="1")
+            match frame:
+                case Submit():
+                    conversion.token_request(frame, request_id="1")
+                case Tune():
+                    conversion.batching_policy(frame)
+                case _:
+                    pass
 
 
 def _as_gateway(pieces: tuple[bytes, bytes]) -> None:

@@ -1,0 +1,102 @@
+"""Chooses each step's budget, and learns from what the steps took."""
+
+from collections.abc import Iterable
+
+from stoker.core.batching import BatchingPolicy
+from stoker.core.work import ModelWork, StepWork
+from stoker.scheduler.budget import StepBudget
+from stoker.scheduler.cost import CostModel
+from stoker.scheduler.counters import Counters
+from stoker.scheduler.quantile import LatestQuantile
+from stoker.scheduler.sequence import SequenceState
+
+HELD_SHARE = 0.95
+"""Share of a stream's tokens that come within the target."""
+
+RATIOS = 256
+"""Over so many of the latest steps the error of predictions is looked at."""
+
+LEAST_RATIOS = 20
+FIRST_RATIO = 1.25
+"""Taken for the error before there are `LEAST_RATIOS`."""
+
+LEAST_RATIO, MOST_RATIO = 0.5, 4.0
+"""Bounds of the correction; beyond them something else is wrong than the prediction."""
+
+
+class Pace:
+    """Keeps steps within the time that streams are to have from token to token.
+
+    A step's time is predicted by a `CostModel`. The prediction is a mean, so what a step may be predicted
+    to take is the target divided by the 95 % quantile of measured to predicted time. Only steps that had
+    streams and prompts count for that: their size was chosen by it.
+
+    Args:
+        policy: How a step is filled.
+        max_step_tokens: Most tokens in a step.
+        model: Operations and bytes of the model.
+        counters: Where steps are counted.
+
+    Attributes:
+        policy: As given; may be replaced between any two steps.
+        n_budget: Tokens that the latest step might have had; set by whoever plans it.
+    """
+
+    __slots__ = ("_costs", "_counters", "_max_step_tokens", "_ratios", "n_budget", "policy")
+
+    def __init__(
+        self, policy: BatchingPolicy, *, max_step_tokens: int, model: ModelWork, counters: Counters
+    ) -> None:
+        self.policy = policy
+        self._max_step_tokens = max_step_tokens
+        self._counters = counters
+        self._costs = CostModel(model)
+        self._ratios = LatestQuantile(HELD_SHARE, size=RATIOS, at_first=FIRST_RATIO, least=LEAST_RATIOS)
+        self.n_budget = max_step_tokens
+
+    @property
+    def ratio(self) -> float:
+        """By how much a step may exceed its prediction: the correction that is in use."""
+        return max(LEAST_RATIO, min(MOST_RATIO, self._ratios.value))
+
+    def budget(self, running: Iterable[SequenceState]) -> StepBudget:
+        """Return the budget of the next step, its decodes already counted."""
+        n_decodes = n_context = 0
+        for sequence in running:
+            n_tokens = len(sequence.tokens)
+            if n_tokens - sequence.n_computed == 1:
+                n_decodes += 1
+                n_context += n_tokens
+        work = StepWork(n_decodes, n_context, n_context, n_decodes)
+        return StepBudget(work, self._max_step_tokens, self._prompt_seconds(work), self._costs)
+
+    def _prompt_seconds(self, decodes: StepWork) -> float | None:
+        """Return how long a step beside these decodes may compute prompts; None for no limit."""
+        policy = self.policy
+        if policy.mode != "latency" or decodes.rows == 0:
+            return None
+        decode_s = self._costs.predict(decodes)
+        least_s = decode_s * policy.prefill_share / (1 - policy.prefill_share)
+        return max(least_s, policy.itl_target_s / self.ratio - decode_s)
+
+    def record(self, budget: StepBudget, seconds: float, *, n_reused: int = 0) -> None:
+        """Learn from a step.
+
+        Args:
+            budget: That of the step.
+            seconds: From the end of the step before, or from when it was planned if there was none, to
+                its end: what a stream waited for its token.
+            n_reused: Tokens that were planned and not computed, since the engine had them.
+        """
+        if seconds <= 0:
+            return
+        budget.work.rows = max(0, budget.work.rows - n_reused)
+        predicted = self._costs.observe(budget.work, seconds)
+        counters = self._counters
+        counters.interval_seconds += seconds
+        counters.predicted_seconds += predicted
+        if budget.n_streams:
+            counters.streaming_steps += 1
+            counters.late_steps += seconds > self.policy.itl_target_s
+            if budget.work.rows > budget.n_streams:
+                self._ratios.add(seconds / predicted)
