@@ -33,6 +33,7 @@ int main() {
   run("stored blocks", test_stored_blocks);
   run("pieces", test_pieces);
   run("bad arguments", test_bad_arguments);
+  run("decode", test_decode);
   run("bad edits", test_bad_edits);
   run("KV transfer", test_kv_transfer);
   const std::vector<const Kernels*> paths = available_kernels();

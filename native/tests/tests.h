@@ -19,5 +19,6 @@ void test_bad_edits();
 void test_models(const std::string& isa);
 void test_bad_arguments();
 void test_kv_transfer();
+void test_decode();
 
 }  // namespace stoker

@@ -171,6 +171,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
+        call_steps=settings.call_steps,
         batching=batching_policy(settings),
         context_length=settings.context_length,
         n_threads=settings.threads,

@@ -60,6 +60,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "kv_type",
         "max_running",
         "step_tokens",
+        "call_steps",
         "kv_memory",
         "kv_host_memory",
         "max_kv_disk_bytes",

@@ -101,6 +101,17 @@ class MovableBlocks(Protocol):
         """Copy blocks back from the slots where they are; raises as `save_blocks`."""
 
 
+@runtime_checkable
+class MultiStep(Protocol):
+    """A step engine that takes plans of several steps, and can be told not to go on."""
+
+    def heed(self, flag: bytearray) -> None:
+        """End every call after the step during which ``flag[0]`` is not 0, which any thread may set.
+
+        Called once, before the first such plan.
+        """
+
+
 class TokenEngine(Protocol):
     """Token ids in, token events out."""
 

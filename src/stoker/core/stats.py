@@ -32,13 +32,13 @@ class EngineStats:
             or that found no room there.
         kv_disk_writes_total: Blocks written to the disk.
         kv_disk_failures_total: Blocks that could not be written, or were there and not usable.
-        steps_total: Engine calls.
-        step_seconds_total: Time spent in them.
+        steps_total: Steps computed; an engine call takes one or a few.
+        step_seconds_total: Time spent in engine calls.
         interval_seconds_total: Time from the end of a call, or from when one was planned after idling, to
-            the end of the next, less what blocks were copied in it: what a stream waits for a token.
+            the end of the next, less what blocks were copied in it: what a stream waits for its tokens.
         predicted_seconds_total: What was predicted of that.
-        streaming_steps_total: Calls in which a stream had a token computed.
-        late_steps_total: Those of them that took longer than the target.
+        streaming_steps_total: Steps in which a stream had a token computed.
+        late_steps_total: Calls of such steps that took longer than the target.
         step_budget: Most tokens that the latest call might have had.
         step_time_ratio: 95 % quantile of measured to predicted time that sizes calls.
     """

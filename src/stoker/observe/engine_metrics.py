@@ -94,7 +94,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_kv_disk_failures_total",
         "KV blocks that could not be written to the disk, or were there and not usable.",
     ),
-    "steps_total": ("stoker_engine_steps_total", "Engine calls."),
+    "steps_total": ("stoker_engine_steps_total", "Steps computed; an engine call has up to four."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),
     "interval_seconds_total": (
         "stoker_engine_interval_seconds_total",

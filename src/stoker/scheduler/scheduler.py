@@ -27,6 +27,7 @@ from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.steps import look_ahead
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
@@ -291,6 +292,10 @@ class Scheduler:
             self._step_ended = None
             return None
         self._pace.n_budget = budget.n_tokens
+        limits = self._limits
+        n_steps = self._pace.call_steps(limits.max_call_steps, limits.max_call_s)
+        if n_steps > 1 and not self._waiting and len(rows) == len(running):
+            look_ahead(plan, rows, self._cache, n_steps)
         since = now if self._step_ended is None else self._step_ended
         self._in_flight = _StepInFlight(plan, rows, budget, now, since)
         return plan
@@ -333,11 +338,16 @@ class Scheduler:
         validate_result(plan, result)
         self._in_flight = None
         counters = self._counters
-        counters.steps += 1
+        n_steps = max(1, *map(len, result.token_ids))
+        counters.steps += n_steps
         counters.step_seconds += now - step.started
         self._step_ended = now
         self._pace.record(
-            step.budget, now - step.since, moved_s=moved_s, n_reused=sum(result.reused.values())
+            step.budget,
+            now - step.since,
+            n_steps=n_steps,
+            moved_s=moved_s,
+            n_reused=sum(result.reused.values()),
         )
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)

@@ -21,8 +21,8 @@ class SchedulerLoop:
 
     Args:
         kv_blocks: KV blocks of the fake engine.
-        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
-            `SchedulerLimits`.
+        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens, max_call_steps,
+            max_call_s: As in `SchedulerLimits`.
         batching: How steps are filled.
         step_time: What a step takes on the loop's clock, in seconds.
         max_pinned_blocks, max_restored_blocks: As there.
@@ -51,6 +51,8 @@ class SchedulerLoop:
         max_waiting: int = 16,
         max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
+        max_call_steps: int = 1,
+        max_call_s: float = 1.0,
         batching: BatchingPolicy | None = None,
         step_time: Callable[[StepPlan], float] = lambda _: STEP_S,
         max_pinned_blocks: int = 0,
@@ -66,6 +68,8 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
+            max_call_steps=max_call_steps,
+            max_call_s=max_call_s,
             max_pinned_blocks=max_pinned_blocks,
             max_restored_blocks=max_restored_blocks,
         )
@@ -113,7 +117,9 @@ class SchedulerLoop:
     def commit(self, plan: StepPlan) -> list[TokensEvent]:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
-        events = self.scheduler.commit(plan, result, self.clock.advance(self._step_time(plan)))
+        n_steps = max(1, *map(len, result.token_ids))
+        seconds = n_steps * self._step_time(plan)
+        events = self.scheduler.commit(plan, result, self.clock.advance(seconds))
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)

@@ -70,8 +70,10 @@ class _Sequence:
 
     def append(self, news: frames.Tokens) -> None:
         self.token_ids += news.token_ids
-        self.logprobs += news.logprobs
-        self.unread += len(news.token_ids) + sum(len(each.top) for each in news.logprobs)
+        self.unread += len(news.token_ids)
+        if news.logprobs:
+            self.logprobs += news.logprobs
+            self.unread += sum(len(each.top) for each in news.logprobs)
         if news.prompt_scores is not None:
             scores = conversion.prompt_scores(news.prompt_scores)
             if self.scores is None:

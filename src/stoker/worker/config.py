@@ -8,6 +8,7 @@ import msgspec
 
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
+from stoker.core.step import MAX_CALL_STEPS
 from stoker.models.huggingface.files import Quantize
 from stoker.observe.late_logs import LogFormat
 
@@ -30,6 +31,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_waiting: Most sequences queued behind them.
         max_waiting_tokens: Most tokens of those together.
         step_tokens: Most tokens computed in one step.
+        call_steps: Most decode steps in one engine call, if the engine can take several.
         batching: How steps are filled within that.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
@@ -58,6 +60,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: int = 256
     max_waiting_tokens: int = 2_000_000
     step_tokens: int = 512
+    call_steps: int = MAX_CALL_STEPS
     batching: BatchingPolicy = BatchingPolicy()
     context_length: int | None = None
     n_threads: int | None = None

@@ -121,7 +121,9 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         token_ids=event.token_ids,
         cached_tokens=event.cached_tokens,
         finish_reason=event.finish_reason,
-        logprobs=tuple(frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs),
+        logprobs=tuple([frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs])
+        if event.logprobs
+        else (),
         prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
     )
 
@@ -158,7 +160,7 @@ def tokens_event(
     return TokensEvent(
         request_id,
         tuple(token_ids),
-        tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
+        tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]) if logprobs else (),
         cached_tokens,
         finish_reason,
         scores,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, MovableBlocks, Progressing, StepEngine
+from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
@@ -94,6 +94,7 @@ class EngineLoop:
                 max_waiting=info.max_waiting,
                 max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
+                max_call_steps=self._call_steps(loaded.engine),
                 max_pinned_blocks=max(0, most_pinned),
                 max_restored_blocks=blocks_per_step(loaded.kv_block_bytes),
             )
@@ -120,6 +121,13 @@ class EngineLoop:
                     tiers.close()
         finally:
             loaded.engine.close()
+
+    def _call_steps(self, engine: StepEngine) -> int:
+        """Return how many steps a call may have, and let calls of several end when mail comes."""
+        if not isinstance(engine, MultiStep):
+            return 1
+        engine.heed(self._mailbox.flag)
+        return self._config.call_steps
 
     def _serve(
         self,

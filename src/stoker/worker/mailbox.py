@@ -39,6 +39,9 @@ class Mailbox:
 
     Args:
         made_room: Called by the taker when a full mailbox has been emptied.
+
+    Attributes:
+        flag: One byte that is 1 while there is something to take, for those who look without a lock.
     """
 
     def __init__(self, made_room: Callable[[], None]) -> None:
@@ -48,6 +51,7 @@ class Mailbox:
         self._n_tokens = 0
         self._nudged = False
         self._closed = False
+        self.flag = bytearray(1)
 
     def __len__(self) -> int:
         """Return how many letters have not been taken."""
@@ -64,6 +68,7 @@ class Mailbox:
             self._letters.append(letter)
             if isinstance(letter.content, Submit):
                 self._n_tokens += _n_tokens(letter.content)
+            self.flag[0] = 1
             self._changed.notify()
 
     def nudge(self) -> None:
@@ -92,6 +97,7 @@ class Mailbox:
             letters = list(self._letters)
             self._letters.clear()
             self._n_tokens = 0
+            self.flag[0] = 0
         if was_full:
             self._made_room()
         return letters
@@ -100,6 +106,7 @@ class Mailbox:
         """Make every `take` return None."""
         with self._changed:
             self._closed = True
+            self.flag[0] = 1
             self._changed.notify()
 
 

@@ -57,6 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting=st.integers(0, 6),
         max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
+        max_call_steps=st.integers(1, 4),
         batching=POLICIES,
         token_s=st.sampled_from([0.0, 0.0001, 0.002]),
     )
@@ -67,11 +68,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_waiting_tokens: int,
         spare_step_tokens: int,
+        max_call_steps: int,
         batching: BatchingPolicy,
         token_s: float,
     ) -> None:
         limits = (kv_blocks, max_running, max_waiting, max_waiting_tokens, spare_step_tokens)
-        self.begin(*limits, batching=batching, token_s=token_s)
+        self.begin(*limits, max_call_steps=max_call_steps, batching=batching, token_s=token_s)
 
     def begin(
         self,
@@ -81,6 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting_tokens: int,
         spare_step_tokens: int,
         *,
+        max_call_steps: int,
         batching: BatchingPolicy,
         token_s: float,
     ) -> None:
@@ -91,10 +94,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
+            max_call_steps=max_call_steps,
             batching=batching,
             step_time=lambda plan: 0.002 + token_s * plan.n_tokens,
             **self.tiers(),
         )
+        self.max_call_steps = max_call_steps
+        self.interrupted = bytearray(1)
+        self.loop.engine.heed(self.interrupted)
         self.batching = batching
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
@@ -248,15 +255,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not self.live or self.loop.scheduler.wake_at is not None
         else:
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
+            assert 1 <= self.plan.n_steps <= self.max_call_steps
 
     @precondition(lambda self: self.plan is not None)
-    @rule()
-    def commit(self) -> None:
+    @rule(interrupted=st.booleans())
+    def commit(self, *, interrupted: bool = False) -> None:
+        """Compute the plan, or the first step of it alone, as when mail comes during the call."""
         assert self.plan is not None
+        self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
             expected = self.live[event.request_id]
             output = self.loop.tokens[event.request_id]
             assert tuple(output) == expected.output[: len(output)]
+            assert len(event.token_ids) <= (1 if interrupted else self.plan.n_steps)
             assert event.cached_tokens < len(expected.request.prompt)
             scores = self.loop.scores[event.request_id]
             assert scores == expected.scores[: len(scores)]
@@ -331,6 +342,7 @@ class TieredMachine(SchedulerMachine):
         spare_step_tokens=st.integers(0, 60),
         n_slots=st.integers(1, 12),
         with_disk=st.booleans(),
+        max_call_steps=st.integers(1, 4),
         batching=POLICIES,
         token_s=st.sampled_from([0.0, 0.0001, 0.002]),
     )
@@ -342,6 +354,7 @@ class TieredMachine(SchedulerMachine):
         n_slots: int,
         *,
         with_disk: bool,
+        max_call_steps: int,
         batching: BatchingPolicy,
         token_s: float,
     ) -> None:
@@ -350,7 +363,7 @@ class TieredMachine(SchedulerMachine):
         self.files: dict[bytes, bytes] = {}
         self.limits = (kv_blocks, max_running, 6, 10_000, spare_step_tokens)
         self.token_s = token_s
-        self.begin(*self.limits, batching=batching, token_s=token_s)
+        self.begin(*self.limits, max_call_steps=max_call_steps, batching=batching, token_s=token_s)
 
     @rule(n=st.integers(1, 4))
     def disk_answers(self, n: int) -> None:
@@ -387,7 +400,12 @@ class TieredMachine(SchedulerMachine):
     def restart(self) -> None:
         """The files alone are left."""
         n_submitted = self.n_submitted
-        self.begin(*self.limits, batching=self.batching, token_s=self.token_s)
+        self.begin(
+            *self.limits,
+            max_call_steps=self.max_call_steps,
+            batching=self.batching,
+            token_s=self.token_s,
+        )
         self.n_submitted = n_submitted
 
     def teardown(self) -> None:
