@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
-from stoker.core.errors import (
-    DeadlineError,
-    EngineError,
-    InvalidRequestError,
-    QueueFullError,
-    QueueTimeoutError,
-)
+from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
 from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
@@ -19,8 +13,10 @@ from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate, tier_stats
+from stoker.scheduler.expiry import Expiry
 from stoker.scheduler.gate import BatchGate
-from stoker.scheduler.invariants import check_books, check_held, check_sequences
+from stoker.scheduler.held import HeldSequences
+from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.pace import Pace
 from stoker.scheduler.plan import build_plan, grow_tables
@@ -38,19 +34,6 @@ class _StepInFlight:
     budget: StepBudget
     started: float  # as the caller's clock says
     since: float  # when the step before ended, or this one was planned if there was none
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """A sequence that was given up because a time limit of its own was over.
-
-    Attributes:
-        request_id: The sequence; it is in flight no more.
-        error: Which limit it was.
-    """
-
-    request_id: str
-    error: QueueTimeoutError | DeadlineError
 
 
 class Scheduler:
@@ -89,7 +72,6 @@ class Scheduler:
         "_limits",
         "_live",
         "_n_arrived",
-        "_n_pinned",
         "_pace",
         "_restorer",
         "_root",
@@ -114,8 +96,7 @@ class Scheduler:
         self._cache = KVCache(kv_blocks, tiers)
         self._counters = Counters()
         self._restorer = Restorer(self._cache, self._counters, limits.max_restored_blocks)
-        self._held: dict[str, SequenceState] = {}
-        self._n_pinned = 0  # blocks of the sequences that are held or will be
+        self._held = HeldSequences(self._cache, limits)
         self._drain = DrainRate()
         self._running = SequenceQueue()
         self._waiting = WaitingQueue()
@@ -154,7 +135,7 @@ class Scheduler:
                 param="request_id",
             )
         validate_request(request, self._limits, self._cache.n_blocks)
-        n_pinned = self._pinned_by(request)
+        self._held.validate(request)
         n_places = self._limits.max_running + self._limits.max_waiting
         if len(self._live) - len(self._held) >= n_places:
             raise self._full(f"all {n_places} places, running and waiting, are taken", now)
@@ -171,7 +152,7 @@ class Scheduler:
             n_uncached = len(sequence.tokens) - len(hits) * BLOCK_TOKENS
             sequence.defer(min(MAX_DEFERRAL_S, patience_s * n_uncached))
         self._n_arrived += 1
-        self._n_pinned += n_pinned
+        self._held.claim(sequence)
         self._gate.arrived(now)
         self._live[request.request_id] = sequence
         self._waiting.add(sequence)
@@ -189,11 +170,9 @@ class Scheduler:
         if sequence is None:
             return False
         self._time_limits.forget(sequence)
-        if sequence.hold:
-            self._n_pinned -= sequence.n_prompt // BLOCK_TOKENS
-        if self._held.pop(request_id, None) is not None:
-            self._cache.release(sequence.table)  # a step in flight has references of its own
-        elif not sequence.table:  # a running sequence has a block at least
+        if self._held.give_up(sequence):
+            return True
+        if not sequence.table:  # a running sequence has a block at least
             self._waiting.remove(sequence)
         elif self._in_flight is None:
             self._running.remove(sequence)
@@ -210,28 +189,10 @@ class Scheduler:
         """
         expired: list[Expiry] = []
         while (sequence := self._time_limits.unfinished(now)) is not None:
-            expired.append(
-                Expiry(
-                    sequence.request_id,
-                    DeadlineError(
-                        "the request was not finished within its time limit: ask for less at a time, or "
-                        "raise the limit ('timeout', at most the server's request_timeout_s)"
-                    ),
-                )
-            )
+            expired.append(Expiry.unfinished(sequence.request_id))
             self.abort(sequence.request_id)
         while (sequence := self._time_limits.unbegun(now)) is not None:
-            retry_after_s = self._retry_after_s(now)
-            expired.append(
-                Expiry(
-                    sequence.request_id,
-                    QueueTimeoutError(
-                        "the request's turn did not come within its queue time limit; "
-                        f"try again in about {retry_after_s:.0f} s",
-                        retry_after_s=retry_after_s,
-                    ),
-                )
-            )
+            expired.append(Expiry.unbegun(sequence.request_id, self._retry_after_s(now)))
             self.abort(sequence.request_id)
         self._counters.expired += len(expired)
         return expired
@@ -287,11 +248,11 @@ class Scheduler:
         if not running.items:
             self._step_ended = None
             return None
+        self._pace.n_budget = budget.n_tokens
         plan, rows = build_plan(running.items, self._cache, budget, self._restorer)
         if not rows:
             self._step_ended = None
             return None
-        self._pace.n_budget = budget.n_tokens
         limits = self._limits
         n_steps = self._pace.call_steps(limits.max_call_steps, limits.max_call_s)
         if n_steps > 1 and not self._waiting and len(rows) == len(running):
@@ -360,7 +321,7 @@ class Scheduler:
         for sequence in gone:
             self._running.remove(sequence)
             if sequence.hold and not sequence.aborted:
-                self._hold(sequence)
+                self._held.end(sequence)
             else:
                 self._release(sequence)
             self._drain.record(counters.step_seconds)
@@ -382,7 +343,7 @@ class Scheduler:
             kv_blocks_total=cache.n_blocks,
             kv_blocks_used=cache.n_blocks - cache.n_available,
             kv_blocks_cached=cache.n_cached,
-            kv_blocks_pinned=sum(len(sequence.table) for sequence in self._held.values()),
+            kv_blocks_pinned=self._held.n_blocks,
             **tier_stats(cache.tiers),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
@@ -406,49 +367,16 @@ class Scheduler:
             EngineError: An invariant is broken; the message says which.
         """
         waiting = self._waiting.in_order()
-        held = self._held
+        held = self._held.ended
         live = {request_id: each for request_id, each in self._live.items() if request_id not in held}
         check_sequences(self._running.items, waiting, live, self._limits, self._cache)
         check_books(waiting, self._waiting.n_tokens, self._time_limits, live)
-        check_held(held, self._live, self._n_pinned, self._limits)
+        self._held.check(self._live)
         self._cache.check([sequence.table for sequence in (*self._running.items, *held.values())])
-
-    def _pinned_by(self, request: TokenRequest) -> int:
-        """Return how many blocks a request will hold after its end.
-
-        Raises:
-            InvalidRequestError: It would hold none, or more than there may be.
-        """
-        if not request.hold:
-            return 0
-        n_blocks = len(request.prompt) // BLOCK_TOKENS
-        most = self._limits.max_pinned_blocks
-        if not n_blocks:
-            raise InvalidRequestError(
-                f"the prefix has {len(request.prompt)} tokens; pin {BLOCK_TOKENS} or more, since whole KV "
-                f"blocks of {BLOCK_TOKENS} tokens are pinned",
-                param="prompt",
-            )
-        if self._n_pinned + n_blocks > most:
-            raise InvalidRequestError(
-                f"the prefix takes {n_blocks} KV blocks; {self._n_pinned} of at most {most} are pinned: "
-                "unpin another prefix, or raise max_pinned_tokens or kv_memory",
-                param="prompt",
-                code="pinned_limit_exceeded",
-            )
-        return n_blocks
 
     def _release(self, sequence: SequenceState) -> None:
         self._cache.keep(sequence.table[: sequence.n_published])
         self._cache.release(sequence.table)
-
-    def _hold(self, sequence: SequenceState) -> None:
-        """Let a sequence that has ended keep the full blocks of its prompt."""
-        n_kept = min(sequence.n_prompt // BLOCK_TOKENS, sequence.n_published)
-        self._cache.keep(sequence.table[:n_kept])
-        self._cache.release(sequence.table[n_kept:])
-        sequence.table = sequence.table[:n_kept]
-        self._held[sequence.request_id] = sequence
 
     def _full(self, why: str, now: float) -> QueueFullError:
         retry_after_s = self._retry_after_s(now)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stoker.core.batching import BatchingMode, BatchingPolicy
 from stoker.core.errors import EngineError
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
@@ -35,6 +36,48 @@ def test_a_sequence_that_is_alone_gets_several_tokens_in_a_call() -> None:
     stats = loop.scheduler.stats()
     assert (stats.steps_total, stats.generated_tokens_total) == (11, 11)
     assert stats.step_seconds_total == pytest.approx(11 * STEP_S)
+
+
+@pytest.mark.parametrize(
+    ("mode", "target_s", "expected"), [("latency", 1.0, 4), ("latency", 0.014, 2), ("size", 0.014, 4)]
+)
+def test_a_call_keeps_the_target_of_streams_that_have_one(
+    mode: BatchingMode, target_s: float, expected: int
+) -> None:
+    """A step takes 5 ms and may exceed its prediction by a quarter."""
+    loop = loop_of(batching=BatchingPolicy(mode=mode, itl_target_s=target_s))
+    loop.submit(make_request("a", max_tokens=13))
+    loop.run()
+    assert set(n_steps(loop)[1:-1]) == {expected}
+    stats = loop.scheduler.stats()
+    assert stats.streaming_steps_total == 12
+    n_late = 3 if mode == "size" else 0  # as tokens of a call arrive together
+    assert stats.late_steps_total == n_late
+
+
+def test_what_is_learnt_of_a_step_does_not_depend_on_how_many_a_call_has() -> None:
+    ratios = []
+    for most in (1, 4):
+        loop = loop_of(max_call_steps=most)
+        loop.submit(make_request("a", max_tokens=400))
+        loop.run()
+        stats = loop.scheduler.stats()
+        assert stats.interval_seconds_total == pytest.approx(400 * STEP_S)
+        ratios.append(stats.predicted_seconds_total / stats.interval_seconds_total)
+    assert ratios == [pytest.approx(1.0, rel=0.15)] * 2
+
+
+def test_time_of_moving_blocks_is_not_taken_for_computing() -> None:
+    loop = loop_of(max_call_s=4.5 * STEP_S)
+    loop.submit(make_request("a", max_tokens=40))
+    while (plan := loop.schedule()) is not None:
+        result = loop.engine.forward(plan)
+        seconds = STEP_S * len(result.token_ids[0])
+        loop.scheduler.commit(plan, result, loop.clock.advance(seconds + 0.3), moved_s=0.3)
+    stats = loop.scheduler.stats()
+    assert stats.interval_seconds_total == pytest.approx(40 * STEP_S)
+    assert stats.late_steps_total == len(loop.plans) - 1  # streams waited for it all the same
+    assert set(n_steps(loop)[1:-1]) == {4}
 
 
 def test_one_step_is_all_that_an_engine_without_the_ability_gets() -> None:
