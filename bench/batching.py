@@ -162,7 +162,7 @@ def simulated(machine: TimedMachine, seed: int) -> Compute:
     own = replace(machine, seed=seed, now_s=0.0)
 
     def compute(plan: StepPlan) -> tuple[StepResult, float]:
-        result = StepResult([7 if sampled else -1 for sampled in plan.samples], [None] * len(plan.samples))
+        result = StepResult([[7] if sampled else [] for sampled in plan.samples], [[] for _ in plan.samples])
         return result, own.step_time(plan)
 
     return compute

@@ -68,7 +68,7 @@ def step(scheduler: Scheduler, now: float) -> float:
 def answer(plan: StepPlan) -> StepResult:
     """Return what an engine might have computed."""
     return StepResult(
-        token_ids=[7 if sampled else -1 for sampled in plan.samples], logprobs=[None] * len(plan.samples)
+        token_ids=[[7] if sampled else [] for sampled in plan.samples], logprobs=[[] for _ in plan.samples]
     )
 
 

@@ -30,7 +30,7 @@ from stoker.models.gguf import metadata as gguf_metadata
 from stoker.models.huggingface import files as folder_files
 from stoker.models.huggingface import safetensors, shards, tokenizer_json
 from stoker.models.sources import http, selection
-from stoker.worker import client, frames, mailbox, peer, quarantine
+from stoker.worker import client, frames, mailbox, peer, pins, quarantine
 from stoker.worker.restarts import RestartPolicy
 
 DOCS = Path(__file__).parent
@@ -156,6 +156,10 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("request_timeout_s", "time until it is finished", "504"),
             ("step_tokens", "tokens in one engine call", "the rest comes in the next"),
             ("kv_memory", "memory for KV caches", "sequences wait, or make room and are computed anew"),
+            ("kv_host_memory", "memory for evicted KV blocks", "those used least recently are given up"),
+            ("max_kv_disk_bytes", "files of KV blocks", "those used least recently are removed"),
+            ("max_pinned_tokens", "tokens of pinned prefixes", "400 `pinned_limit_exceeded`"),
+            ("", f"{pins.MAX_PINS} pinned prefixes of a model", "409"),
             ("max_models", "models", "409"),
         ),
     ),
@@ -243,6 +247,7 @@ def limits_page(settings: type[BaseModel]) -> str:
 
 UNSET = {
     "context_length": "the model's",
+    "kv_host_memory": "half of `kv_memory`",
     "kv_memory": "a share of what is free",
     "request_timeout_s": "none",
 }

@@ -12,6 +12,7 @@
 
 #include "bindings.h"
 #include "bindings_edits.h"
+#include "decode.h"
 #include "model.h"
 
 namespace nb = nanobind;
@@ -22,6 +23,7 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // to be written
 template <class T, size_t kDims>
 using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
 
@@ -77,6 +79,29 @@ struct SamplingArrays {
     }
     return out;
   }
+};
+
+// How many steps a forward takes at most, and which tokens end each sequence of its batch.
+class PySteps {
+ public:
+  PySteps(int n_steps, Array<int32_t> stop_tokens, Array<int32_t> stop_starts)
+      : n_steps_(n_steps), stop_tokens_(stop_tokens), stop_starts_(stop_starts) {
+    const size_t n = stop_starts.size();
+    if (n == 0 || !std::is_sorted(stop_starts.data(), stop_starts.data() + n) || stop_starts(0) != 0 ||
+        static_cast<size_t>(stop_starts(n - 1)) != stop_tokens.size()) {
+      throw std::invalid_argument("starts of stop tokens must ascend from 0 to the length of what they index");
+    }
+  }
+  DecodeLimits view(const Batch& batch, const uint8_t* interrupted) const {
+    if (stop_starts_.size() != static_cast<size_t>(batch.n_seqs) + 1) {
+      throw std::invalid_argument("stop tokens must be given for every sequence");
+    }
+    return {n_steps_, stop_tokens_.data(), stop_starts_.data(), interrupted};
+  }
+
+ private:
+  int n_steps_;
+  Array<int32_t> stop_tokens_, stop_starts_;
 };
 
 // The tokens that a forward scores, one entry each.
@@ -177,8 +202,16 @@ class PyModel {
     finished_ = true;
   }
 
+  // Forwards of several steps end after the step during which the flag's byte is not 0; any thread may write it.
+  void heed(Array<uint8_t> flag) {
+    if (flag.size() != 1) throw std::invalid_argument("the flag must be one byte");
+    const std::lock_guard lock(mutex_);
+    flag_ = std::move(flag);
+  }
+
+  // Samples come step after step, each of all sequences.
   nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
-                    const PyPromptScores* wanted_scores) {
+                    const PyPromptScores* wanted_scores, const PySteps* steps) {
     Batch batch = arrays.view();
     std::vector<SampleParams> params = sampling.params(batch);
     if (edits != nullptr) edits->attach(params);
@@ -192,11 +225,17 @@ class PyModel {
       scores = wanted_scores->view(scored);
       batch.scores = &scores;
     }
+    const DecodeLimits limits =
+        steps == nullptr ? DecodeLimits{} : steps->view(batch, flag_.is_valid() ? flag_.data() : nullptr);
     {
       const nb::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
       require_finished();
-      model_.forward(batch, samples.data());
+      if (steps == nullptr) {
+        model_.forward(batch, samples.data());
+      } else {
+        samples = decode(model_, batch, limits);
+      }
     }
     return nb::tuple(make_result(samples) + make_result(scored));
   }
@@ -233,6 +272,20 @@ class PyModel {
     return out;
   }
 
+  void save_blocks(Array<int32_t> blocks, Array<int32_t> slots, Slots memory) {
+    require_pairs(blocks, slots);
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.save_blocks(blocks.data(), slots.data(), blocks.size(), memory.data(), memory.size());
+  }
+
+  void load_blocks(Array<int32_t> blocks, Array<int32_t> slots, Array<uint8_t> memory) {
+    require_pairs(blocks, slots);
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.load_blocks(blocks.data(), slots.data(), blocks.size(), memory.data(), memory.size());
+  }
+
   const char* isa() const { return model_.isa(); }
   const char* kv_type() const { return kv_type_name(model_.kv_type()); }
   int n_threads() const { return model_.n_threads(); }
@@ -241,13 +294,19 @@ class PyModel {
   size_t weight_bytes() const { return model_.weight_bytes(); }
   size_t kv_bytes() const { return model_.kv_bytes(); }
   size_t step_bytes() const { return model_.step_bytes(); }
+  size_t kv_block_bytes() const { return model_.kv_block_bytes(); }
 
  private:
+  static void require_pairs(const Array<int32_t>& blocks, const Array<int32_t>& slots) {
+    if (blocks.size() != slots.size()) throw std::invalid_argument("every block must have a slot");
+  }
+
   void require_finished() const {
     if (!finished_) throw std::invalid_argument("finish() has not been called");
   }
 
   std::vector<Array<uint8_t>> mapped_;  // outlives what points into it
+  Array<uint8_t> flag_;
   Model model_;
   ModelOptions options_;
   std::mutex mutex_;
@@ -282,6 +341,9 @@ NB_MODULE(_native, m) {
   nb::class_<PyPromptScores>(m, "PromptScores")
       .def(nb::init<Array<int32_t>, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("rows"),
            nb::arg("tokens"), nb::arg("n_tops"));
+  nb::class_<PySteps>(m, "Steps")
+      .def(nb::init<int, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("n_steps"), nb::arg("stop_tokens"),
+           nb::arg("stop_starts"));
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
@@ -301,19 +363,22 @@ NB_MODULE(_native, m) {
       .def("set_vector", &PyModel::set_vector, nb::arg("name"), nb::arg("layer"), nb::arg("data"),
            nb::arg("adjacent_pairs"))
       .def("finish", &PyModel::finish)
+      .def("heed", &PyModel::heed, nb::arg("flag"))
       .def(
           "forward",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
-             Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores) {
+             Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
-                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores);
+                                {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores,
+                                steps);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
           nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
-          nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none())
+          nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none(),
+          nb::arg("steps").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
@@ -322,6 +387,9 @@ NB_MODULE(_native, m) {
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"))
+      .def("save_blocks", &PyModel::save_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
+      .def("load_blocks", &PyModel::load_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
+      .def_prop_ro("kv_block_bytes", &PyModel::kv_block_bytes)
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("kv_type", &PyModel::kv_type)
       .def_prop_ro("n_threads", &PyModel::n_threads)

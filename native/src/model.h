@@ -131,6 +131,14 @@ class Model {
   // The same without sampling: raw logits of every row, [n_tokens][vocab_size]. For checks.
   void logits(const Batch& batch, float* out);
 
+  // Bytes of a KV block outside of the model: everything that it holds, layer after layer, keys before values.
+  size_t kv_block_bytes() const;
+  // Copy KV blocks to and from slots of `kv_block_bytes()` each, slots[i] for blocks[i]; each block and slot once.
+  // `size` is that of the memory in which the slots are. Throw std::invalid_argument for a block or slot that does not
+  // exist; nothing is copied then.
+  void save_blocks(const int32_t* blocks, const int32_t* slots, size_t n, uint8_t* memory, size_t size);
+  void load_blocks(const int32_t* blocks, const int32_t* slots, size_t n, const uint8_t* memory, size_t size);
+
  private:
   void list_slots();
   void list_layer_slots(int index);
@@ -158,6 +166,9 @@ class Model {
                    const std::vector<float>& post_norm);
   void add_branch(const std::vector<float>& post_norm);
 
+  void check_transfer(const int32_t* blocks, const int32_t* slots, size_t n, size_t size) const;
+  template <class Copy>
+  void for_parts(int block, Copy&& copy) const;
   uint8_t* kv_at(const Memory& memory, int layer, int block, int head) const;
   void turn(int layer, int row, float* head, float scale) const;
   void project_qkv(const Layer& layer, int index);

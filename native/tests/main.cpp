@@ -56,6 +56,8 @@ int main(int argc, char** argv) {
   run("stored blocks", test_stored_blocks);
   run("pieces", test_pieces);
   run("bad arguments", test_bad_arguments);
+  run("decode", test_decode);
+  run("KV transfer", test_kv_transfer);
   run("bad edits", test_bad_edits);
   const Kernels* fused = nullptr;  // the path before, of those that fuse multiply and add
   for (const PathToTest& path : paths_to_test()) {

@@ -337,6 +337,41 @@ void test_models(const std::string& isa, int max_threads) {
   test_model({shape, "F16", "BF16", true, 23}, {20, 40}, isa, max_threads);  // the float path
 }
 
+// Blocks that went through slots give the bits of those that were computed; the first and last of both among them.
+void test_kv_transfer() {
+  constexpr int kBlocks = 8;
+  constexpr size_t kSlots = 5;
+  Random random(42);
+  const char* const kv_types[] = {"auto", "f16", "bf16", "q8"};
+  for (int n_threads = 1; n_threads <= 4; ++n_threads) {
+    const TinyModel tiny{plain_shape(3, 64, 4, 2, 32), "Q4_1", "Q8_0", false, 41, kv_types[n_threads - 1]};
+    const auto model = tiny.build("auto", n_threads, kBlocks, 64, 1);
+    Sequence sequence;
+    for (int n = 0; n < 50; ++n) sequence.tokens.push_back(random.below(tiny.shape.vocab_size));
+    const auto rest_with = [&](std::vector<int32_t> table, int computed) {
+      sequence.table = std::move(table);
+      sequence.computed = computed;
+      BatchBuilder batch;
+      const int n_tokens = static_cast<int>(sequence.tokens.size()) - computed;
+      batch.add(sequence, n_tokens);
+      std::vector<float> logits(static_cast<size_t>(n_tokens * tiny.shape.vocab_size));
+      model->logits(batch.view(), logits.data());
+      return std::vector<float>(logits.end() - tiny.shape.vocab_size, logits.end());
+    };
+    const std::vector<float> whole = rest_with({0, 7, 3, 1}, 0);
+    std::vector<uint8_t> memory(kSlots * model->kv_block_bytes());
+    const int32_t from[] = {0, 7, 3}, slots[] = {4, 0, 2}, to[] = {6, 5, 4};
+    model->save_blocks(from, slots, 3, memory.data(), memory.size());
+    model->load_blocks(to, slots, 3, memory.data(), memory.size());
+    CHECK(same_bits(rest_with({6, 5, 4, 2}, 48), whole));
+    const int32_t beyond[] = {kBlocks}, slot_beyond[] = {kSlots}, first[] = {0};
+    CHECK(refuses([&] { model->save_blocks(beyond, first, 1, memory.data(), memory.size()); }));
+    CHECK(refuses([&] { model->load_blocks(first, slot_beyond, 1, memory.data(), memory.size()); }));
+    CHECK(refuses([&] { model->save_blocks(first, slots, 1, memory.data(), memory.size() - 1); }));
+    model->save_blocks(nullptr, nullptr, 0, nullptr, 0);
+  }
+}
+
 void test_bad_arguments() {
   ModelShape shape = plain_shape(1, 32, 2, 1, 32);
   shape.ffn_width = 32;

@@ -21,5 +21,7 @@ void test_bad_edits();
 // Steps run on 1 to `max_threads` threads.
 void test_models(const std::string& isa, int max_threads);
 void test_bad_arguments();
+void test_kv_transfer();
+void test_decode();
 
 }  // namespace stoker

@@ -75,6 +75,7 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
         *of("docs/serving.md", "console"),
         *of("docs/serving.md", "toml"),
         *of("docs/batching.md", "toml"),  # in test_batching.py
+        *of("docs/kv-cache.md", "console"),
     ]
     run += of("README.md", "python")
     others = [block for block in blocks() if block not in run]
@@ -181,3 +182,27 @@ def test_the_commands_of_the_serving_page_do_what_it_says(home: Path, as_documen
     assert "second is ready" in printed[1]
     after = orjson.loads(as_documented.get("/admin/models")[1])["models"]
     assert {model["name"] for model in after} == {MODEL, "mine"}
+
+
+def test_the_commands_of_the_kv_cache_page_do_what_it_says(home: Path) -> None:
+    serve, pinning = of("docs/kv-cache.md", "console")
+    ((program, command, *arguments),) = serve.commands
+    assert (program, command) == ("stoker", "serve")
+    (_, url, flag, header, data_flag, body), (_, list_url) = pinning.commands
+    assert (flag, data_flag) == ("-H", "-d")
+    name, _, value = header.partition(": ")
+    with ServerProcess(home, *arguments) as server:
+        server.wait_ready()
+        pinned = httpx2.post(
+            url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+        )
+        assert pinned.status_code == 201, pinned.text
+        pin = pinned.json()
+        assert pin["held"]
+        assert httpx2.get(list_url.replace(ADDRESS, server.url)).json() == {"pins": [pin]}
+        system = orjson.loads(body)["messages"]
+        chat = {"model": MODEL, "messages": [*system, {"role": "user", "content": "Hi"}], "max_tokens": 4}
+        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=chat, timeout=60).json()
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == pin["pinned_tokens"]
+        server.wait_metric("stoker_kv_disk_failures_total", 0)
+        assert server.metrics()["stoker_kv_disk_writing"] == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stoker.core.errors import CorruptFileError
 from stoker.testing.fuzz import TARGETS, run
 from stoker.worker import conversion, frames
 
@@ -82,3 +83,10 @@ def test_the_frames_begin_from_whole_ones_of_this_protocol() -> None:
         assert all(
             conversion.engine_info(frame).model == "m" for frame in read if isinstance(frame, frames.Hello)
         )
+
+
+def test_the_kv_files_begin_from_a_whole_one() -> None:
+    (whole,) = inputs("kv_file")
+    TARGETS["kv_file"](whole)
+    with pytest.raises(CorruptFileError):
+        TARGETS["kv_file"](whole[:-1])

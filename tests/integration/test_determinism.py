@@ -60,6 +60,7 @@ class Loop:
         outputs: Of each request, by id.
         cached_tokens: Prompt tokens that each request found cached.
         computed_tokens: Tokens that the engine computed for each request.
+        call_steps: How many steps each call was allowed.
     """
 
     def __init__(
@@ -69,10 +70,15 @@ class Loop:
         step_tokens: int = STEP_TOKENS,
         max_running: int = 32,
         kv_blocks: int | None = None,
+        call_steps: int = 1,
         batching: BatchingPolicy | None = None,
     ) -> None:
         limits = SchedulerLimits(
-            context_length=CONTEXT, max_running=min(max_running, step_tokens), max_step_tokens=step_tokens
+            context_length=CONTEXT,
+            max_running=min(max_running, step_tokens),
+            max_step_tokens=step_tokens,
+            max_call_steps=call_steps,
+            max_call_s=1.0,
         )
         self.engine = engine
         self.clock = FakeClock()
@@ -82,6 +88,7 @@ class Loop:
         self.outputs: dict[str, Output] = {}
         self.cached_tokens: dict[str, int] = {}
         self.computed_tokens: Counter[str] = Counter()
+        self.call_steps: list[int] = []
 
     def submit(self, requests: Iterable[TokenRequest]) -> None:
         for request in requests:
@@ -92,6 +99,7 @@ class Loop:
         plan = self.scheduler.schedule(self.clock())
         if plan is None:
             return False
+        self.call_steps.append(plan.n_steps)
         for request_id, run in zip(plan.request_ids, plan.tokens, strict=True):
             self.computed_tokens[request_id] += len(run)
         for event in self.scheduler.commit(plan, self.engine.forward(plan), self.clock.advance(0.01)):
@@ -252,6 +260,33 @@ def test_token_by_token(case: Case) -> None:
     (request,) = (each for each in case.requests if len(each.prompt) == 65)
     loop = Loop(case.engine, step_tokens=1)
     assert loop.run([request])[request.request_id] == case.alone[request.request_id]
+
+
+@pytest.mark.parametrize("call_steps", [2, 3, 4])
+def test_several_steps_in_a_call(case: Case, call_steps: int) -> None:
+    for request in case.requests:
+        loop = Loop(case.engine, call_steps=call_steps)
+        assert loop.run([request])[request.request_id] == case.alone[request.request_id]
+        assert max(loop.call_steps) == call_steps
+
+
+def test_several_steps_in_calls_that_others_join_and_leave(case: Case) -> None:
+    loop = Loop(case.engine, call_steps=4)
+    loop.submit(case.others(8, max_tokens=40))
+    for request in case.requests:
+        loop.step()
+        loop.step()
+        loop.submit([request])
+    case.check(loop.run())
+    assert {1, 4} <= set(loop.call_steps)
+
+
+def test_an_end_token_ends_a_call_of_several_steps(case: Case) -> None:
+    for request in case.requests:
+        whole = case.alone[request.request_id].tokens
+        ending = replace(request, stop_token_ids=frozenset({whole[2]}))
+        tokens = Loop(case.engine, call_steps=4).run([ending])[request.request_id].tokens
+        assert tokens == whole[: whole.index(whole[2]) + 1]
 
 
 def test_chunks_beside_running_sequences(case: Case) -> None:

@@ -89,6 +89,21 @@ class Experts:
 
     def __init__(self, *, n_experts: int, n_used: int, normalized: bool, biases: bool) -> None: ...
 
+class Steps:
+    """How many steps a `Model.forward` takes at most, if all its sequences decode.
+
+    It ends after the first step in which a sequence ended.
+
+    Args:
+        n_steps: Most steps.
+        stop_tokens: Tokens that end each sequence, those of all sequences one after the other.
+        stop_starts: Where each sequence's begin, ``[n + 1]``.
+    """
+
+    def __init__(
+        self, *, n_steps: int, stop_tokens: NDArray[np.int32], stop_starts: NDArray[np.int32]
+    ) -> None: ...
+
 class ModelShape:
     """See `stoker.models.config.ModelConfig`, whose names these are; what differs is said here.
 
@@ -197,6 +212,9 @@ class Model:
     def finish(self) -> None:
         """Check that everything that the shape has is set."""
 
+    def heed(self, flag: NDArray[np.uint8]) -> None:
+        """End every forward of several steps after the step during which `flag`, one byte, is not 0."""
+
     def forward(
         self,
         tokens: NDArray[np.int32],
@@ -214,6 +232,7 @@ class Model:
         n_logprobs: NDArray[np.int32],
         edits: LogitEdits | None = None,
         scores: PromptScores | None = None,
+        steps: Steps | None = None,
     ) -> tuple[
         NDArray[np.int32],
         NDArray[np.float32],
@@ -224,11 +243,11 @@ class Model:
         NDArray[np.int32],
         NDArray[np.float32],
     ]:
-        """Compute one step of ``n`` sequences.
+        """Compute one step of ``n`` sequences, or at most so many as `steps` says.
 
         Returns the sampled tokens ``[n]`` (-1 where none was asked for), their log-probabilities
-        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``; then the
-        same four of the tokens in `scores`.
+        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``, the samples of
+        further steps behind those of the first; then the same four of the tokens in `scores`.
         """
 
     def logits(
@@ -241,6 +260,14 @@ class Model:
     ) -> NDArray[np.float32]:
         """Compute one step and return the raw logits of every token, ``[n_tokens, vocab_size]``."""
 
+    def save_blocks(
+        self, blocks: NDArray[np.int32], slots: NDArray[np.int32], memory: NDArray[np.uint8]
+    ) -> None: ...
+    def load_blocks(
+        self, blocks: NDArray[np.int32], slots: NDArray[np.int32], memory: NDArray[np.uint8]
+    ) -> None: ...
+    @property
+    def kv_block_bytes(self) -> int: ...
     @property
     def isa(self) -> str: ...
     @property

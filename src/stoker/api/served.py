@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stoker.api.body import shown
 from stoker.core.errors import ModelNotFoundError, NotReadyError
-from stoker.core.protocols import Generator, TextCodec
+from stoker.core.protocols import Generator, Pins, TextCodec
 from stoker.core.text import TextRequest
 
 
@@ -20,6 +20,7 @@ class ServedModel:
         reserve: Holds the places of all of a job's requests while its context lasts, or raises
             `QueueFullError` if there are too few; `generator` then takes them from there.
         codec: Turns text to token ids and back, as `generator` does.
+        pins: Its pinned prefixes.
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
@@ -29,6 +30,7 @@ class ServedModel:
     generator: Generator
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]]
     codec: TextCodec
+    pins: Pins
     created: int
     fingerprint: Callable[[], str | None]
     context_length: int

@@ -1,6 +1,7 @@
 """Puts the HTTP edge together: `build_api` returns one ASGI application."""
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.routing import Route, Router
@@ -8,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stoker import __version__
 from stoker.api.admin.control import ModelControl
+from stoker.api.admin.pins import pin_routes
 from stoker.api.admin.routes import admin_routes
 from stoker.api.auth import ApiKey
 from stoker.api.drain import DrainGate
@@ -56,9 +58,13 @@ def build_api(
         parts = (openai_part(), admin_part(), probes_part())
         return compose(parts, version=__version__, key_needed=api_key is not None)
 
+    # One thread: a parse holds the interpreter's lock for most of its time, and takes ten times the
+    # memory of the body.
+    parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
     app: ASGIApp = Router(
         routes=[
-            *openai_routes(models=models, limits=limits, metrics=metrics),
+            *openai_routes(models=models, limits=limits, metrics=metrics, parser=parser),
+            *pin_routes(models=models, limits=limits, parser=parser),
             *admin_routes(control=control, limits=limits),
             Route("/health", Alive(), methods=["GET"]),
             Route("/livez", Alive(), methods=["GET"]),

@@ -12,7 +12,7 @@ from typing import Protocol
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
-from stoker.core.protocols import Generator, TextCodec
+from stoker.core.protocols import Generator, Pins, TextCodec
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 
@@ -46,6 +46,10 @@ class ModelHost(Protocol):
     @property
     def max_waiting(self) -> int:
         """Most sequences that its engine queues behind them."""
+
+    @property
+    def pins(self) -> Pins:
+        """Its pinned prefixes."""
 
     @property
     def created(self) -> int:
@@ -155,6 +159,7 @@ class HostedModel:
             generator=self.admission,
             reserve=self.admission.reserve,
             codec=generator.codec,
+            pins=host.pins,
             created=host.created,
             fingerprint=host.fingerprint,
             context_length=host.context_length,

@@ -18,6 +18,7 @@ from stoker.models.template_file import read_template
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.late_logs import LogFormat
 from stoker.worker.config import EngineConfig, EngineKind
+from stoker.worker.pins import PinnedPrefixes
 from stoker.worker.resume import ResumingEngine
 from stoker.worker.supervisor import EngineSupervisor
 
@@ -40,6 +41,7 @@ class LocalModel:
         chat_template: Source of its chat template: the settings' before its own; None if there is none.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
+        pins: Its pinned prefixes.
     """
 
     located: LocatedModel
@@ -52,6 +54,7 @@ class LocalModel:
     chat_template: str | None
     supervisor: EngineSupervisor
     engine: ResumingEngine
+    pins: PinnedPrefixes
 
     @property
     def created(self) -> int:
@@ -124,6 +127,7 @@ class LocalModel:
 
     async def stop(self, *, at_once: bool = False) -> None:
         """End the engine."""
+        await self.pins.close()
         await self.supervisor.stop(at_once=at_once)
 
     def apply(self, settings: Settings) -> None:
@@ -167,6 +171,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
         step_tokens=settings.step_tokens,
+        call_steps=settings.call_steps,
         batching=batching_policy(settings),
         context_length=settings.context_length,
         n_threads=settings.threads,
@@ -175,6 +180,10 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         kv_type=settings.kv_type,
         kv_memory_bytes=settings.kv_memory,
         kv_sharers=kv_sharers,
+        kv_host_bytes=settings.kv_host_memory,
+        kv_folder=settings.kv_folder.absolute(),
+        kv_disk_bytes=settings.max_kv_disk_bytes,
+        max_pinned_tokens=settings.max_pinned_tokens,
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
         max_packs_bytes=settings.max_packs_bytes,
         log_format=log_format(settings),
@@ -191,6 +200,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
+        pins=PinnedPrefixes(supervisor),
     )
 
 

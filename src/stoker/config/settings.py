@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from stoker.config.model_settings import ModelSettings, Precise
+from stoker.core.step import MAX_CALL_STEPS
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 _Host = Annotated[
@@ -59,6 +60,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_waiting",
         "max_waiting_tokens",
         "step_tokens",
+        "call_steps",
         "batching",
         "itl_target_s",
         "prefill_share",
@@ -66,6 +68,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "batch_wait_s",
         "kv_type",
         "kv_memory",
+        "kv_host_memory",
+        "max_kv_disk_bytes",
+        "kv_dir",
+        "max_pinned_tokens",
         "context_length",
         "chat_template",
         "engine_timeout_s",
@@ -89,8 +95,8 @@ class Settings(BaseModel):
     home: Path | None = Field(
         default=None,
         description="Folder for everything that Stoker keeps. Unset, models are stored in "
-        "`~/.cache/stoker/models`, packs in `~/.cache/stoker/packs`, and the settings file "
-        "is `~/.config/stoker/config.toml`.",
+        "`~/.cache/stoker/models`, packs in `~/.cache/stoker/packs`, KV blocks in `~/.cache/stoker/kv`, and "
+        "the settings file is `~/.config/stoker/config.toml`.",
     )
     model: _Name = Field(
         default="smollm2-135m-instruct",
@@ -252,12 +258,47 @@ class Settings(BaseModel):
         "minimum for each token and head: about half the memory, less exact). `auto` is `bf16` on those "
         "paths and `f16` on the others. Another type gives other answers.",
     )
+    call_steps: int = Field(
+        default=MAX_CALL_STEPS,
+        ge=1,
+        le=MAX_CALL_STEPS,
+        description="Most tokens of each sequence in one engine call. A call has several while nobody waits "
+        "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves "
+        "work beside the engine's. 1 sends each on its own.",
+    )
     kv_memory: ByteSize | None = Field(
         default=None,
         ge=1,
         description="Memory for the KV cache of each model, such as `2GiB`. Unset, what every place needs "
         "for a full context, but at most a quarter of the memory that is available beside the weights, which "
         "all models share.",
+    )
+    kv_host_memory: ByteSize | None = Field(
+        default=None,
+        ge=0,
+        description="Memory of each model for KV blocks that no longer fit `kv_memory`, such as `1GiB`; they "
+        "are copied back when their prefix returns. Unset, half of the KV cache's, but at most a quarter of "
+        "what is left beside it; 0 keeps none, except for 128 MiB that pass through with "
+        "`max_kv_disk_bytes`. It is taken as it is used. Only the native engine has it (kv-cache.md).",
+    )
+    max_kv_disk_bytes: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description="Most bytes of KV blocks kept in files in `kv_dir`, of all models together, such as "
+        "`20GiB`, so that a conversation goes on where it stopped also after a restart. Those used least "
+        "recently are removed. With 0 none is kept or used. The files hold the tokens of the prompts and "
+        "answers that they are of.",
+    )
+    kv_dir: Path | None = Field(
+        default=None,
+        description="Folder for KV blocks in files. Unset, `kv` below `home` (`~/.cache/stoker/kv`).",
+    )
+    max_pinned_tokens: int = Field(
+        default=16_384,
+        ge=0,
+        le=2**24,
+        description="Most tokens of each model's pinned prefixes together (`POST "
+        "/admin/models/{name}/pins`); one whole context is left for requests in any case.",
     )
     context_length: int | None = Field(
         default=None,
@@ -372,7 +413,7 @@ class Settings(BaseModel):
         "terminal, else json.",
     )
 
-    @field_validator("home", "chat_template", mode="after")
+    @field_validator("home", "chat_template", "kv_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -428,6 +469,11 @@ class Settings(BaseModel):
     def packs_dir(self) -> Path:
         """Where packs are kept."""
         return (self.home or Path("~/.cache/stoker").expanduser()) / "packs"
+
+    @property
+    def kv_folder(self) -> Path:
+        """Where KV blocks are kept in files."""
+        return self.kv_dir or (self.home or Path("~/.cache/stoker").expanduser()) / "kv"
 
     @property
     def catalogue_file(self) -> Path:

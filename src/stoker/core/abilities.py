@@ -16,7 +16,7 @@ class Ability(StrEnum):
     """`cache_salt`."""
 
     SHARED_BLOCKS = "share the KV blocks of a prefix among sequences"
-    """Nobody can ask for this; the scheduler of an engine that lacks it finds nothing in its index."""
+    """Pinned prefixes; and the scheduler of an engine that lacks it finds nothing in its index."""
 
     RESUMPTION = "continue another one's stream with the tokens that would have come"
     """Streams of an engine that lacks it end with an error when it dies, unless they had no token yet."""

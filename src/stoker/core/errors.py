@@ -10,6 +10,7 @@ Everything that Stoker raises on purpose derives from `StokerError`::
     │   ├── AuthenticationError       no key, or a wrong one                       401
     │   ├── ForbiddenError            not from there, or not under that name       403
     │   ├── ModelNotFoundError        no such model is served                      404
+    │   ├── PinNotFoundError          no such prefix is pinned                     404
     │   ├── ConflictError             what is asked for contradicts what is        409
     │   ├── PayloadTooLargeError      the body is over the limit                   413
     │   ├── RequestTimeoutError       the body did not arrive in time              408
@@ -80,6 +81,10 @@ class AuthenticationError(RequestError):
 
 class ModelNotFoundError(RequestError):
     """The request names a model that this server does not serve."""
+
+
+class PinNotFoundError(RequestError):
+    """The request names a pinned prefix that there is not."""
 
 
 class ForbiddenError(RequestError):

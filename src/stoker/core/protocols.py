@@ -1,6 +1,6 @@
 """The protocols between the layers. Each is small; an optional ability is another protocol."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -78,6 +78,40 @@ class Progressing(Protocol):
         """A number that grows while a step is computed; any thread may read it, at any time."""
 
 
+@runtime_checkable
+class MovableBlocks(Protocol):
+    """A step engine whose KV blocks can be copied out and back; by the thread that owns it, between steps.
+
+    What is copied is opaque: `kv_block_bytes` bytes for each block, which give the same tokens in every
+    engine of the same fingerprint.
+    """
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of a block."""
+
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`.
+
+        Raises:
+            EngineError: There is no such block or slot.
+        """
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are; raises as `save_blocks`."""
+
+
+@runtime_checkable
+class MultiStep(Protocol):
+    """A step engine that takes plans of several steps, and can be told not to go on."""
+
+    def heed(self, flag: bytearray) -> None:
+        """End every call after the step during which ``flag[0]`` is not 0, which any thread may set.
+
+        Called once, before the first such plan.
+        """
+
+
 class TokenEngine(Protocol):
     """Token ids in, token events out."""
 
@@ -134,4 +168,47 @@ class TextCodec(Protocol):
 
         Raises:
             InvalidRequestError: A token id is outside the vocabulary.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedPrefix:
+    """A prefix whose KV blocks are never evicted.
+
+    Attributes:
+        id: Its name.
+        created: When it was pinned, in seconds since 1970.
+        n_tokens: Tokens that were given.
+        n_pinned_tokens: Those of them that are pinned: whole KV blocks.
+        held: Whether the engine has them now; not while it computes them anew after a restart.
+    """
+
+    id: str
+    created: float
+    n_tokens: int
+    n_pinned_tokens: int
+    held: bool
+
+
+class Pins(Protocol):
+    """The pinned prefixes of one model."""
+
+    async def pin(self, token_ids: Sequence[int]) -> PinnedPrefix:
+        """Compute a prefix, if need be, and keep it from then on; the same one is pinned once.
+
+        Raises:
+            InvalidRequestError: It is too short or too long, or too much is pinned.
+            ConflictError: As many prefixes are pinned as there may be.
+            CapacityError: The engine cannot compute it now.
+            EngineDiedError: Engines died while they computed it.
+        """
+
+    def all(self) -> list[PinnedPrefix]:
+        """Return every pinned prefix, the oldest first."""
+
+    async def unpin(self, pin_id: str) -> PinnedPrefix:
+        """Let a prefix be evicted like any other.
+
+        Raises:
+            PinNotFoundError: There is none of this name.
         """

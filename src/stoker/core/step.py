@@ -1,7 +1,8 @@
 """Plan and result of one engine call, as plain lists that convert to arrays in one go.
 
 A plan has no prefill and decode phases: each sequence contributes a run of consecutive tokens whose
-KV is not computed yet, one token for a running decode or a chunk of a prompt.
+KV is not computed yet, one token for a running decode or a chunk of a prompt. When all of them decode, a
+call may take several steps: each sampled token is computed and the next one sampled, without Python between.
 """
 
 from array import array
@@ -12,6 +13,9 @@ from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
 
 BLOCK_TOKENS = 16
 """Tokens in one KV block."""
+
+MAX_CALL_STEPS = 4
+"""Most steps of one engine call; with an engine that dies, so many tokens of a sequence are lost at most."""
 
 
 @dataclass(slots=True)
@@ -60,9 +64,14 @@ class LogitEdits:
         )
 
     @property
+    def n_banned_steps(self) -> int:
+        """For how many tokens to come those of `end_tokens` must not be chosen."""
+        return max(0, self.min_tokens - (len(self.history) - self.n_prompt))
+
+    @property
     def banned(self) -> "array[int]":
         """Tokens that must not be chosen now."""
-        return self.end_tokens if len(self.history) - self.n_prompt < self.min_tokens else _NONE
+        return self.end_tokens if self.n_banned_steps else _NONE
 
 
 _NONE = array("i")
@@ -99,6 +108,10 @@ class StepPlan:
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
+        n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
+            sequence samples, none is scored and the block tables cover ``n_steps - 1`` tokens more. The call
+            ends early after a step with which a sequence ended.
+        stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
     """
 
     request_ids: list[str] = field(default_factory=list)
@@ -109,10 +122,12 @@ class StepPlan:
     sampling: list[SamplingParams] = field(default_factory=list)
     edits: dict[int, LogitEdits] = field(default_factory=dict)
     scoring: dict[int, PromptScoring] = field(default_factory=dict)
+    n_steps: int = 1
+    stop_token_ids: list[frozenset[int]] = field(default_factory=list)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens computed by this step over all sequences."""
+        """Tokens computed by the first step over all sequences."""
         return sum(map(len, self.tokens))
 
 
@@ -121,14 +136,16 @@ class StepResult:
     """What one `forward` returned, in the plan's order.
 
     Attributes:
-        token_ids: The sampled token of each sequence, ``[n]``; -1 where nothing was sampled.
-        logprobs: The sampled token's log-probabilities, ``[n]``; None where none were asked for.
+        token_ids: The sampled tokens of each sequence, in order, ``[n]`` lists: none where the plan does
+            not sample, otherwise one for each step, from 1 to `StepPlan.n_steps` of them and equally many
+            for all.
+        logprobs: The sampled tokens' log-probabilities, ``[n]`` lists; empty where none were asked for.
         scores: Those of the prompt tokens that the plan wants scored, by row.
         reused: How many tokens of a run were not computed, by row, since the engine had them of another
             sequence; only of engines that keep prefixes by themselves.
     """
 
-    token_ids: list[int]
-    logprobs: list[TokenLogprob | None]
+    token_ids: list[list[int]]
+    logprobs: list[list[TokenLogprob]]
     scores: dict[int, PromptScores] = field(default_factory=dict)
     reused: dict[int, int] = field(default_factory=dict)

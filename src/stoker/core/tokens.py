@@ -54,6 +54,8 @@ class TokenRequest:
         queue_timeout_s: It is given up if no step has taken it in so many seconds from its submission;
             None to wait without limit. Seconds, not a time: the processes' clocks are not compared.
         timeout_s: It is given up if it has not ended in so many seconds from its submission.
+        hold: It does not end after its last token, but keeps the full KV blocks of its prompt from being
+            evicted until it is aborted. It is neither running nor waiting then.
     """
 
     request_id: str
@@ -68,6 +70,7 @@ class TokenRequest:
     priority: int = 0
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """What must hold of the KV cache between any two operations."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stoker.core.errors import EngineError
 from stoker.core.step import BLOCK_TOKENS
 from stoker.kvcache.blocks import BlockPool
+from stoker.kvcache.chain import Link, link, root_name
 from stoker.kvcache.prefix_index import PrefixIndex
 
 
@@ -28,6 +29,20 @@ def check_cache(
     _check_states(pool, index, eviction_order)
     _check_index(pool, index)
     _check_leaf_first(index, eviction_order)
+
+
+def check_links(index: PrefixIndex, links: Mapping[int, Link]) -> None:
+    """Verify that every published block, and no other, has the name of its prefix.
+
+    Raises:
+        EngineError: An invariant is broken.
+    """
+    if links.keys() != index.key_of.keys():
+        raise _broken("the blocks that have names are not those that are published")
+    for block, (parent, tokens) in index.key_of.items():
+        before = links[parent].name if isinstance(parent, int) else root_name(parent)
+        if links[block] != link(before, tokens):
+            raise _broken(f"block {block} has the name of another prefix")
 
 
 def _broken(what: str) -> EngineError:

@@ -38,6 +38,10 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kv_blocks_total": ("stoker_engine_kv_blocks", "KV blocks in all."),
     "kv_blocks_used": ("stoker_engine_kv_blocks_used", "KV blocks held by running sequences."),
     "kv_blocks_cached": ("stoker_engine_kv_blocks_cached", "Free KV blocks that keep a prefix for later."),
+    "kv_blocks_pinned": (
+        "stoker_engine_kv_blocks_pinned",
+        "KV blocks held by pinned prefixes, shared ones counted for each.",
+    ),
     "kv_bytes_total": ("stoker_engine_kv_bytes", "Memory of all KV blocks."),
     "kv_bytes_used": ("stoker_engine_kv_bytes_used", "Memory of the KV blocks held by running sequences."),
     "step_budget": ("stoker_engine_step_budget_tokens", "Most tokens that the latest call might have had."),
@@ -46,6 +50,17 @@ GAUGES: Mapping[str, tuple[str, str]] = {
         "95 % quantile of measured to predicted time that sizes calls.",
     ),
     "kv_bytes_cached": ("stoker_engine_kv_bytes_cached", "Memory of the free KV blocks that keep a prefix."),
+    "kv_bytes_pinned": ("stoker_engine_kv_bytes_pinned", "Memory of the KV blocks held by pinned prefixes."),
+    "kv_host_blocks_total": ("stoker_kv_host_blocks", "KV blocks that fit the host tier."),
+    "kv_host_blocks_used": ("stoker_kv_host_blocks_used", "KV blocks in the host tier."),
+    "kv_host_bytes_total": ("stoker_kv_host_bytes", "Memory of the host tier."),
+    "kv_host_bytes_used": ("stoker_kv_host_bytes_used", "Memory of the KV blocks in the host tier."),
+    "kv_disk_blocks": ("stoker_kv_disk_blocks", "KV blocks of the model known to be on disk."),
+    "kv_disk_bytes": ("stoker_kv_disk_bytes", "Size of the KV blocks of the model known to be on disk."),
+    "kv_disk_writing": (
+        "stoker_kv_disk_writing",
+        "1 while KV blocks are written to the disk; 0 without a disk tier, and for a while after a failure.",
+    ),
 }
 """Field or property of `EngineStats` to name and help of its gauge."""
 
@@ -61,11 +76,29 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_engine_expired_total",
         "Sequences given up because a time limit of theirs was over.",
     ),
-    "steps_total": ("stoker_engine_steps_total", "Engine calls."),
+    "host_restored_tokens_total": (
+        "stoker_kv_host_restored_tokens_total",
+        "Tokens whose KV came back from the host tier.",
+    ),
+    "disk_restored_tokens_total": (
+        "stoker_kv_disk_restored_tokens_total",
+        "Tokens whose KV came back from the disk tier.",
+    ),
+    "kv_demoted_blocks_total": ("stoker_kv_demoted_blocks_total", "KV blocks evicted to the host tier."),
+    "kv_dropped_blocks_total": (
+        "stoker_kv_dropped_blocks_total",
+        "KV blocks that the host tier had no room for, or gave up while nothing else was known to have them.",
+    ),
+    "kv_disk_writes_total": ("stoker_kv_disk_writes_total", "KV blocks written to the disk."),
+    "kv_disk_failures_total": (
+        "stoker_kv_disk_failures_total",
+        "KV blocks that could not be written to the disk, or were there and not usable.",
+    ),
+    "steps_total": ("stoker_engine_steps_total", "Steps computed; an engine call has up to four."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),
     "interval_seconds_total": (
         "stoker_engine_interval_seconds_total",
-        "Time from engine call to engine call, as streams wait for their tokens.",
+        "Time from engine call to engine call, as streams wait for tokens, less the copying of KV blocks.",
     ),
     "predicted_seconds_total": (
         "stoker_engine_predicted_seconds_total",

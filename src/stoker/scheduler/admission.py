@@ -99,6 +99,8 @@ class Admission:
         claimed = 0
         # If every place is taken, the last sequence is about to give way to this one.
         for other in self.running.items[: self.limits.max_running - 1]:
+            if other.waits_since is not None:  # it waits for the disk, not for tokens
+                continue
             n_pending = len(other.tokens) - other.n_computed
             if n_pending == 1 or other.order < order:
                 claimed += n_pending
@@ -109,6 +111,7 @@ class Admission:
         running = self.running.items
         hits = cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
         n_new = blocks_for(len(sequence.tokens)) - len(hits)
+        cache.touch_rest(sequence.namespace, hits, sequence.tokens[: sequence.n_shareable + 1])
         table = cache.reserve(hits, n_new, spare=len(running))
         while table is None:
             if not (running and running[-1].yields_to(sequence)):

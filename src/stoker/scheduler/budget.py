@@ -34,6 +34,11 @@ class StepBudget:
         self._costs = costs
 
     @property
+    def n_left(self) -> int:
+        """Tokens that the step has room for, whatever the time."""
+        return self._n_left
+
+    @property
     def n_tokens(self) -> int:
         """Most tokens that the step may come to have, were every prompt at its beginning."""
         return self.work.rows + self._within(self._n_left, 0, scored=False)

@@ -11,26 +11,31 @@ def validate_result(plan: StepPlan, result: StepResult) -> None:
     """Refuse a result that does not answer the plan.
 
     Raises:
-        EngineError: A row is missing, or a token was sampled or scored where none was asked for or the
+        EngineError: A row is missing, or tokens were sampled or scored where none were asked for or the
             reverse.
     """
     wanted = {row: len(scoring.targets) for row, scoring in plan.scoring.items()}
     scored = {row: len(scores) for row, scores in result.scores.items()}
     if scored != wanted:
         raise EngineError(f"a step that scores {wanted} tokens by row returned {scored}; report this bug")
-    if len(result.logprobs) != len(plan.samples) or plan.samples != [
-        token >= 0 for token in result.token_ids
-    ]:
+    n_sampled = [len(run) for run in result.token_ids]
+    n_steps = max(n_sampled, default=0) if True in plan.samples else 1
+    if (
+        len(result.logprobs) != len(plan.samples)
+        or n_sampled != [n_steps if samples else 0 for samples in plan.samples]
+        or not 1 <= n_steps <= plan.n_steps
+    ):
         raise EngineError(
-            f"a step of {len(plan.samples)} sequences with samples={plan.samples} returned "
-            f"token_ids={result.token_ids} and {len(result.logprobs)} logprobs; report this bug"
+            f"a call of at most {plan.n_steps} steps of {len(plan.samples)} sequences with "
+            f"samples={plan.samples} returned token_ids={result.token_ids} and {len(result.logprobs)} rows "
+            "of logprobs; report this bug"
         )
 
 
 def apply_result(
     plan: StepPlan, rows: list[SequenceState], result: StepResult, cache: KVCache
 ) -> tuple[list[TokensEvent], list[SequenceState]]:
-    """Count the plan's tokens as computed, publish the blocks they filled and append what was sampled.
+    """Count the plan's tokens as computed, append what was sampled and publish the blocks that are full.
 
     Args:
         plan: What was computed.
@@ -39,11 +44,15 @@ def apply_result(
         cache: Where full blocks are published.
 
     Returns:
-        One event per sequence with a sampled token or scores, and the sequences that ended.
+        One event per sequence with sampled tokens or scores, and the sequences that ended; what is held
+        ends without saying so.
+
+    Raises:
+        EngineError: A sequence goes on after a token that ends it.
     """
     events: list[TokensEvent] = []
     ended: list[SequenceState] = []
-    for row, (sequence, run, token, logprob) in enumerate(
+    for row, (sequence, run, sampled, logprobs) in enumerate(
         zip(rows, plan.tokens, result.token_ids, result.logprobs, strict=True)
     ):
         if sequence.aborted:
@@ -51,25 +60,25 @@ def apply_result(
         scores = result.scores.get(row)
         if scores is not None:
             sequence.n_scored += len(scores)
-        n_computed = sequence.n_computed = sequence.n_computed + len(run)
+        # Of the tokens sampled, all but the last have been computed, too.
+        n_computed = sequence.n_computed = sequence.n_computed + len(run) + max(0, len(sampled) - 1)
+        reason = _append(sequence, sampled) if sampled else None
         if n_computed >= (sequence.n_published + 1) * BLOCK_TOKENS:
             _publish_full(sequence, cache)
-        reason = None
-        if token >= 0:
-            reason = _append(sequence, token)
-        elif sequence.n_computed == sequence.max_total:  # scored, and nothing is to be sampled
-            reason = FinishReason.LENGTH
-        elif scores is None:
-            continue
+        if not sampled:
+            if n_computed == sequence.max_total:  # scored, and nothing is to be sampled
+                reason = FinishReason.LENGTH
+            elif scores is None:
+                continue
         if reason is not None:
             ended.append(sequence)
         events.append(
             TokensEvent(
                 sequence.request_id,
-                (token,) if token >= 0 else (),
-                () if logprob is None else (logprob,),
+                tuple(sampled),
+                tuple(logprobs),
                 sequence.n_cached or 0,
-                reason,
+                None if sequence.hold else reason,
                 scores,
             )
         )
@@ -88,12 +97,18 @@ def count_reused(rows: list[SequenceState], result: StepResult) -> int:
     return n_reused
 
 
-def _append(sequence: SequenceState, token: int) -> FinishReason | None:
-    """Append a sampled token and return why the sequence ends with it, if it does."""
-    sequence.tokens.append(token)
+def _append(sequence: SequenceState, sampled: list[int]) -> FinishReason | None:
+    """Append sampled tokens and return why the sequence ends with the last, if it does."""
+    stops = sequence.stop_token_ids
+    if len(sampled) > 1 and not stops.isdisjoint(sampled[:-1]):
+        raise EngineError(
+            f"an engine call went on after an end token of {sequence.request_id!r}: {sampled}; "
+            "report this bug"
+        )
+    sequence.tokens += sampled
     if sequence.edits is not None:
-        sequence.edits.history.append(token)
-    if token in sequence.stop_token_ids:
+        sequence.edits.history.extend(sampled)
+    if sampled[-1] in stops:
         return FinishReason.STOP
     return FinishReason.LENGTH if len(sequence.tokens) == sequence.max_total else None
 

@@ -2,6 +2,9 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TypedDict
+
+from stoker.kvcache import TierBooks
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
@@ -43,3 +46,37 @@ class DrainRate:
         n_ended = max(1, len(self._ends) - 1)
         estimate = n_waiting * (step_seconds - self._ends[0]) / n_ended
         return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, estimate))
+
+
+class TierStats(TypedDict, total=False):
+    """Those fields of `stoker.core.stats.EngineStats` that tell of the tiers."""
+
+    kv_host_blocks_total: int
+    kv_host_blocks_used: int
+    kv_disk_blocks: int
+    kv_disk_writing: int
+    host_restored_tokens_total: int
+    disk_restored_tokens_total: int
+    kv_demoted_blocks_total: int
+    kv_dropped_blocks_total: int
+    kv_disk_writes_total: int
+    kv_disk_failures_total: int
+
+
+def tier_stats(tiers: TierBooks | None) -> TierStats:
+    """Return counters and gauges of the tiers; none without them."""
+    if tiers is None:
+        return {}
+    counters = tiers.counters
+    return {
+        "kv_host_blocks_total": tiers.n_slots,
+        "kv_host_blocks_used": tiers.n_host,
+        "kv_disk_blocks": tiers.n_disk,
+        "kv_disk_writing": int(tiers.writing),
+        "host_restored_tokens_total": counters.host_tokens,
+        "disk_restored_tokens_total": counters.disk_tokens,
+        "kv_demoted_blocks_total": counters.demoted,
+        "kv_dropped_blocks_total": counters.dropped,
+        "kv_disk_writes_total": counters.written,
+        "kv_disk_failures_total": counters.write_failures + counters.read_failures,
+    }

@@ -75,6 +75,33 @@ def check_books(
         raise _broken("the time limits watched are not those of the live sequences")
 
 
+def check_held(
+    held: Mapping[str, SequenceState],
+    live: Mapping[str, SequenceState],
+    n_pinned: int,
+    limits: SchedulerLimits,
+) -> None:
+    """Verify the sequences that hold their prompts' blocks after their end.
+
+    Args:
+        held: Those sequences, by id.
+        live: All that were submitted and have neither ended nor been aborted, those included.
+        n_pinned: Blocks that are counted as pinned.
+        limits: The scheduler's limits.
+
+    Raises:
+        EngineError: An invariant is broken.
+    """
+    if any(live.get(request_id) is not sequence for request_id, sequence in held.items()):
+        raise _broken("a held sequence is not live")
+    for sequence in held.values():
+        if not sequence.hold or len(sequence.table) != sequence.n_prompt // BLOCK_TOKENS:
+            raise _broken(f"the held sequence {sequence.request_id!r} holds {len(sequence.table)} blocks")
+    n_blocks = sum(sequence.n_prompt // BLOCK_TOKENS for sequence in live.values() if sequence.hold)
+    if n_blocks != n_pinned or n_pinned > limits.max_pinned_blocks:
+        raise _broken(f"{n_pinned} blocks are counted as pinned, which is wrong")
+
+
 def _overtook(ran: SequenceState, waits: SequenceState) -> bool:
     return waits.arrival < ran.arrival and waits.order < ran.order and not ran.yields_to(waits)
 

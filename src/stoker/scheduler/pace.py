@@ -9,6 +9,7 @@ from stoker.scheduler.cost import CostModel
 from stoker.scheduler.counters import Counters
 from stoker.scheduler.quantile import LatestQuantile
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.steps import CallPace
 
 HELD_SHARE = 0.95
 """Share of a stream's tokens that come within the target."""
@@ -42,7 +43,7 @@ class Pace:
         n_budget: Tokens that the latest step might have had; set by whoever plans it.
     """
 
-    __slots__ = ("_costs", "_counters", "_max_step_tokens", "_ratios", "n_budget", "policy")
+    __slots__ = ("_calls", "_costs", "_counters", "_max_step_tokens", "_ratios", "n_budget", "policy")
 
     def __init__(
         self, policy: BatchingPolicy, *, max_step_tokens: int, model: ModelWork, counters: Counters
@@ -51,6 +52,7 @@ class Pace:
         self._max_step_tokens = max_step_tokens
         self._counters = counters
         self._costs = CostModel(model)
+        self._calls = CallPace()
         self._ratios = LatestQuantile(HELD_SHARE, size=RATIOS, at_first=FIRST_RATIO, least=LEAST_RATIOS)
         self.n_budget = max_step_tokens
 
@@ -79,24 +81,56 @@ class Pace:
         least_s = decode_s * policy.prefill_share / (1 - policy.prefill_share)
         return max(least_s, policy.itl_target_s / self.ratio - decode_s)
 
-    def record(self, budget: StepBudget, seconds: float, *, n_reused: int = 0) -> None:
-        """Learn from a step.
+    def call_steps(self, most: int, most_s: float) -> int:
+        """Return how many decode steps the next call may have.
+
+        A call's tokens arrive together, so a stream that has a target waits for the whole call.
 
         Args:
-            budget: That of the step.
-            seconds: From the end of the step before, or from when it was planned if there was none, to
-                its end: what a stream waited for its token.
+            most: Most steps.
+            most_s: Longest that a call of several steps is meant to take.
+        """
+        policy = self.policy
+        if policy.mode == "latency":
+            most_s = min(most_s, policy.itl_target_s / self.ratio)
+        return self._calls.steps_within(most_s, most)
+
+    def record(
+        self,
+        budget: StepBudget,
+        seconds: float,
+        *,
+        n_steps: int = 1,
+        moved_s: float = 0.0,
+        n_reused: int = 0,
+    ) -> None:
+        """Learn from a call.
+
+        Args:
+            budget: That of its first step.
+            seconds: From the end of the call before, or from when it was planned if there was none, to
+                its end: what a stream waited for its tokens.
+            n_steps: Steps that it took.
+            moved_s: How much of that blocks were copied to and from the tiers, which nobody predicts.
             n_reused: Tokens that were planned and not computed, since the engine had them.
         """
-        if seconds <= 0:
+        computed_s = seconds - moved_s
+        if computed_s <= 0:
             return
-        budget.work.rows = max(0, budget.work.rows - n_reused)
-        predicted = self._costs.observe(budget.work, seconds)
+        step_s = computed_s / n_steps
+        self._calls.record(computed_s, n_steps)
+        work = budget.work
+        work.rows = max(0, work.rows - n_reused)
+        if n_steps > 1:  # each step reads a token more of every sequence: the mean step
+            n_more = work.rows * (n_steps - 1) // 2
+            work.pairs += n_more
+            work.reads += n_more
+        predicted_s = self._costs.observe(work, step_s)
         counters = self._counters
-        counters.interval_seconds += seconds
-        counters.predicted_seconds += predicted
+        counters.interval_seconds += computed_s
+        counters.predicted_seconds += predicted_s * n_steps
         if budget.n_streams:
-            counters.streaming_steps += 1
+            counters.streaming_steps += n_steps
             counters.late_steps += seconds > self.policy.itl_target_s
-            if budget.work.rows > budget.n_streams:
-                self._ratios.add(seconds / predicted)
+            if work.rows > budget.n_streams:
+                self._ratios.add(step_s / predicted_s)

@@ -1,10 +1,13 @@
 """From the running sequences to the plan of one step."""
 
+from typing import NamedTuple
+
 from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
 from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.preempt import preempt_last
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
 from stoker.scheduler.waiting import WaitingQueue
 
@@ -31,8 +34,16 @@ def grow_tables(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) -
     return n_preempted
 
 
+class _Sources(NamedTuple):
+    """Where a step's chunks take tokens from, and blocks that need not be computed."""
+
+    cache: KVCache
+    budget: StepBudget
+    restorer: Restorer
+
+
 def build_plan(
-    running: list[SequenceState], cache: KVCache, budget: StepBudget
+    running: list[SequenceState], cache: KVCache, budget: StepBudget, restorer: Restorer
 ) -> tuple[StepPlan, list[SequenceState]]:
     """Plan one token for each decode, then chunks of prompts while the step's budget lasts.
 
@@ -43,10 +54,11 @@ def build_plan(
         running: The running sequences in order; their tables have room for all their tokens.
         cache: Where another sequence may have published what this one still has to compute.
         budget: What is left of the step beside the decodes; what is planned is taken from it.
+        restorer: Restores prefixes from the tiers below the cache; who waits for that is not planned.
 
     Returns:
-        The plan, and the sequence of each of its rows. Block tables and logit edits are shared with
-        the sequences, not copied.
+        The plan, which may be empty if all wait for the disk, and the sequence of each of its rows. Block
+        tables and logit edits are shared with the sequences, not copied.
     """
     rows = [sequence for sequence in running if len(sequence.tokens) - sequence.n_computed == 1]
     plan = StepPlan(
@@ -58,7 +70,7 @@ def build_plan(
         sampling=[sequence.sampling for sequence in rows],
     )
     if len(rows) < len(running):
-        _add_chunks(plan, rows, running, cache, budget)
+        _add_chunks(plan, rows, running, _Sources(cache, budget, restorer))
     plan.edits = {
         row: edits
         for row, sequence in enumerate(rows)
@@ -71,15 +83,18 @@ def _add_chunks(
     plan: StepPlan,
     rows: list[SequenceState],
     running: list[SequenceState],
-    cache: KVCache,
-    budget: StepBudget,
+    sources: _Sources,
 ) -> None:
     in_work: set[tuple[Parent, tuple[int, ...]]] = set()
     for sequence in running:
         tokens = sequence.tokens
         if len(tokens) - sequence.n_computed == 1:
             continue
-        _skip_published(sequence, cache)
+        if sources.budget.n_left == 0:
+            return
+        _skip_published(sequence, sources.cache)
+        if sources.restorer.fill(sequence, others=bool(rows)):
+            continue
         block_end = (sequence.n_published + 1) * BLOCK_TOKENS
         block = (sequence.parent, tuple(tokens[block_end - BLOCK_TOKENS : block_end]))
         if block_end <= sequence.n_shareable and block in in_work:
@@ -87,9 +102,11 @@ def _add_chunks(
         if block_end <= len(tokens):
             in_work.add(block)
         start = sequence.n_computed
-        end = start + budget.take(start, len(tokens) - start, scored=sequence.n_scored < sequence.n_prompt)
+        scored = sequence.n_scored < sequence.n_prompt
+        end = start + sources.budget.take(start, len(tokens) - start, scored=scored)
         if end == start:
             return
+        sequence.begun = True
         if (scoring := _scoring(sequence, start, end)) is not None:
             plan.scoring[len(rows)] = scoring
         rows.append(sequence)

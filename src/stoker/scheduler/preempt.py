@@ -20,4 +20,5 @@ def preempt_last(running: SequenceQueue, waiting: WaitingQueue, cache: KVCache) 
     victim.table = []
     victim.n_computed = 0
     victim.n_published = 0
+    victim.waits_since = None
     waiting.add(victim)

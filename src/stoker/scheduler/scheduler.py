@@ -3,29 +3,27 @@
 from dataclasses import dataclass
 
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
-from stoker.core.errors import (
-    DeadlineError,
-    EngineError,
-    InvalidRequestError,
-    QueueFullError,
-    QueueTimeoutError,
-)
+from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
 from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
 from stoker.core.work import TYPICAL_WORK, ModelWork
-from stoker.kvcache import KVCache
+from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
-from stoker.scheduler.counters import Counters, DrainRate
+from stoker.scheduler.counters import Counters, DrainRate, tier_stats
+from stoker.scheduler.expiry import Expiry
 from stoker.scheduler.gate import BatchGate
+from stoker.scheduler.held import HeldSequences
 from stoker.scheduler.invariants import check_books, check_sequences
 from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.pace import Pace
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
+from stoker.scheduler.steps import look_ahead
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
 
 
@@ -36,19 +34,6 @@ class _StepInFlight:
     budget: StepBudget
     started: float  # as the caller's clock says
     since: float  # when the step before ended, or this one was planned if there was none
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """A sequence that was given up because a time limit of its own was over.
-
-    Attributes:
-        request_id: The sequence; it is in flight no more.
-        error: Which limit it was.
-    """
-
-    request_id: str
-    error: QueueTimeoutError | DeadlineError
 
 
 class Scheduler:
@@ -62,6 +47,9 @@ class Scheduler:
     lets long prompts be due later. Every admitted sequence ends. How much a step computes is chosen by the
     policy and by what steps have taken (`Pace`); no token depends on it. What planning a step costs does
     not depend on how many wait.
+
+    With tiers below the KV cache, what `tiers` says is to be saved and loaded has to be done between
+    `schedule` and the forward, or the next `schedule` if there is no plan.
     (Counting computed tokens instead of keeping prefill and decode phases is vLLM v1's idea.)
 
     Args:
@@ -70,6 +58,7 @@ class Scheduler:
         root: Names weights and KV type; sequences never share blocks across roots.
         batching: How steps are filled; may be replaced at any time (`retune`).
         model: Operations and bytes of the model, where the prediction of a step's time begins.
+        tiers: Where evicted blocks go; None to forget them.
     """
 
     __slots__ = (
@@ -78,11 +67,13 @@ class Scheduler:
         "_counters",
         "_drain",
         "_gate",
+        "_held",
         "_in_flight",
         "_limits",
         "_live",
         "_n_arrived",
         "_pace",
+        "_restorer",
         "_root",
         "_running",
         "_step_ended",
@@ -98,11 +89,14 @@ class Scheduler:
         *,
         batching: BatchingPolicy | None = None,
         model: ModelWork = TYPICAL_WORK,
+        tiers: TierBooks | None = None,
     ) -> None:
         self._limits = limits
         self._root = root
-        self._cache = KVCache(kv_blocks)
+        self._cache = KVCache(kv_blocks, tiers)
         self._counters = Counters()
+        self._restorer = Restorer(self._cache, self._counters, limits.max_restored_blocks)
+        self._held = HeldSequences(self._cache, limits)
         self._drain = DrainRate()
         self._running = SequenceQueue()
         self._waiting = WaitingQueue()
@@ -141,8 +135,9 @@ class Scheduler:
                 param="request_id",
             )
         validate_request(request, self._limits, self._cache.n_blocks)
+        self._held.validate(request)
         n_places = self._limits.max_running + self._limits.max_waiting
-        if len(self._live) >= n_places:
+        if len(self._live) - len(self._held) >= n_places:
             raise self._full(f"all {n_places} places, running and waiting, are taken", now)
         n_waiting = self._waiting.n_tokens
         if n_waiting and n_waiting + len(request.prompt) > self._limits.max_waiting_tokens:
@@ -157,6 +152,7 @@ class Scheduler:
             n_uncached = len(sequence.tokens) - len(hits) * BLOCK_TOKENS
             sequence.defer(min(MAX_DEFERRAL_S, patience_s * n_uncached))
         self._n_arrived += 1
+        self._held.claim(sequence)
         self._gate.arrived(now)
         self._live[request.request_id] = sequence
         self._waiting.add(sequence)
@@ -174,11 +170,13 @@ class Scheduler:
         if sequence is None:
             return False
         self._time_limits.forget(sequence)
+        if self._held.give_up(sequence):
+            return True
         if not sequence.table:  # a running sequence has a block at least
             self._waiting.remove(sequence)
         elif self._in_flight is None:
             self._running.remove(sequence)
-            self._cache.release(sequence.table)
+            self._release(sequence)
         else:
             sequence.aborted = True
         return True
@@ -191,28 +189,10 @@ class Scheduler:
         """
         expired: list[Expiry] = []
         while (sequence := self._time_limits.unfinished(now)) is not None:
-            expired.append(
-                Expiry(
-                    sequence.request_id,
-                    DeadlineError(
-                        "the request was not finished within its time limit: ask for less at a time, or "
-                        "raise the limit ('timeout', at most the server's request_timeout_s)"
-                    ),
-                )
-            )
+            expired.append(Expiry.unfinished(sequence.request_id))
             self.abort(sequence.request_id)
         while (sequence := self._time_limits.unbegun(now)) is not None:
-            retry_after_s = self._retry_after_s(now)
-            expired.append(
-                Expiry(
-                    sequence.request_id,
-                    QueueTimeoutError(
-                        "the request's turn did not come within its queue time limit; "
-                        f"try again in about {retry_after_s:.0f} s",
-                        retry_after_s=retry_after_s,
-                    ),
-                )
-            )
+            expired.append(Expiry.unbegun(sequence.request_id, self._retry_after_s(now)))
             self.abort(sequence.request_id)
         self._counters.expired += len(expired)
         return expired
@@ -226,11 +206,16 @@ class Scheduler:
 
     @property
     def wake_at(self) -> float | None:
-        """When `schedule` is to be called again though nothing is submitted; None for never.
+        """When `schedule` is to be called again though nothing has happened; None for never.
 
-        Only of use when it has returned None: the policy lets who waits wait for a full step.
+        Only of use when it has returned None: the policy lets who waits wait for a full step, or who runs
+        waits for the disk, which will not be waited for longer.
         """
-        return self._gate.opens_at(self._pace.policy) if self._waiting else None
+        opens_at = self._gate.opens_at(self._pace.policy) if self._waiting else None
+        gives_up_at = self._restorer.wake_at
+        if opens_at is None or gives_up_at is None:
+            return gives_up_at if opens_at is None else opens_at
+        return min(opens_at, gives_up_at)
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next step.
@@ -239,8 +224,9 @@ class Scheduler:
             now: The time, in seconds.
 
         Returns:
-            The plan, valid until it is committed; None when there is nothing to do: no sequence runs,
-            and none waits or those that do are to wait until `wake_at`.
+            The plan, valid until it is committed; None when there is nothing to compute now: no sequence
+            runs and none waits, those that wait are to wait for a fuller step, or all that run wait for
+            the disk. In the last two cases `wake_at` is set.
 
         Raises:
             EngineError: The step before has not been committed.
@@ -257,11 +243,20 @@ class Scheduler:
         elif self._may_begin(now):
             self._admission.admit_waiting(budget.n_tokens)
             budget = self._pace.budget(running.items)
+        self._cache.save_unwritten(self._limits.max_restored_blocks)
+        self._restorer.begin(now)
         if not running.items:
             self._step_ended = None
             return None
         self._pace.n_budget = budget.n_tokens
-        plan, rows = build_plan(running.items, self._cache, budget)
+        plan, rows = build_plan(running.items, self._cache, budget, self._restorer)
+        if not rows:
+            self._step_ended = None
+            return None
+        limits = self._limits
+        n_steps = self._pace.call_steps(limits.max_call_steps, limits.max_call_s)
+        if n_steps > 1 and not self._waiting and len(rows) == len(running):
+            look_ahead(plan, rows, self._cache, n_steps)
         since = now if self._step_ended is None else self._step_ended
         self._in_flight = _StepInFlight(plan, rows, budget, now, since)
         return plan
@@ -280,13 +275,16 @@ class Scheduler:
             return True
         return False
 
-    def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[TokensEvent]:
+    def commit(
+        self, plan: StepPlan, result: StepResult, now: float, *, moved_s: float = 0.0
+    ) -> list[TokensEvent]:
         """Take in the result of a step.
 
         Args:
             plan: What `schedule` returned last.
             result: What the engine returned for it.
             now: The time, in seconds.
+            moved_s: How long blocks were copied to and from the tiers before the forward.
 
         Returns:
             One event per sequence with a sampled token or prompt scores, in the plan's order; none for
@@ -301,22 +299,38 @@ class Scheduler:
         validate_result(plan, result)
         self._in_flight = None
         counters = self._counters
-        counters.steps += 1
+        n_steps = max(1, *map(len, result.token_ids))
+        counters.steps += n_steps
         counters.step_seconds += now - step.started
         self._step_ended = now
-        self._pace.record(step.budget, now - step.since, n_reused=sum(result.reused.values()))
+        self._pace.record(
+            step.budget,
+            now - step.since,
+            n_steps=n_steps,
+            moved_s=moved_s,
+            n_reused=sum(result.reused.values()),
+        )
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
-            del self._live[sequence.request_id]
             self._time_limits.forget(sequence)
+            if not sequence.hold:
+                del self._live[sequence.request_id]
         gone = ended + [sequence for sequence in self._running.items if sequence.aborted]
         for sequence in gone:
             self._running.remove(sequence)
-            self._cache.release(sequence.table)
+            if sequence.hold and not sequence.aborted:
+                self._held.end(sequence)
+            else:
+                self._release(sequence)
             self._drain.record(counters.step_seconds)
         return events
+
+    def save_unwritten(self) -> bool:
+        """Tell the tiers of some blocks to be written, as `schedule` does; return whether there are more."""
+        self._cache.save_unwritten(self._limits.max_restored_blocks)
+        return self._cache.n_unwritten > 0
 
     def stats(self) -> EngineStats:
         """Return counters and gauges as of now."""
@@ -329,6 +343,8 @@ class Scheduler:
             kv_blocks_total=cache.n_blocks,
             kv_blocks_used=cache.n_blocks - cache.n_available,
             kv_blocks_cached=cache.n_cached,
+            kv_blocks_pinned=self._held.n_blocks,
+            **tier_stats(cache.tiers),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             generated_tokens_total=counters.generated_tokens,
@@ -351,9 +367,16 @@ class Scheduler:
             EngineError: An invariant is broken; the message says which.
         """
         waiting = self._waiting.in_order()
-        check_sequences(self._running.items, waiting, self._live, self._limits, self._cache)
-        check_books(waiting, self._waiting.n_tokens, self._time_limits, self._live)
-        self._cache.check([sequence.table for sequence in self._running.items])
+        held = self._held.ended
+        live = {request_id: each for request_id, each in self._live.items() if request_id not in held}
+        check_sequences(self._running.items, waiting, live, self._limits, self._cache)
+        check_books(waiting, self._waiting.n_tokens, self._time_limits, live)
+        self._held.check(self._live)
+        self._cache.check([sequence.table for sequence in (*self._running.items, *held.values())])
+
+    def _release(self, sequence: SequenceState) -> None:
+        self._cache.keep(sequence.table[: sequence.n_published])
+        self._cache.release(sequence.table)
 
     def _full(self, why: str, now: float) -> QueueFullError:
         retry_after_s = self._retry_after_s(now)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import LogitEdits
+from stoker.core.step import MAX_CALL_STEPS, LogitEdits
 from stoker.core.tokens import TokenRequest
 from stoker.kvcache import Namespace, Parent
 
@@ -35,6 +35,12 @@ class SequenceState:
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        single_until: Below this many tokens it takes single steps: it goes on where an engine has died, maybe
+            of it, and then every token that it can give should be told before that happens again.
+        begun: Whether a token of it has been planned.
+        waits_since: Since when it waits for blocks from the disk; None while it waits for none.
+        asks_disk: Whether it may still do so.
+        hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
 
@@ -55,6 +61,11 @@ class SequenceState:
     end_by: float | None = None
     prompt_logprobs: int | None = None
     n_scored: int
+    single_until: int = 0
+    begun: bool = False
+    waits_since: float | None = None
+    asks_disk: bool = True
+    hold: bool = False
     aborted: bool = False
 
     @classmethod
@@ -74,7 +85,9 @@ class SequenceState:
             start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
+            single_until=n_prompt + MAX_CALL_STEPS if request.n_generated else 0,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
+            hold=request.hold,
         )
 
     def defer(self, seconds: float) -> None:

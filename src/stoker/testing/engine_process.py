@@ -11,7 +11,6 @@ import time
 from enum import StrEnum
 
 from stoker.core.errors import OutOfMemoryError
-from stoker.core.step import StepPlan
 from stoker.testing.step_engine import FakeStepEngine
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
@@ -73,11 +72,11 @@ def _load(behaviour: Behaviour) -> LoadedEngine:
         case Behaviour.HANG:
             time.sleep(3600)
 
-    def strike(plan: StepPlan) -> None:
-        if any(POISON in run for run in plan.tokens):
+    def strike(*runs: list[int]) -> None:
+        if any(POISON in run for run in runs):
             _strike(behaviour, engine)
 
-    engine = FakeStepEngine(KV_BLOCKS, before_forward=strike)
+    engine = FakeStepEngine(KV_BLOCKS, before_forward=lambda plan: strike(*plan.tokens), before_step=strike)
     return LoadedEngine(
         engine=engine,
         context_length=CONTEXT_LENGTH,

@@ -7,6 +7,7 @@ from stoker.config import Settings
 from stoker.core.errors import StokerError
 from stoker.core.stats import EngineStats
 from stoker.observe.engine_metrics import EngineReport
+from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
 
 
@@ -39,6 +40,7 @@ class ScriptedHost:
     unread: int = 0
     created: int = 1_700_000_000
     pid: int | None = None
+    pins: FixedPins = field(default_factory=FixedPins)
 
     async def start(self) -> ScriptedGenerator:
         """Wait for `may_start`."""

@@ -6,8 +6,10 @@ from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.kvcache import TierBooks
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
+from stoker.testing.kv_tiers import FakeTiers
 from stoker.testing.step_engine import FakeStepEngine
 
 STEP_S = 0.005
@@ -19,15 +21,19 @@ class SchedulerLoop:
 
     Args:
         kv_blocks: KV blocks of the fake engine.
-        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens: As in
-            `SchedulerLimits`.
+        context_length, max_running, max_waiting, max_waiting_tokens, max_step_tokens, max_call_steps,
+            max_call_s: As in `SchedulerLimits`.
         batching: How steps are filled.
         step_time: What a step takes on the loop's clock, in seconds.
+        max_pinned_blocks, max_restored_blocks: As there.
+        tiers: Books of the tiers below the KV cache; None for none.
+        files: What is on disk in the beginning.
 
     Attributes:
         clock: The time that the scheduler is told.
         engine: What computes its plans.
         scheduler: The scheduler under test.
+        tiers: Moves blocks, if there are tiers; its disk answers when `settle` is called.
         tokens: Output of each request so far, by id.
         scores: Scores of each request's prompt so far, by id.
         finished: Why each request that ended did so, by id.
@@ -45,8 +51,14 @@ class SchedulerLoop:
         max_waiting: int = 16,
         max_waiting_tokens: int = 2**20,
         max_step_tokens: int = 64,
+        max_call_steps: int = 1,
+        max_call_s: float = 1.0,
         batching: BatchingPolicy | None = None,
         step_time: Callable[[StepPlan], float] = lambda _: STEP_S,
+        max_pinned_blocks: int = 0,
+        max_restored_blocks: int = 32,
+        tiers: TierBooks | None = None,
+        files: dict[bytes, bytes] | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -56,9 +68,16 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_step_tokens,
+            max_call_steps=max_call_steps,
+            max_call_s=max_call_s,
+            max_pinned_blocks=max_pinned_blocks,
+            max_restored_blocks=max_restored_blocks,
         )
-        self.scheduler = Scheduler(limits, kv_blocks, root=self.engine.fingerprint, batching=batching)
+        self.scheduler = Scheduler(
+            limits, kv_blocks, root=self.engine.fingerprint, batching=batching, tiers=tiers
+        )
         self._step_time = step_time
+        self.tiers = None if tiers is None else FakeTiers(self.engine, tiers, files)
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprob]] = {}
         self.finished: dict[str, FinishReason] = {}
@@ -88,6 +107,9 @@ class SchedulerLoop:
         self.expire()
         plan = self.scheduler.schedule(self.clock())
         self.scheduler.check()
+        if self.tiers is not None:
+            self.tiers.move()
+            self.scheduler.check()
         if plan is not None:
             self.plans.append(plan)
         return plan
@@ -95,7 +117,9 @@ class SchedulerLoop:
     def commit(self, plan: StepPlan) -> list[TokensEvent]:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
-        events = self.scheduler.commit(plan, result, self.clock.advance(self._step_time(plan)))
+        n_steps = max(1, *map(len, result.token_ids))
+        seconds = n_steps * self._step_time(plan)
+        events = self.scheduler.commit(plan, result, self.clock.advance(seconds))
         self.scheduler.check()
         for event in events:
             self.tokens.setdefault(event.request_id, []).extend(event.token_ids)
@@ -111,12 +135,19 @@ class SchedulerLoop:
         return None if plan is None else self.commit(plan)
 
     def run(self, max_steps: int = 10_000) -> None:
-        """Step until there is nothing to do.
+        """Step until there is nothing to do; the disk answers after each step.
 
         Raises:
             RuntimeError: There still was after `max_steps` steps.
         """
         for _ in range(max_steps):
-            if self.step() is None:
+            if self.tiers is not None:
+                self.tiers.settle()
+            if self.step() is not None:
+                continue
+            wake_at = self.scheduler.wake_at
+            if wake_at is None:
                 return
+            if self.tiers is None:
+                self.clock.advance(max(0.0, wake_at - self.clock()))
         raise RuntimeError(f"the scheduler still has work after {max_steps} steps")

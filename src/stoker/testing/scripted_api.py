@@ -12,6 +12,7 @@ from stoker.api.server import build_api
 from stoker.core.text import TextRequest
 from stoker.observe.metrics import Metrics
 from stoker.testing.fixed_models import FixedModels
+from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import Script, ScriptedGenerator, reply
 
 
@@ -25,6 +26,7 @@ class ScriptedApi:
         metrics: What `app` counts.
         models: The models that it serves; can be replaced.
         control: What is behind ``/admin``.
+        pins: Its pinned prefixes.
         not_ready: While it holds a reason, the API is not ready.
         draining: While it holds anything, the API takes no requests.
     """
@@ -34,6 +36,7 @@ class ScriptedApi:
     metrics: Metrics
     models: ServedModels
     control: FixedModels
+    pins: FixedPins
     not_ready: list[str] = field(default_factory=list)
     draining: list[str] = field(default_factory=list)
 
@@ -55,11 +58,13 @@ def scripted_api(
     not_ready: list[str] = []
     draining: list[str] = []
     control = FixedModels()
+    pins = FixedPins()
     model = ServedModel(
         name="tiny",
         generator=generator,
         reserve=reserve or (lambda _: nullcontext()),
         codec=generator.codec,
+        pins=pins,
         created=1_700_000_000,
         fingerprint=lambda: "fp_1",
         context_length=512,
@@ -75,4 +80,4 @@ def scripted_api(
         api_key=api_key,
         allowed_hosts=allowed_hosts,
     )
-    return ScriptedApi(app, generator, metrics, models, control, not_ready, draining)
+    return ScriptedApi(app, generator, metrics, models, control, pins, not_ready, draining)

@@ -8,7 +8,8 @@ reused too early or shared wrongly, or a token missed or computed twice gives ot
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -28,9 +29,10 @@ class FakeStepEngine:
         vocab_size: Token ids are below this.
         before_forward: Called with each plan before it is computed; a test may record it, wait or
             raise there.
+        before_step: Likewise before each further step of a plan of several, with the token of each row.
 
     Attributes:
-        n_forwards: Steps computed.
+        n_forwards: Plans computed.
         n_tokens: Tokens computed.
         progress: Grows with every step; a test may let it grow within one (`Progressing`).
         closed: Whether `close` was called.
@@ -41,10 +43,13 @@ class FakeStepEngine:
         kv_blocks: int = 64,
         vocab_size: int = DEFAULT_VOCAB_SIZE,
         before_forward: Callable[[StepPlan], None] | None = None,
+        before_step: Callable[[list[int]], None] | None = None,
     ) -> None:
         self._kv_blocks = kv_blocks
         self._vocab_size = vocab_size
         self._before_forward = before_forward
+        self._before_step = before_step
+        self._flag = bytearray(1)
         self._memory = array("Q", bytes(8 * kv_blocks * BLOCK_TOKENS))
         self.n_forwards = 0
         self.n_tokens = 0
@@ -80,21 +85,67 @@ class FakeStepEngine:
         self.n_forwards += 1
         self.n_tokens += plan.n_tokens
         self.progress += 1
-        token_ids = []
-        logprobs = []
-        scores = {}
-        for row in range(len(plan.request_ids)):
+        n_rows = len(plan.request_ids)
+        result = StepResult([[] for _ in range(n_rows)], [[] for _ in range(n_rows)])
+        for row in range(n_rows):
             states = self._compute(plan.tokens[row], plan.first_positions[row], plan.block_tables[row])
-            state = states[-1]
             if (scoring := plan.scoring.get(row)) is not None:
-                scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
-            token_id = -1
-            logprob = None
+                result.scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
             if plan.samples[row]:
-                token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size, plan.edits.get(row))
-            token_ids.append(token_id)
-            logprobs.append(logprob)
-        return StepResult(token_ids, logprobs, scores)
+                self._sample(plan, row, states[-1], result)
+        n_steps = 1
+        while n_steps < plan.n_steps and not self._flag[0] and not _any_ended(plan, result):
+            if self._before_step is not None:
+                self._before_step([sampled[-1] for sampled in result.token_ids])
+            for row, sampled in enumerate(result.token_ids):
+                position = plan.first_positions[row] + n_steps
+                (state,) = self._compute(sampled[-1:], position, plan.block_tables[row])
+                self._sample(plan, row, state, result)
+            n_steps += 1
+        return result
+
+    def heed(self, flag: bytearray) -> None:
+        """End a call of several steps after the step during which ``flag[0]`` is not 0."""
+        self._flag = flag
+
+    def _sample(self, plan: StepPlan, row: int, state: bytes, result: StepResult) -> None:
+        """Sample the next token of a row into the result."""
+        edits = plan.edits.get(row)
+        if edits is not None:
+            edits = replace(edits, history=edits.history + array("i", result.token_ids[row]))
+        token_id, logprob = _sample(state, plan.sampling[row], self._vocab_size, edits)
+        result.token_ids[row].append(token_id)
+        if logprob is not None:
+            result.logprobs[row].append(logprob)
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of a block."""
+        return 8 * BLOCK_TOKENS
+
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`."""
+        if len(set(slots)) != len(slots):
+            raise EngineError(f"two blocks are saved to one of the slots {slots}: a race in a real engine")
+        for own, slot in self._pairs(blocks, slots, memory):
+            slot[:] = own
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are."""
+        if len(set(blocks)) != len(blocks):
+            raise EngineError(f"one of the blocks {blocks} is loaded twice: a race in a real engine")
+        for own, slot in self._pairs(blocks, slots, memory):
+            own[:] = slot
+
+    def _pairs(
+        self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview
+    ) -> Iterator[tuple[memoryview, memoryview]]:
+        size = self.kv_block_bytes
+        own = memoryview(self._memory).cast("B")
+        for block, slot in zip(blocks, slots, strict=True):
+            if not (0 <= block < self._kv_blocks and 0 <= slot < len(memory) // size):
+                raise EngineError(f"block {block} and slot {slot} are not both there")
+            yield own[block * size : (block + 1) * size], memory[slot * size : (slot + 1) * size]
 
     def close(self) -> None:
         """Refuse further steps."""
@@ -201,6 +252,7 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
         _check_edits(plan, row, edits, n_rows)
     for row, scoring in plan.scoring.items():
         _check_scoring(plan, row, scoring, n_rows)
+    _check_steps(plan)
     _check_writers(plan)
 
 
@@ -211,6 +263,21 @@ def _check_edits(plan: StepPlan, row: int, edits: LogitEdits, n_rows: int) -> No
     tail = edits.history[plan.first_positions[row] :].tolist()
     if len(edits.history) != end or tail != plan.tokens[row] or edits.n_prompt > end:
         raise EngineError(f"row {row}: the history of its logit edits is not that of its tokens")
+
+
+def _any_ended(plan: StepPlan, result: StepResult) -> bool:
+    return any(
+        sampled[-1] in stops for sampled, stops in zip(result.token_ids, plan.stop_token_ids, strict=True)
+    )
+
+
+def _check_steps(plan: StepPlan) -> None:
+    if plan.n_steps == 1 and not plan.stop_token_ids:
+        return
+    if plan.n_steps < 1 or len(plan.stop_token_ids) != len(plan.request_ids):
+        raise EngineError(f"{plan.n_steps} steps with the end tokens of {len(plan.stop_token_ids)} rows")
+    if plan.scoring or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
+        raise EngineError(f"{plan.n_steps} steps of a plan that does more than decode")
 
 
 def _check_scoring(plan: StepPlan, row: int, scoring: PromptScoring, n_rows: int) -> None:
@@ -225,7 +292,7 @@ def _check_scoring(plan: StepPlan, row: int, scoring: PromptScoring, n_rows: int
 
 def _check_row(plan: StepPlan, row: int, kv_blocks: int, vocab_size: int) -> None:
     tokens, first, table = plan.tokens[row], plan.first_positions[row], plan.block_tables[row]
-    end = first + len(tokens)
+    end = first + len(tokens) + plan.n_steps - 1
     if not tokens or first < 0 or end > len(table) * BLOCK_TOKENS:
         raise EngineError(f"row {row}: tokens {first}..{end} do not fit {len(table)} blocks")
     if not all(0 <= token < vocab_size for token in tokens):
@@ -239,7 +306,7 @@ def _check_writers(plan: StepPlan) -> None:
     writer: dict[int, int] = {}
     for row, table in enumerate(plan.block_tables):
         first = plan.first_positions[row]
-        end = first + len(plan.tokens[row])
+        end = first + len(plan.tokens[row]) + plan.n_steps - 1
         for block in table[first // BLOCK_TOKENS : -(-end // BLOCK_TOKENS)]:
             if writer.setdefault(block, row) != row:
                 raise EngineError(f"rows {writer[block]} and {row} both write block {block}")

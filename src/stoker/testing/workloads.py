@@ -33,6 +33,7 @@ def make_request(
     priority: int = 0,
     queue_timeout_s: float | None = None,
     timeout_s: float | None = None,
+    hold: bool = False,
 ) -> TokenRequest:
     """Return a request; its prompt is made from its id unless given, and it is greedy unless told."""
     return TokenRequest(
@@ -47,6 +48,7 @@ def make_request(
         priority=priority,
         queue_timeout_s=queue_timeout_s,
         timeout_s=timeout_s,
+        hold=hold,
     )
 
 

@@ -44,6 +44,8 @@ class _Sequence:
         "cached_tokens",
         "error",
         "finish_reason",
+        "held",
+        "hold",
         "logprobs",
         "request_id",
         "scores",
@@ -52,8 +54,10 @@ class _Sequence:
         "waiter",
     )
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, *, hold: bool) -> None:
         self.request_id = request_id
+        self.hold = hold
+        self.held = False  # it has all its tokens, and the engine has nothing more to say of it
         self.admitted = False
         self.error: StokerError | None = None
         self.token_ids: list[int] = []
@@ -66,8 +70,10 @@ class _Sequence:
 
     def append(self, news: frames.Tokens) -> None:
         self.token_ids += news.token_ids
-        self.logprobs += news.logprobs
-        self.unread += len(news.token_ids) + sum(len(each.top) for each in news.logprobs)
+        self.unread += len(news.token_ids)
+        if news.logprobs:
+            self.logprobs += news.logprobs
+            self.unread += sum(len(each.top) for each in news.logprobs)
         if news.prompt_scores is not None:
             scores = conversion.prompt_scores(news.prompt_scores)
             if self.scores is None:
@@ -76,6 +82,7 @@ class _Sequence:
                 self.scores.extend(scores)
         self.cached_tokens = news.cached_tokens
         self.finish_reason = news.finish_reason
+        self.held = self.hold and bool(news.token_ids)
         self.wake()
 
     def fail(self, error: StokerError) -> None:
@@ -158,7 +165,8 @@ class _Connection(asyncio.Protocol):
         try:
             for frame in self._reader.frames():
                 self._receive(frame)
-            self.silence.heard(asyncio.get_running_loop().time(), owes_more=bool(self.sequences))
+            owes_more = not all(sequence.held for sequence in self.sequences.values())
+            self.silence.heard(asyncio.get_running_loop().time(), owes_more=owes_more)
         except EngineError as error:
             self.end(error)
 
@@ -317,7 +325,7 @@ class EngineClient:
         self._next_sequence += 1
         connection.send(self._submission(request, number))
         connection.silence.asked(asyncio.get_running_loop().time())
-        sequence = connection.sequences[number] = _Sequence(request.request_id)
+        sequence = connection.sequences[number] = _Sequence(request.request_id, hold=request.hold)
         try:
             yield await sequence.admission()
             finished = False

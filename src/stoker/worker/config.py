@@ -8,6 +8,7 @@ import msgspec
 
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import SettingsError
+from stoker.core.step import MAX_CALL_STEPS
 from stoker.models.huggingface.files import Quantize
 from stoker.observe.late_logs import LogFormat
 
@@ -30,6 +31,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_waiting: Most sequences queued behind them.
         max_waiting_tokens: Most tokens of those together.
         step_tokens: Most tokens computed in one step.
+        call_steps: Most decode steps in one engine call, if the engine can take several.
         batching: How steps are filled within that.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
@@ -40,6 +42,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ``q8``.
         kv_memory_bytes: Memory of the KV cache; None for a share of what is available.
         kv_sharers: Engines that this share is divided among, this one included.
+        kv_host_bytes: Memory for evicted KV blocks; None for half of the KV cache's, 0 for none.
+        kv_folder: Where KV blocks are kept in files.
+        kv_disk_bytes: Most bytes of all files there; 0 to keep none.
+        max_pinned_tokens: Most tokens of pinned prefixes.
         packs_dir: Where repacked weights are kept; None to keep none.
         max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
@@ -55,6 +61,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: int = 256
     max_waiting_tokens: int = 2_000_000
     step_tokens: int = 512
+    call_steps: int = MAX_CALL_STEPS
     batching: BatchingPolicy = BatchingPolicy()
     context_length: int | None = None
     n_threads: int | None = None
@@ -63,6 +70,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
+    kv_host_bytes: int | None = None
+    kv_folder: Path | None = None
+    kv_disk_bytes: int = 0
+    max_pinned_tokens: int = 0
     packs_dir: Path | None = None
     max_packs_bytes: int = 0
     log_format: LogFormat = "console"

@@ -51,6 +51,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         priority=request.priority,
         queue_timeout_s=request.queue_timeout_s,
         timeout_s=request.timeout_s,
+        hold=request.hold,
     )
 
 
@@ -82,6 +83,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         priority=frame.priority,
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
+        hold=frame.hold,
     )
 
 
@@ -119,7 +121,9 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         token_ids=event.token_ids,
         cached_tokens=event.cached_tokens,
         finish_reason=event.finish_reason,
-        logprobs=tuple(frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs),
+        logprobs=tuple([frames.Logprob(logprob.logprob, logprob.top) for logprob in event.logprobs])
+        if event.logprobs
+        else (),
         prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
     )
 
@@ -156,7 +160,7 @@ def tokens_event(
     return TokensEvent(
         request_id,
         tuple(token_ids),
-        tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]),
+        tuple([TokenLogprob(entry.logprob, entry.top) for entry in logprobs]) if logprobs else (),
         cached_tokens,
         finish_reason,
         scores,
@@ -215,11 +219,22 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         kv_blocks_total=stats.kv_blocks_total,
         kv_blocks_used=stats.kv_blocks_used,
         kv_blocks_cached=stats.kv_blocks_cached,
+        kv_blocks_pinned=stats.kv_blocks_pinned,
+        kv_host_blocks_total=stats.kv_host_blocks_total,
+        kv_host_blocks_used=stats.kv_host_blocks_used,
+        kv_disk_blocks=stats.kv_disk_blocks,
+        kv_disk_writing=stats.kv_disk_writing,
         prompt_tokens_total=stats.prompt_tokens_total,
         cached_tokens_total=stats.cached_tokens_total,
         generated_tokens_total=stats.generated_tokens_total,
         preemptions_total=stats.preemptions_total,
         expired_total=stats.expired_total,
+        host_restored_tokens_total=stats.host_restored_tokens_total,
+        disk_restored_tokens_total=stats.disk_restored_tokens_total,
+        kv_demoted_blocks_total=stats.kv_demoted_blocks_total,
+        kv_dropped_blocks_total=stats.kv_dropped_blocks_total,
+        kv_disk_writes_total=stats.kv_disk_writes_total,
+        kv_disk_failures_total=stats.kv_disk_failures_total,
         steps_total=stats.steps_total,
         step_seconds_total=stats.step_seconds_total,
         interval_seconds_total=stats.interval_seconds_total,
@@ -246,11 +261,22 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         kv_blocks_total=frame.kv_blocks_total,
         kv_blocks_used=frame.kv_blocks_used,
         kv_blocks_cached=frame.kv_blocks_cached,
+        kv_blocks_pinned=frame.kv_blocks_pinned,
+        kv_host_blocks_total=frame.kv_host_blocks_total,
+        kv_host_blocks_used=frame.kv_host_blocks_used,
+        kv_disk_blocks=frame.kv_disk_blocks,
+        kv_disk_writing=frame.kv_disk_writing,
         prompt_tokens_total=frame.prompt_tokens_total,
         cached_tokens_total=frame.cached_tokens_total,
         generated_tokens_total=frame.generated_tokens_total,
         preemptions_total=frame.preemptions_total,
         expired_total=frame.expired_total,
+        host_restored_tokens_total=frame.host_restored_tokens_total,
+        disk_restored_tokens_total=frame.disk_restored_tokens_total,
+        kv_demoted_blocks_total=frame.kv_demoted_blocks_total,
+        kv_dropped_blocks_total=frame.kv_dropped_blocks_total,
+        kv_disk_writes_total=frame.kv_disk_writes_total,
+        kv_disk_failures_total=frame.kv_disk_failures_total,
         steps_total=frame.steps_total,
         step_seconds_total=frame.step_seconds_total,
         interval_seconds_total=frame.interval_seconds_total,

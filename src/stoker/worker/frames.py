@@ -71,6 +71,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     queue_timeout_s: float | None
     timeout_s: float | None
     prompt_logprobs: int | None = None
+    hold: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -164,11 +165,22 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kv_blocks_total: int
     kv_blocks_used: int
     kv_blocks_cached: int
+    kv_blocks_pinned: int
+    kv_host_blocks_total: int
+    kv_host_blocks_used: int
+    kv_disk_blocks: int
+    kv_disk_writing: int
     prompt_tokens_total: int
     cached_tokens_total: int
     generated_tokens_total: int
     preemptions_total: int
     expired_total: int
+    host_restored_tokens_total: int
+    disk_restored_tokens_total: int
+    kv_demoted_blocks_total: int
+    kv_dropped_blocks_total: int
+    kv_disk_writes_total: int
+    kv_disk_failures_total: int
     steps_total: int
     step_seconds_total: float
     interval_seconds_total: float

@@ -4,12 +4,12 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, Progressing, StepEngine
+from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
@@ -24,6 +24,7 @@ from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
+from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class LoadedEngine:
         vocab_size: Token ids are below this.
         kv_root: Names weights and KV type; sequences share KV blocks below one root only.
         kv_block_bytes: Memory of a KV block; 0 if the engine does not tell.
+        kv_host_bytes: Memory for KV blocks that were evicted.
         name: What the engine is, for people.
         lacks: What it cannot do.
         work: Operations and bytes of the model.
@@ -48,6 +50,7 @@ class LoadedEngine:
     vocab_size: int
     kv_root: str
     kv_block_bytes: int = 0
+    kv_host_bytes: int = 0
     name: str = "the native engine"
     lacks: frozenset[Ability] = frozenset()
     work: ModelWork = TYPICAL_WORK
@@ -83,30 +86,57 @@ class EngineLoop:
         loaded = factory(self._config)
         try:
             info = _describe(self._config, loaded)
+            n_context = -(-info.context_length // BLOCK_TOKENS)
+            most_pinned = min(self._config.max_pinned_tokens // BLOCK_TOKENS, info.kv_blocks - n_context)
             limits = SchedulerLimits(
                 context_length=info.context_length,
                 max_running=info.max_running,
                 max_waiting=info.max_waiting,
                 max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
+                max_call_steps=self._call_steps(loaded.engine),
+                max_pinned_blocks=max(0, most_pinned),
+                max_restored_blocks=blocks_per_step(loaded.kv_block_bytes),
             )
+            tiers = _open_tiers(self._config, loaded, self._mailbox.nudge)
             scheduler = Scheduler(
                 limits,
                 info.kv_blocks,
                 loaded.kv_root,
                 batching=self._config.batching,
                 model=loaded.work,
+                tiers=None if tiers is None else tiers.books,
             )
             warm_up(loaded.engine)
             gc.collect()
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
-            self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions)
+            try:
+                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions, tiers)
+                if tiers is not None:
+                    tiers.flush(scheduler.save_unwritten)
+            finally:
+                if tiers is not None:
+                    tiers.close()
         finally:
             loaded.engine.close()
 
-    def _serve(self, engine: StepEngine, scheduler: Scheduler, desk: "_Desk", sessions: Sessions) -> None:
+    def _call_steps(self, engine: StepEngine) -> int:
+        """Return how many steps a call may have, and let calls of several end when mail comes."""
+        if not isinstance(engine, MultiStep):
+            return 1
+        engine.heed(self._mailbox.flag)
+        return self._config.call_steps
+
+    def _serve(
+        self,
+        engine: StepEngine,
+        scheduler: Scheduler,
+        desk: "_Desk",
+        sessions: Sessions,
+        tiers: BlockMover | None,
+    ) -> None:
         clock = time.monotonic
         busy = False
         pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
@@ -117,8 +147,11 @@ class EngineLoop:
             expired = scheduler.expire(clock())
             for expiry in expired:
                 sessions.fail(expiry.request_id, expiry.error)
+            if tiers is not None:
+                tiers.note_outcomes(clock())
             plan = scheduler.schedule(clock())
             busy = plan is not None
+            moved_s = 0.0 if tiers is None else _move(tiers, pulse)
             wake_at = None if busy else scheduler.wake_at
             timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
             if letters or expired or not busy:
@@ -127,8 +160,34 @@ class EngineLoop:
                 with pulse:
                     result = engine.forward(plan)
                 now = clock()
-                sessions.add(scheduler.commit(plan, result, now))
+                sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
                 sessions.publish(scheduler.stats(), now, idle=False)
+
+
+def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], None]) -> BlockMover | None:
+    """Return who moves KV blocks, or None if the engine's cannot be moved or the settings want no tier."""
+    engine = loaded.engine
+    disk = config.kv_folder is not None and config.kv_disk_bytes > 0
+    if not isinstance(engine, MovableBlocks) or not (loaded.kv_host_bytes or disk):
+        return None
+    books = make_books(block_bytes=engine.kv_block_bytes, host_bytes=loaded.kv_host_bytes, disk=disk)
+    if not books.n_slots:
+        return None
+    folder = None
+    if config.kv_folder is not None and disk:
+        folder = KVFolder(config.kv_folder, loaded.kv_root, config.kv_disk_bytes)
+    return BlockMover(books, engine, folder, nudge)
+
+
+def _move(tiers: BlockMover, pulse: AbstractContextManager[object]) -> float:
+    """Move blocks before a forward; return the seconds that copying them took."""
+    if not tiers.copies:
+        tiers.move()
+        return 0.0
+    began = time.monotonic()
+    with pulse:
+        tiers.move()
+    return time.monotonic() - began
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ class Mailbox:
 
     Args:
         made_room: Called by the taker when a full mailbox has been emptied.
+
+    Attributes:
+        flag: One byte that is 1 while there is something to take, for those who look without a lock.
     """
 
     def __init__(self, made_room: Callable[[], None]) -> None:
@@ -46,7 +49,9 @@ class Mailbox:
         self._changed = Condition()
         self._letters: deque[Letter] = deque()
         self._n_tokens = 0
+        self._nudged = False
         self._closed = False
+        self.flag = bytearray(1)
 
     def __len__(self) -> int:
         """Return how many letters have not been taken."""
@@ -63,28 +68,36 @@ class Mailbox:
             self._letters.append(letter)
             if isinstance(letter.content, Submit):
                 self._n_tokens += _n_tokens(letter.content)
+            self.flag[0] = 1
+            self._changed.notify()
+
+    def nudge(self) -> None:
+        """Let a `take` that waits return though there may be no letter; for any thread."""
+        with self._changed:
+            self._nudged = True
             self._changed.notify()
 
     def take(self, *, wait: bool, timeout_s: float | None = None) -> list[Letter] | None:
         """Return every letter, oldest first, or None once the mailbox is closed.
 
         Args:
-            wait: Sleep until there is a letter, without using the processor; otherwise the list may
-                be empty.
+            wait: Sleep until there is a letter or a nudge, without using the processor; otherwise the
+                list may be empty.
             timeout_s: Longest sleep; None for no limit.
         """
         if not (wait or self._letters or self._closed):  # the common case, several 100 times a second
             return []
         with self._changed:
-            while wait and not self._letters and not self._closed:
-                if not self._changed.wait(timeout_s):
-                    break
+            if wait:
+                self._changed.wait_for(lambda: self._letters or self._nudged or self._closed, timeout_s)
+            self._nudged = False
             if self._closed:
                 return None
             was_full = self.full
             letters = list(self._letters)
             self._letters.clear()
             self._n_tokens = 0
+            self.flag[0] = 0
         if was_full:
             self._made_room()
         return letters
@@ -93,6 +106,7 @@ class Mailbox:
         """Make every `take` return None."""
         with self._changed:
             self._closed = True
+            self.flag[0] = 1
             self._changed.notify()
 
 

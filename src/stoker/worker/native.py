@@ -1,6 +1,7 @@
 """The engine process with the native engine in it."""
 
 from stoker.engine.native import NativeEngineSettings, load_engine
+from stoker.engine.native.sizing import available_memory_bytes, choose_host_bytes
 from stoker.engine.native.work import model_work
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
@@ -36,7 +37,12 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         engine=engine,
         context_length=settings.context_length,
         vocab_size=model.vocab_size,
-        kv_root=engine.fingerprint,
+        kv_root=engine.kv_root,
         kv_block_bytes=engine.kv_block_bytes,
+        kv_host_bytes=choose_host_bytes(
+            kv_bytes=engine.kv_blocks * engine.kv_block_bytes,
+            available_bytes=available_memory_bytes(),
+            host_bytes=config.kv_host_bytes,
+        ),
         work=work,
     )

@@ -3,7 +3,8 @@
 An engine that dies does not say of what. A request that makes engines die does so again at the same
 position, so suspicion narrows with every death:
 
-* Whatever the dead engine had is suspect, until a next engine makes a token of it.
+* Whatever the dead engine had is suspect, until a next engine has made more tokens of it than the dead one
+  can have made untold: those of one call.
 * Suspects run together once more, since most deaths are nobody's fault. Those that an engine dies
   under again stand in line: the first of them runs, and until the line is gone nobody new joins it.
 * A death counts as a strike against the one request that it can be blamed on: the only one that the
@@ -37,8 +38,8 @@ class Case:
     Attributes:
         request: As it was first submitted.
         engine: Number of the engine that has it; None while none has.
-        suspect: An engine died under it, and none has made a token of it since.
-        strikes: Deaths since its last token that only it can have caused.
+        suspect: An engine died under it, and none has got further with it since.
+        strikes: Deaths since an engine last got further that only it can have caused.
         guilty: It is condemned.
     """
 
@@ -96,7 +97,7 @@ class Quarantine:
         case.engine = None
 
     def progressed(self, case: Case) -> bool:
-        """Note new tokens, and return whether this lets others run.
+        """Note that an engine got further than those before it, and return whether this lets others run.
 
         Tokens that are read after their engine is known to be dead take nobody out of the number of
         those that it had.

@@ -16,8 +16,10 @@ from stoker.core.errors import (
     QueueTimeoutError,
     RequestError,
     RequestQuarantinedError,
+    StokerError,
 )
 from stoker.core.protocols import EngineInfo, TokenEngine
+from stoker.core.step import MAX_CALL_STEPS
 from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker.quarantine import Case, Quarantine
 
@@ -98,14 +100,16 @@ class ResumingEngine:
         try:
             run = _Run(request, case, self._engine.info.fingerprint, now)
             while not run.finished:
-                events, early = await self._submit(run)
+                try:
+                    events = await self._submit(run)
+                except StokerError:
+                    for event in run.take_early() if run.early else ():
+                        yield event
+                    raise
                 try:
                     async with aclosing(events):
-                        if not run.admitted:
-                            run.admitted = True
-                            yield Admitted(request.request_id)
-                        if early is not None:
-                            yield early
+                        for event in run.take_early():
+                            yield event
                         async for event in events:
                             yield self._note(run, event)
                 except EngineDiedError as death:
@@ -114,11 +118,11 @@ class ResumingEngine:
             if self._quarantine.close(case):
                 self._wake()
 
-    async def _submit(self, run: "_Run") -> tuple[AsyncGenerator[TokenEvent], TokenEvent | None]:
+    async def _submit(self, run: "_Run") -> AsyncGenerator[TokenEvent]:
         """Return the rest of the stream as soon as an engine has admitted it.
 
-        A suspect's first tokens are awaited too, and returned: others may stand behind it in line, and
-        its reader may be one that reads on only when those, too, are admitted.
+        A suspect's first tokens are awaited too, and kept to be told: others may stand behind it in line,
+        and its reader may be one that reads on only when those, too, are admitted.
         """
         n_refused = 0
         while True:
@@ -127,7 +131,7 @@ class ResumingEngine:
                 events = self._engine.stream(run.rest(_now()))
                 self._quarantine.submitted(run.case, self._engine.restarts)
                 await anext(events)
-                early = await self._first_news(run, events) if run.case.suspect else None
+                await self._take_early(run, events)
             except EngineDiedError as death:
                 self._bury(run, death)
             except (QueueTimeoutError, DeadlineError):
@@ -148,7 +152,7 @@ class ResumingEngine:
                 raise EngineDiedError(f"{run.death}; the next one refuses it: {error}") from error
             else:
                 self.n_resumed += run.death is not None
-                return events, early
+                return events
 
     async def _turn_in_time(self, run: "_Run") -> None:
         """Wait as `_turn` does, within the request's own time limits.
@@ -163,12 +167,10 @@ class ResumingEngine:
         except TimeoutError as error:
             raise run.expiry() from error
 
-    async def _first_news(self, run: "_Run", events: AsyncGenerator[TokenEvent]) -> TokenEvent:
-        """Return the first event after which the request is no suspect any more."""
-        while True:
-            event = self._note(run, await anext(events))
-            if not run.case.suspect or run.finished:
-                return event
+    async def _take_early(self, run: "_Run", events: AsyncGenerator[TokenEvent]) -> None:
+        """Take events until the request is no suspect any more; they are kept even if the engine dies."""
+        while run.case.suspect and not run.finished:
+            run.early.append(self._note(run, await anext(events)))
 
     async def _turn(self, run: "_Run") -> None:
         """Wait until the request may be submitted and, if its engine died, until there is a next one.
@@ -210,8 +212,10 @@ class ResumingEngine:
         if not isinstance(event, TokensEvent):
             return event
         event = run.add(event)
-        # Scores that were known before do not show that it got further than its last engine.
-        if (event.token_ids or event.prompt_scores) and self._quarantine.progressed(run.case):
+        # Scores that were known before do not show that it got further than its last engine. Nor do tokens
+        # that the last engine may have made, too, in the call that it died in.
+        further = event.prompt_scores or run.n_new >= MAX_CALL_STEPS
+        if further and self._quarantine.progressed(run.case):
             self._wake()
         return event
 
@@ -246,9 +250,11 @@ class _Run:
         "cached_tokens",
         "case",
         "death",
+        "early",
         "fingerprint",
         "finished",
         "n_known_scores",
+        "n_new",
         "n_scores",
         "token_ids",
     )
@@ -260,14 +266,24 @@ class _Run:
         self.fingerprint = fingerprint
         self.admitted = self.finished = False
         self.death: EngineDiedError | None = None
+        self.early: list[TokenEvent] = []  # that came, and are to be told
         self.token_ids: list[int] = []
         self.n_scores = 0
         self.n_known_scores = 0  # that the engine which has the request now will tell again
+        self.n_new = 0  # tokens of the engine that has the request now
         self.cached_tokens = 0
 
     @property
     def request_id(self) -> str:
         return self._request.request_id
+
+    def take_early(self) -> list[TokenEvent]:
+        """Return what is to be told, once: that it is admitted, and what came of it since."""
+        early, self.early = self.early, []
+        if not self.admitted:
+            self.admitted = True
+            early.insert(0, Admitted(self.request_id))
+        return early
 
     @property
     def wait_until(self) -> float | None:
@@ -295,6 +311,7 @@ class _Run:
     def rest(self, now: float) -> TokenRequest:
         """Return the request for what is still to come, with what is left of its time limits."""
         spent_s = now - self._submitted_at
+        self.n_new = 0
         request = replace(
             self._request,
             queue_timeout_s=_left(self._queue_timeout_s, spent_s),
@@ -321,6 +338,7 @@ class _Run:
             self.n_scores += len(event.prompt_scores) - n_known
             event = replace(event, prompt_scores=event.prompt_scores.without_first(n_known) or None)
         self.token_ids += event.token_ids
+        self.n_new += len(event.token_ids)
         self.finished = event.finish_reason is not None
         return event if self.death is None else replace(event, cached_tokens=self.cached_tokens)
 

@@ -31,7 +31,7 @@ def load_and_sample(path: Path) -> int:
         samples=[True],
         sampling=[SamplingParams(temperature=0.0)],
     )
-    token = engine.forward(plan).token_ids[0]
+    token = engine.forward(plan).token_ids[0][0]
     assert 0 <= token < vocab_size
     return token
 

@@ -51,7 +51,11 @@ def engine(tiny_path: Path) -> Iterator[LlamaCppEngine]:
 @pytest.fixture(scope="module")
 def native(tiny_path: Path) -> Iterator[StepEngine]:
     settings = NativeEngineSettings(
-        threads=1, kv_type="f16", kv_memory_bytes=2**22, context_length=CONTEXT, step_tokens=64
+        threads=1,
+        kv_type="f16",  # as llama.cpp keeps it
+        kv_memory_bytes=2**22,
+        context_length=CONTEXT,
+        step_tokens=64,
     )
     with open_model(tiny_path) as source:
         loaded = load_engine(source, settings)

@@ -11,6 +11,7 @@ from stoker.engine.native.shape import native_shape
 from stoker.engine.native.sizing import (
     RESERVE_BYTES,
     available_memory_bytes,
+    choose_host_bytes,
     choose_kv_blocks,
     kv_block_bytes,
     packed_bytes,
@@ -151,3 +152,15 @@ def test_steps_that_leave_no_room_are_refused_with_what_to_do() -> None:
         choose(step_bytes=GIB)
     with pytest.raises(OutOfMemoryError, match=r"only 0\.50 GiB is left beside weights and steps"):
         choose(step_bytes=GIB // 2, kv_memory_bytes=GIB)
+
+
+def test_evicted_blocks_get_half_of_the_kv_cache_but_no_more_than_a_quarter_of_what_is_left() -> None:
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=4 * GIB, host_bytes=None) == GIB // 2
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=2 * GIB, host_bytes=None) == GIB // 4
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=GIB // 2, host_bytes=None) == 0
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=2 * GIB, host_bytes=GIB) == GIB
+    assert choose_host_bytes(kv_bytes=GIB, available_bytes=0, host_bytes=0) == 0
+    with pytest.raises(
+        OutOfMemoryError, match=r"kv_host_memory asks for 1\.00 GiB, but only 0\.50 GiB is left"
+    ):
+        choose_host_bytes(kv_bytes=GIB, available_bytes=GIB + GIB // 2, host_bytes=GIB)

@@ -101,7 +101,7 @@ def test_chunks_and_threads_do_not_change_a_bit(
 
 
 def test_scoring_changes_nothing_else(path: Path, isa: str) -> None:
-    def sampled(step: StepPlan) -> tuple[StepResult, list[int]]:
+    def sampled(step: StepPlan) -> tuple[StepResult, list[list[int]]]:
         engine = load(path, isa)
         result = engine.forward(step)
         after = replace(plan(N_TOKENS - 1, N_TOKENS), tokens=[[5]])
@@ -160,11 +160,10 @@ def test_logprobs_of_a_sampled_token_are_those_before_all_edits(
     step.edits = {0: edits}
     step.sampling = [SamplingParams(temperature=0.25, top_k=3, top_p=0.5, seed=1, logprobs=n_logprobs)]
     result = engine.forward(step)
-    (logprob,) = result.logprobs
-    assert logprob is not None
+    ((logprob,),) = result.logprobs
     expected = log_softmax(logits)[0]
     order = np.lexsort((np.arange(len(expected)), -logits[0]))[:n_logprobs]
-    assert result.token_ids == [7]
+    assert result.token_ids == [[7]]
     assert [token for token, _ in logprob.top] == order.tolist()
     np.testing.assert_allclose([value for _, value in logprob.top], expected[order], atol=2e-6)
     np.testing.assert_allclose(logprob.logprob, expected[7], atol=2e-6)

@@ -1,5 +1,7 @@
 """What each way of filling steps does, with the fake engine and a clock that is told what steps take."""
 
+from typing import Any
+
 import pytest
 
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
@@ -18,7 +20,7 @@ def latency(**options: float) -> BatchingPolicy:
     return BatchingPolicy(mode="latency", **{"itl_target_s": TARGET_S, **options})
 
 
-def loop_on(machine: TimedMachine, batching: BatchingPolicy, **options: int) -> SchedulerLoop:
+def loop_on(machine: TimedMachine, batching: BatchingPolicy, **options: Any) -> SchedulerLoop:
     return SchedulerLoop(
         batching=batching,
         step_time=machine.step_time,

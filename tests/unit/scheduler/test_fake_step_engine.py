@@ -1,6 +1,7 @@
 """The fake engine is the oracle of the scheduler's tests, so it must notice each kind of mistake."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def edited_plan(**changes: int) -> StepPlan:
 
 def last_token(*plans: StepPlan) -> int:
     engine = FakeStepEngine(8)
-    return [engine.forward(plan).token_ids[0] for plan in plans][-1]
+    return [engine.forward(plan).token_ids[0][0] for plan in plans][-1]
 
 
 RIGHT = last_token(plan_of((PROMPT, 0, [0, 1, 2])))
@@ -50,7 +51,7 @@ def test_the_reference_agrees() -> None:
     run, first = PROMPT, 0
     output = []
     for _ in range(30):
-        (token,) = engine.forward(plan_of((run, first, [3, 1, 4, 5, 2]))).token_ids
+        ((token,),) = engine.forward(plan_of((run, first, [3, 1, 4, 5, 2]))).token_ids
         output.append(token)
         first += len(run)
         run = [token]
@@ -133,6 +134,44 @@ def test_edits_change_the_token_and_must_be_those_of_the_row() -> None:
     right.edits[0].history.append(1)
     with pytest.raises(EngineError, match="not that of its tokens"):
         FakeStepEngine(8).forward(right)
+
+
+def test_several_steps_give_the_tokens_of_single_ones() -> None:
+    request = make_request("a", prompt=PROMPT, max_tokens=4, sampling=SamplingParams(frequency_penalty=1.0))
+    expected = reference_tokens(request)
+    edits = LogitEdits.of(request)
+    assert edits is not None
+    steps = replace(edited_plan(), tokens=[list(PROMPT[-1:])], first_positions=[len(PROMPT) - 1])
+    steps = replace(
+        steps, sampling=[request.sampling], edits={0: edits}, n_steps=4, stop_token_ids=[frozenset()]
+    )
+    computed: list[list[int]] = []
+    engine = FakeStepEngine(8, before_step=computed.append)
+    engine.forward(plan_of((PROMPT, 0, [0, 1, 2])))
+    assert engine.forward(steps).token_ids == [list(expected)]
+    assert computed == [[token] for token in expected[:3]]
+    assert edits.history.tolist() == list(PROMPT)
+    ending = replace(steps, stop_token_ids=[frozenset({expected[1]})])
+    assert engine.forward(ending).token_ids == [list(expected[:2])]
+    engine.heed(bytearray([1]))
+    assert engine.forward(steps).token_ids == [list(expected[:1])]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stop_token_ids": []},
+        {"samples": [False]},
+        {"n_steps": 0},
+        {"tokens": [[1, 2]]},
+        {"first_positions": [29]},
+    ],
+)
+def test_several_steps_that_no_engine_could_compute(changes: dict[str, Any]) -> None:
+    right = replace(plan_of(([1], 28, [0, 1])), n_steps=4, stop_token_ids=[frozenset()])
+    assert len(FakeStepEngine(8).forward(right).token_ids[0]) == 4
+    with pytest.raises(EngineError):
+        FakeStepEngine(8).forward(replace(right, **changes))
 
 
 def test_a_closed_engine_refuses() -> None:

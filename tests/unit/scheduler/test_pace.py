@@ -47,7 +47,7 @@ def simulate(machine: TimedMachine, batching: BatchingPolicy, *, rate: float = R
     scheduler = Scheduler(limits, 20_000, "r", batching=batching)
 
     def compute(plan: StepPlan) -> tuple[StepResult, float]:
-        result = StepResult([7 if sampled else -1 for sampled in plan.samples], [None] * len(plan.samples))
+        result = StepResult([[7] if sampled else [] for sampled in plan.samples], [[] for _ in plan.samples])
         return result, machine.step_time(plan)
 
     traces = run_open_loop(scheduler, compute, poisson(rate, requests, seed=3))

@@ -73,11 +73,12 @@ def test_sampling_parameters_reach_the_engine() -> None:
 @pytest.mark.parametrize(
     "result",
     [
-        StepResult([5], [None]),
-        StepResult([-1, 5], [None, None]),
-        StepResult([5, 5], [None, None]),
-        StepResult([-1, -1], [None, None]),
-        StepResult([5, -1], [None]),
+        StepResult([[5]], [[]]),
+        StepResult([[], [5]], [[], []]),
+        StepResult([[5], [5]], [[], []]),
+        StepResult([[], []], [[], []]),
+        StepResult([[5], []], [[]]),
+        StepResult([[5, 6], []], [[], []]),
     ],
 )
 def test_a_result_that_does_not_answer_the_plan(result: StepResult) -> None:
@@ -100,11 +101,11 @@ def test_a_plan_is_committed_once() -> None:
     assert plan is not None
     loop.commit(plan)
     with pytest.raises(EngineError, match="not in flight"):
-        loop.scheduler.commit(plan, StepResult([1], [None]), 0.0)
+        loop.scheduler.commit(plan, StepResult([[1]], [[]]), 0.0)
     later = loop.schedule()
     assert later is not None
     with pytest.raises(EngineError, match="not in flight"):
-        loop.scheduler.commit(plan, StepResult([1], [None]), 0.0)
+        loop.scheduler.commit(plan, StepResult([[1]], [[]]), 0.0)
 
 
 def test_stats() -> None:

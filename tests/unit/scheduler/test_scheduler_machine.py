@@ -6,6 +6,7 @@ wrongly, none held by sequences of two namespaces, nobody overtaken by a lower p
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullErro
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
+from stoker.kvcache import TierBooks
+from stoker.scheduler.sequence import SequenceState
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
@@ -54,6 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting=st.integers(0, 6),
         max_waiting_tokens=st.sampled_from([40, 200, 10_000]),
         spare_step_tokens=st.integers(0, 60),
+        max_call_steps=st.integers(1, 4),
         batching=POLICIES,
         token_s=st.sampled_from([0.0, 0.0001, 0.002]),
     )
@@ -64,6 +68,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting: int,
         max_waiting_tokens: int,
         spare_step_tokens: int,
+        max_call_steps: int,
+        batching: BatchingPolicy,
+        token_s: float,
+    ) -> None:
+        limits = (kv_blocks, max_running, max_waiting, max_waiting_tokens, spare_step_tokens)
+        self.begin(*limits, max_call_steps=max_call_steps, batching=batching, token_s=token_s)
+
+    def begin(
+        self,
+        kv_blocks: int,
+        max_running: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        spare_step_tokens: int,
+        *,
+        max_call_steps: int,
         batching: BatchingPolicy,
         token_s: float,
     ) -> None:
@@ -74,16 +94,29 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
             max_step_tokens=max_running + spare_step_tokens,
+            max_call_steps=max_call_steps,
             batching=batching,
             step_time=lambda plan: 0.002 + token_s * plan.n_tokens,
+            **self.tiers(),
         )
+        self.max_call_steps = max_call_steps
+        self.interrupted = bytearray(1)
+        self.loop.engine.heed(self.interrupted)
         self.batching = batching
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
         self.live: dict[str, Expected] = {}
+        self.held: set[str] = set()
         self.plan: StepPlan | None = None
         self.n_submitted = 0
+
+    def running(self) -> list[SequenceState]:
+        return self.loop.scheduler._running.items
+
+    def tiers(self) -> dict[str, Any]:
+        """Return what the loop is given beside its limits."""
+        return {}
 
     @rule(
         prefix=st.sampled_from(["p", "q"]),
@@ -169,8 +202,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         """Abort anybody, at any time: waiting, running, in flight, ended or unknown."""
         request_id = data.draw(st.sampled_from([*map(str, range(self.n_submitted)), "nobody"]))
-        assert self.loop.abort(request_id) == (request_id in self.live)
+        assert self.loop.abort(request_id) == (request_id in self.live or request_id in self.held)
         self.live.pop(request_id, None)
+        self.held.discard(request_id)
 
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.05, 1.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -202,7 +236,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def schedule(self) -> None:
         self.expire()
         self.plan = self.loop.schedule()
-        if self.plan is None and self.live:
+        if self.plan is None and self.live and not self.running():
             wake_at = self.loop.scheduler.wake_at
             now = self.loop.clock()
             assert self.batching.mode == "time"
@@ -211,20 +245,29 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.loop.clock.advance(wake_at - now + 1e-9)
             self.expire()
             self.plan = self.loop.schedule()
-        assert (self.plan is None) == (not self.live)
-        if self.plan is not None:
-            for request_id in self.plan.request_ids:
-                self.live[request_id].begun = True
+        running = self.running()
+        for sequence in running:  # who waits for the disk is in no plan
+            if not sequence.aborted:
+                self.live[sequence.request_id].begun = True
+        all_wait = bool(running) and all(sequence.waits_since is not None for sequence in running)
+        assert (self.plan is None) == (not self.live or all_wait)
+        if self.plan is None:
+            assert not self.live or self.loop.scheduler.wake_at is not None
+        else:
             assert 1 <= self.plan.n_tokens <= self.max_step_tokens
+            assert 1 <= self.plan.n_steps <= self.max_call_steps
 
     @precondition(lambda self: self.plan is not None)
-    @rule()
-    def commit(self) -> None:
+    @rule(interrupted=st.booleans())
+    def commit(self, *, interrupted: bool = False) -> None:
+        """Compute the plan, or the first step of it alone, as when mail comes during the call."""
         assert self.plan is not None
+        self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
             expected = self.live[event.request_id]
             output = self.loop.tokens[event.request_id]
             assert tuple(output) == expected.output[: len(output)]
+            assert len(event.token_ids) <= (1 if interrupted else self.plan.n_steps)
             assert event.cached_tokens < len(expected.request.prompt)
             scores = self.loop.scores[event.request_id]
             assert scores == expected.scores[: len(scores)]
@@ -237,6 +280,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             whole = (len(output), len(scores)) == (len(expected.output), len(expected.scores))
             # A prompt that is only scored ends when its last token is computed, which may be a step later.
             assert event.finish_reason is None or whole
+            if expected.request.hold and whole:
+                assert event.finish_reason is None
+                self.held.add(event.request_id)
+                del self.live[event.request_id]
+                continue
             assert event.finish_reason is not None or not whole or not expected.output
             if event.finish_reason is not None:
                 del self.live[event.request_id]
@@ -256,7 +304,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.plan is None:
             assert stats.running + stats.waiting == len(self.live)
         assert stats.kv_blocks_used + stats.kv_blocks_cached <= stats.kv_blocks_total
-        if not self.live and self.plan is None:
+        if not self.live and not self.held and self.plan is None:
             assert stats.kv_blocks_used == 0
 
     def teardown(self) -> None:
@@ -270,15 +318,112 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_steps -= 1
             assert n_steps > 0, f"{sorted(self.live)} never end"
             self.run_steps(1)
+            self.loop.clock.advance(0.01)  # who waits for the disk has patience for a while
         self.gauges_agree()
         assert self.loop.schedule() is None
 
 
-SchedulerMachine.TestCase.settings = settings(
+class TieredMachine(SchedulerMachine):
+    """The same over tiers, with a disk that answers late, loses files, fails, and outlives the engine."""
+
+    def tiers(self) -> dict[str, Any]:
+        self.books = TierBooks(self.n_slots, disk=self.with_disk, max_reads=2, max_writes=2)
+        n_pinned = max(0, self.limits[0] - 10)  # a whole context is left
+        return {
+            "tiers": self.books,
+            "files": self.files,
+            "max_restored_blocks": 2,
+            "max_pinned_blocks": n_pinned,
+        }
+
+    @initialize(
+        kv_blocks=st.integers(2, 16),
+        max_running=st.integers(1, 5),
+        spare_step_tokens=st.integers(0, 60),
+        n_slots=st.integers(1, 12),
+        with_disk=st.booleans(),
+        max_call_steps=st.integers(1, 4),
+        batching=POLICIES,
+        token_s=st.sampled_from([0.0, 0.0001, 0.002]),
+    )
+    def start(
+        self,
+        kv_blocks: int,
+        max_running: int,
+        spare_step_tokens: int,
+        n_slots: int,
+        *,
+        with_disk: bool,
+        max_call_steps: int,
+        batching: BatchingPolicy,
+        token_s: float,
+    ) -> None:
+        self.n_slots = n_slots
+        self.with_disk = with_disk
+        self.files: dict[bytes, bytes] = {}
+        self.limits = (kv_blocks, max_running, 6, 10_000, spare_step_tokens)
+        self.token_s = token_s
+        self.begin(*self.limits, max_call_steps=max_call_steps, batching=batching, token_s=token_s)
+
+    @rule(n=st.integers(1, 4))
+    def disk_answers(self, n: int) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.settle(n)
+
+    @rule(n=st.integers(1, 2))
+    def disk_loses(self, n: int) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.n_lost += n
+
+    @precondition(lambda self: self.with_disk)
+    @rule(broken=st.booleans())
+    def disk_fails(self, *, broken: bool) -> None:
+        assert self.loop.tiers is not None
+        self.loop.tiers.broken = broken
+        if not broken:
+            self.books.writing = True
+
+    @rule(prefix=st.sampled_from(["p", "q"]), n_tokens=st.sampled_from([15, 16, 33, 48, 64]))
+    def pin(self, prefix: str, n_tokens: int) -> None:
+        request = make_request(
+            str(self.n_submitted), prompt=make_tokens(prefix, n_tokens), max_tokens=1, hold=True
+        )
+        self.n_submitted += 1
+        try:
+            self.loop.submit(request)
+        except (InvalidRequestError, QueueFullError):
+            return
+        self.live[request.request_id] = Expected(request, reference_tokens(request), math.inf, math.inf, [])
+
+    @precondition(lambda self: not self.live and self.plan is None)
+    @rule()
+    def restart(self) -> None:
+        """The files alone are left."""
+        n_submitted = self.n_submitted
+        self.begin(
+            *self.limits,
+            max_call_steps=self.max_call_steps,
+            batching=self.batching,
+            token_s=self.token_s,
+        )
+        self.n_submitted = n_submitted
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "loop") and self.loop.tiers is not None:
+            self.loop.tiers.settle()
+            self.loop.scheduler.check()
+            assert self.books.n_coming == 0
+
+
+_SETTINGS = settings(
     max_examples=150,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+SchedulerMachine.TestCase.settings = _SETTINGS
+TieredMachine.TestCase.settings = _SETTINGS
 TestScheduler = SchedulerMachine.TestCase
+TestTieredScheduler = TieredMachine.TestCase

@@ -85,7 +85,7 @@ def native_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepEngi
 def compute(engine: StepEngine, sampling: SamplingParams, **more: Any) -> int:
     edits = LogitEdits.of(make_request("a", prompt=[1, 2, 3], sampling=sampling, **more))
     plan = StepPlan(["a"], [[1, 2, 3]], [0], [[0]], [True], [sampling], {} if edits is None else {0: edits})
-    return engine.forward(plan).token_ids[0]
+    return engine.forward(plan).token_ids[0][0]
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)

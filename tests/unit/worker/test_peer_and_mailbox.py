@@ -161,3 +161,16 @@ def test_closing_wakes_the_taker_with_nothing(pair: Pair) -> None:
     assert taken == [None]
     mailbox.put(Letter(pair.peer, PeerChange.CONNECTED))
     assert mailbox.take(wait=False) is None
+
+
+def test_a_nudge_or_the_end_of_its_time_wakes_the_taker_without_a_letter() -> None:
+    mailbox = Mailbox(Wakes())
+    assert mailbox.take(wait=True, timeout_s=0.001) == []
+    taken: list[list[Letter] | None] = []
+    taker = Thread(target=lambda: taken.append(mailbox.take(wait=True, timeout_s=60)))
+    taker.start()
+    mailbox.nudge()
+    taker.join(5)
+    assert taken == [[]]
+    mailbox.nudge()
+    assert mailbox.take(wait=True) == [], "it is not lost when nobody waits"

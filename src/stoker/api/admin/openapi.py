@@ -1,7 +1,7 @@
 """The administration's share of the OpenAPI document."""
 
 from stoker.api.admin.control import ModelStatus
-from stoker.api.openai.openapi import error_responses
+from stoker.api.openai.openapi import error_responses, openai_part
 from stoker.api.openapi import Part, Schema, content, record, ref, response
 from stoker.config import ModelSettings
 
@@ -37,6 +37,7 @@ def admin_part() -> Part:
             "additionalProperties": False,
         },
     }
+    schemas |= _pin_schemas()
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     begun = response("It has begun.", ref("ModelState"))
     paths: dict[str, Schema] = {
@@ -59,4 +60,68 @@ def admin_part() -> Part:
             },
         },
     }
-    return Part(paths, schemas)
+    return Part(paths | _pin_paths(name), schemas)
+
+
+def _pin_schemas() -> dict[str, Schema]:
+    pin = {
+        "id": _TEXT,
+        "created": {"type": "number"},
+        "tokens": _COUNT,
+        "pinned_tokens": _COUNT,
+        "held": {"type": "boolean"},
+    }
+    tokenize = openai_part().schemas["TokenizeRequest"]
+    left_out = ("model", "return_token_strs")
+    texts = {name: each for name, each in tokenize["properties"].items() if name not in left_out}
+    return {
+        "Pin": record(pin),
+        "Pins": record({"pins": {"type": "array", "items": ref("Pin")}}),
+        "PinRequest": {
+            "type": "object",
+            "properties": {
+                **texts,
+                "tokens": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+                },
+            },
+            "additionalProperties": False,
+        },
+    }
+
+
+def _pin_paths(name: Schema) -> dict[str, Schema]:
+    pin = {"name": "pin", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return {
+        "/admin/models/{name}/pins": {
+            "get": {
+                "operationId": "listPins",
+                "parameters": [name],
+                "responses": {
+                    "200": response("The model's pinned prefixes.", ref("Pins")),
+                    **error_responses(403, 404, 503),
+                },
+            },
+            "post": {
+                "operationId": "pinPrefix",
+                "parameters": [name],
+                "requestBody": {"required": True, **content(ref("PinRequest"))},
+                "responses": {
+                    "201": response("It is computed and pinned.", ref("Pin")),
+                    **error_responses(400, 403, 404, 408, 409, 429, 503),
+                },
+            },
+        },
+        "/admin/models/{name}/pins/{pin}": {
+            "delete": {
+                "operationId": "unpinPrefix",
+                "parameters": [name, pin],
+                "responses": {
+                    "200": response("It was pinned.", ref("Pin")),
+                    **error_responses(403, 404, 503),
+                },
+            },
+        },
+    }

@@ -45,6 +45,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     errors.AuthenticationError: ErrorKind(401, _INVALID, "invalid_api_key", "authentication"),
     errors.ForbiddenError: ErrorKind(403, _INVALID, "forbidden", "forbidden"),
     errors.ModelNotFoundError: ErrorKind(404, _INVALID, "model_not_found", "model_not_found"),
+    errors.PinNotFoundError: ErrorKind(404, _INVALID, "pin_not_found", "pin_not_found"),
     errors.RequestTimeoutError: ErrorKind(408, _INVALID, "request_timeout", "request_timeout"),
     errors.SlowReaderError: ErrorKind(408, _INVALID, "slow_reader", "slow_reader"),
     errors.ConflictError: ErrorKind(409, _INVALID, "conflict", "conflict"),

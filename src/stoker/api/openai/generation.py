@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -113,9 +113,9 @@ class Generation:
             first = await anext(events, None)
             answer = self._answer(job, model)
             if job.stream:
-                await _stream(_again(first, events), answer, record, timer, send)
+                await _Stream(answer, record, timer, send).send(first, events)
             else:
-                choices, usage = await _gather(_again(first, events), job.n_choices, timer)
+                choices, usage = await _gather(first, events, job.n_choices, timer)
                 _count(record, usage)
                 await Reply(200, await self._document(answer, choices, usage)).send(send)
 
@@ -145,14 +145,6 @@ def _events(job: Job, model: ServedModel) -> AsyncGenerator[Event]:
     return streams[0] if len(streams) == 1 else fan_in(streams, n=job.requests[0].n)
 
 
-async def _again(first: Event | None, rest: AsyncGenerator[Event]) -> AsyncIterator[Event]:
-    """Yield an event that was taken ahead, then the others."""
-    if first is not None:
-        yield first
-    async for event in rest:
-        yield event
-
-
 def _count(record: RequestRecord, usage: Usage) -> None:
     record.prompt_tokens = usage.prompt_tokens
     record.cached_tokens = usage.cached_tokens
@@ -160,12 +152,12 @@ def _count(record: RequestRecord, usage: Usage) -> None:
 
 
 async def _gather(
-    events: AsyncIterator[Event], n_choices: int, timer: TokenTimer
+    event: Event | None, rest: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
 ) -> tuple[list[GatheredChoice], Usage]:
-    """Collect a whole answer."""
+    """Collect a whole answer from an event that was taken ahead and those after it."""
     choices = [GatheredChoice() for _ in range(n_choices)]
     usage = None
-    async for event in events:
+    while event is not None:
         if isinstance(event, TextDelta):
             if not event.of_prompt:
                 timer.tick(event.choice)
@@ -175,46 +167,53 @@ async def _gather(
             choices[event.choice].reason = event.reason
         elif isinstance(event, Usage):
             usage = event
+        event = await anext(rest, None)
     if usage is None or any(choice.reason is None for choice in choices):
         raise EngineError("The answer ended before it was complete.")
     return choices, usage
 
 
-async def _stream(
-    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
-) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
-    opening = answer.opening()
-    if opening:
-        await send({"type": "http.response.body", "body": opening, "more_body": True})
-    try:
-        last = await _pump(events, answer, record, timer, send)
-    except StokerError as error:
-        last = _failed(error, record)
-    except Exception as error:
-        _logger.exception("unexpected error", request_id=record.request_id)
-        last = _failed(error, record)
-    await send({"type": "http.response.body", "body": last, "more_body": False})
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Writes one answer as server-sent events."""
 
+    answer: Answer
+    record: RequestRecord
+    timer: TokenTimer
+    to_client: Send
 
-async def _pump(
-    events: AsyncIterator[Event], answer: Answer, record: RequestRecord, timer: TokenTimer, send: Send
-) -> bytes:
-    """Send everything but the stream's last bytes, and return those."""
-    async for event in events:
-        if isinstance(event, TextDelta):
-            if not event.of_prompt:
-                timer.tick(event.choice)
-            chunk = answer.delta(event)
-        elif isinstance(event, Finished):
-            chunk = answer.finish(event)
-        elif isinstance(event, Usage):
-            _count(record, event)
-            return answer.closing(event)
-        else:
-            continue
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    raise EngineError("The answer ended before it was complete.")
+    async def send(self, first: Event | None, rest: AsyncGenerator[Event]) -> None:
+        """Send the whole response, from an event that was taken ahead and those after it."""
+        start = {"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)}
+        await self.to_client(start)
+        opening = self.answer.opening()
+        if opening:
+            await self.to_client({"type": "http.response.body", "body": opening, "more_body": True})
+        try:
+            last = await self._pump(first, rest)
+        except StokerError as error:
+            last = _failed(error, self.record)
+        except Exception as error:
+            _logger.exception("unexpected error", request_id=self.record.request_id)
+            last = _failed(error, self.record)
+        await self.to_client({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _pump(self, event: Event | None, rest: AsyncGenerator[Event]) -> bytes:
+        """Send everything but the stream's last bytes, and return those."""
+        while event is not None:
+            if isinstance(event, TextDelta):
+                if not event.of_prompt:
+                    self.timer.tick(event.choice)
+                chunk = self.answer.delta(event)
+                await self.to_client({"type": "http.response.body", "body": chunk, "more_body": True})
+            elif isinstance(event, Finished):
+                chunk = self.answer.finish(event)
+                await self.to_client({"type": "http.response.body", "body": chunk, "more_body": True})
+            elif isinstance(event, Usage):
+                _count(self.record, event)
+                return self.answer.closing(event)
+            event = await anext(rest, None)
+        raise EngineError("The answer ended before it was complete.")
 
 
 def _failed(error: Exception, record: RequestRecord) -> bytes:

@@ -1,6 +1,6 @@
 """The dialect's routes."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from starlette.routing import Route
 
@@ -19,11 +19,10 @@ CHAT = Endpoint(parse_chat, ChatAnswer, "chatcmpl-")
 COMPLETION = Endpoint(parse_completion, CompletionAnswer, "cmpl-")
 
 
-def openai_routes(*, models: ServedModels, limits: ApiLimits, metrics: Metrics) -> list[Route]:
+def openai_routes(
+    *, models: ServedModels, limits: ApiLimits, metrics: Metrics, parser: Executor
+) -> list[Route]:
     """Return the routes under ``/v1``, and those that turn text to tokens and back."""
-    # One thread: a parse holds the interpreter's lock for most of its time, and takes ten times the
-    # memory of the body.
-    parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     def generation(endpoint: Endpoint) -> Generation:
         return Generation(endpoint, models=models, limits=limits, metrics=metrics, parser=parser)

@@ -106,14 +106,16 @@ class LlamaCppEngine:
         answers = self._client.complete([self._body(plan, row, slots[row], histories[row]) for row in rows])
         for row in rows:
             slots[row].tokens = histories[row]
-        tokens = [-1] * len(slots)
-        logprobs: list[TokenLogprob | None] = [None] * len(slots)
+        tokens: list[list[int]] = [[] for _ in slots]
+        logprobs: list[list[TokenLogprob]] = [[] for _ in slots]
         for row, answer in zip(rows, answers, strict=True):
             if plan.samples[row]:
-                tokens[row] = token_of(answer)
+                token = token_of(answer)
+                tokens[row].append(token)
                 if (n_top := plan.sampling[row].logprobs) is not None:
-                    logprobs[row] = logprob_of(answer, tokens[row], n_top) or self._logprob(
-                        slots[row], histories[row], tokens[row], n_top
+                    logprobs[row].append(
+                        logprob_of(answer, token, n_top)
+                        or self._logprob(slots[row], histories[row], token, n_top)
                     )
         return StepResult(tokens, logprobs, reused=_reused(plan, n_held))
 

@@ -1,7 +1,7 @@
 """`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import accumulate, chain
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stoker import _native
 from stoker.core.errors import EngineError
-from stoker.core.sampling import MAX_TOP_K
+from stoker.core.sampling import MAX_TOP_K, SamplingParams
 from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
 from stoker.core.tokens import PromptScores, TokenLogprob
 from stoker.engine.native.precision import Choice, apply_precise
@@ -63,6 +63,12 @@ def _native_scores(
     )
 
 
+def _transfer(
+    blocks: Sequence[int], slots: Sequence[int], memory: memoryview
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    return np.array(blocks, np.int32), np.array(slots, np.int32), np.frombuffer(memory, np.uint8)
+
+
 def _prompt_scores(
     scoring: Mapping[int, PromptScoring],
     logprobs: NDArray[np.float32],
@@ -83,20 +89,83 @@ def _prompt_scores(
     return scores
 
 
+def _logprobs(
+    plan: StepPlan,
+    n_logprobs: list[int],
+    logprobs: NDArray[np.float32],
+    top_tokens: NDArray[np.int32],
+    top_logprobs: NDArray[np.float32],
+) -> list[list[TokenLogprob]]:
+    """Return each row's, from arrays that have step after step the samples of all rows."""
+    n_rows = len(plan.samples)
+    return [
+        [
+            TokenLogprob(
+                float(logprobs[i]),
+                tuple(zip(top_tokens[i, :n].tolist(), top_logprobs[i, :n].tolist(), strict=True)),
+            )
+            for i in range(row, len(logprobs), n_rows)
+        ]
+        if n >= 0 and samples
+        else []
+        for row, (n, samples) in enumerate(zip(n_logprobs, plan.samples, strict=True))
+    ]
+
+
+def _native_steps(plan: StepPlan) -> _native.Steps | None:
+    if plan.n_steps == 1:
+        return None
+    stops = [sorted(tokens) for tokens in plan.stop_token_ids]
+    return _native.Steps(n_steps=plan.n_steps, stop_tokens=_flat(stops), stop_starts=_starts(stops))
+
+
+class _Sampling:
+    """The sampling parameters of a step's rows as arrays: most steps have the rows of the one before.
+
+    Attributes:
+        rows: Whose arrays these are.
+        arrays: Temperature, top-k, top-p, min-p, seed, choice and number of log-probabilities, ``[n]`` each.
+        n_logprobs: The last of them; -1 where none are asked for.
+        logprobs_wanted: Whether any row asks for some.
+    """
+
+    __slots__ = ("arrays", "logprobs_wanted", "n_logprobs", "rows")
+
+    def __init__(self, rows: list[SamplingParams]) -> None:
+        self.rows = rows
+        self.n_logprobs = [-1 if row.logprobs is None else row.logprobs for row in rows]
+        self.logprobs_wanted = max(self.n_logprobs, default=-1) >= 0
+        self.arrays = (
+            np.array([row.temperature for row in rows], np.float32),
+            np.array([min(row.top_k, MAX_TOP_K) for row in rows], np.int32),
+            np.array([row.top_p for row in rows], np.float32),
+            np.array([row.min_p for row in rows], np.float32),
+            np.array([row.seed for row in rows], np.uint64),
+            np.array([row.choice for row in rows], np.uint32),
+            np.array(self.n_logprobs, np.int32),
+        )
+
+
 class NativeEngine:
     """A loaded model that computes steps on the processor; a `StepEngine`.
 
     Args:
         model: The native model, finished.
         fingerprint: Names weights, KV type and instruction-set path.
+        kv_root: Names all that the bytes of a KV block depend on, beside its tokens.
+
+    Attributes:
+        kv_root: As given.
         kv_block_bytes: Memory of a KV block.
     """
 
-    def __init__(self, model: _native.Model, fingerprint: str, *, kv_block_bytes: int) -> None:
+    def __init__(self, model: _native.Model, fingerprint: str, *, kv_root: str) -> None:
         self._model: _native.Model | None = model
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
-        self.kv_block_bytes = kv_block_bytes
+        self._sampling = _Sampling([])
+        self.kv_root = kv_root
+        self.kv_block_bytes = model.kv_block_bytes
 
     @property
     def kv_blocks(self) -> int:
@@ -120,8 +189,8 @@ class NativeEngine:
         Raises:
             EngineError: The plan breaks the engine's rules, or the engine is closed.
         """
-        sampling = plan.sampling
-        logprobs = [-1 if s.logprobs is None else s.logprobs for s in sampling]
+        if plan.sampling != self._sampling.rows:  # compares identities first, and mostly nothing else
+            self._sampling = _Sampling(plan.sampling)
         run_starts = _starts(plan.tokens)
         try:
             result = self._open_model().forward(
@@ -131,32 +200,26 @@ class NativeEngine:
                 _flat(plan.block_tables),
                 _starts(plan.block_tables),
                 np.array(plan.samples, np.uint8),
-                np.array([s.temperature for s in sampling], np.float32),
-                np.array([min(s.top_k, MAX_TOP_K) for s in sampling], np.int32),
-                np.array([s.top_p for s in sampling], np.float32),
-                np.array([s.min_p for s in sampling], np.float32),
-                np.array([s.seed for s in sampling], np.uint64),
-                np.array([s.choice for s in sampling], np.uint32),
-                np.array(logprobs, np.int32),
+                *self._sampling.arrays,
                 _native_edits(plan.edits),
                 _native_scores(plan.scoring, run_starts),
+                _native_steps(plan),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
-        tokens, token_logprobs, top_tokens, top_logprobs = result[:4]
+        n_rows = len(plan.samples)
+        runs: list[list[int]] = result[0].reshape(-1, n_rows).T.tolist()
         return StepResult(
-            token_ids=tokens.tolist(),
-            logprobs=[
-                TokenLogprob(
-                    float(token_logprobs[i]),
-                    tuple(zip(top_tokens[i, :n].tolist(), top_logprobs[i, :n].tolist(), strict=True)),
-                )
-                if n >= 0 and sampled
-                else None
-                for i, (n, sampled) in enumerate(zip(logprobs, plan.samples, strict=True))
-            ],
-            scores=_prompt_scores(plan.scoring, *result[5:]),
+            token_ids=[run if samples else [] for run, samples in zip(runs, plan.samples, strict=True)],
+            logprobs=_logprobs(plan, self._sampling.n_logprobs, *result[1:4])
+            if self._sampling.logprobs_wanted
+            else [[] for _ in runs],
+            scores=_prompt_scores(plan.scoring, *result[5:]) if plan.scoring else {},
         )
+
+    def heed(self, flag: bytearray) -> None:
+        """End every call of several steps after the step during which ``flag[0]`` is not 0."""
+        self._open_model().heed(np.frombuffer(flag, np.uint8))
 
     def logits(self, plan: StepPlan) -> NDArray[np.float32]:
         """Compute the plan's tokens and return every token's raw logits, ``[n_tokens, vocab_size]``.
@@ -220,6 +283,23 @@ class NativeEngine:
         """Whether attention multiplies keys and values in bf16, as they are stored."""
         model = self._open_model()
         return model.kv_type == "bf16" and _native.fastest_kv_type(model.isa) == "bf16"
+    def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks to the slots of `kv_block_bytes` each in `memory`.
+
+        Raises:
+            EngineError: There is no such block or slot, or the engine is closed.
+        """
+        try:
+            self._open_model().save_blocks(*_transfer(blocks, slots, memory))
+        except ValueError as error:
+            raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
+
+    def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
+        """Copy blocks back from the slots where they are; raises as `save_blocks`."""
+        try:
+            self._open_model().load_blocks(*_transfer(blocks, slots, memory))
+        except ValueError as error:
+            raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
 
     def close(self) -> None:
         """Free threads and memory."""

@@ -1,6 +1,8 @@
 """Loads an opened model file into the native library."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 
 from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
@@ -128,4 +130,12 @@ def load_engine(
     stretched = "-long" if any(each.is_long(settings.context_length) for each in config.rotaries) else ""
     chosen = "" if precise == choose_precise(AUTO, config) else f"-{short_digest(precise)}"
     fingerprint = f"stoker-{__version__}-{source.digest[:12]}{stretched}{chosen}-{model.kv_type}-{model.isa}"
-    return NativeEngine(model, fingerprint, kv_block_bytes=block_bytes)
+    # KV blocks outlive the process: they are those of the very weights and KV type, and of the code that
+    # computed them and laid them out.
+    kv_root = f"{fingerprint}-{source.digest}-{_code_digest()}-{model.kv_block_bytes}"
+    return NativeEngine(model, fingerprint, kv_root=kv_root)
+
+
+def _code_digest() -> str:
+    """Return what names the compiled library: another build may round, or lay out KV, otherwise."""
+    return blake2b(Path(_native.__file__).read_bytes(), digest_size=16).hexdigest()

@@ -199,3 +199,26 @@ def choose_kv_blocks(
             f"context_length of at most {n_blocks * BLOCK_TOKENS}"
         )
     return n_blocks
+
+
+def choose_host_bytes(*, kv_bytes: int, available_bytes: int, host_bytes: int | None) -> int:
+    """Decide how much memory evicted KV blocks may take.
+
+    Args:
+        kv_bytes: Memory of the KV cache, of which little has been touched yet.
+        available_bytes: Memory that may be taken now that the weights are loaded.
+        host_bytes: The size that the settings ask for; None for half of the KV cache's, but no more than
+            a quarter of what is left beside it.
+
+    Raises:
+        OutOfMemoryError: There is not so much.
+    """
+    left = max(0, available_bytes - kv_bytes)
+    if host_bytes is None:
+        return min(kv_bytes // 2, left // 4)
+    if host_bytes > left:
+        raise OutOfMemoryError(
+            f"kv_host_memory asks for {_gib(host_bytes)}, but only {_gib(left)} is left beside weights and "
+            f"KV cache; set a smaller kv_host_memory or kv_memory"
+        )
+    return host_bytes

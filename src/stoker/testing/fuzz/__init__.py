@@ -21,6 +21,7 @@ TARGETS: Mapping[str, Target] = {
     "frames": worker.frames,
     "gguf": models.gguf,
     "header": models.header,
+    "kv_file": worker.kv_file,
     "manifest": models.manifest,
     "pack": models.pack,
     "request": api.request,

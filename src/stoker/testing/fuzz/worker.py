@@ -1,8 +1,14 @@
-"""Targets among the frames between gateway and engine."""
+"""Targets among the frames between gateway and engine, and the files of the engine's KV blocks."""
 
 from stoker.core.errors import StokerError
+from stoker.kvcache import Link
 from stoker.worker import conversion
 from stoker.worker.frames import Fatal, Hello, Step, Submit, Tune, engine_reader, gateway_reader
+from stoker.worker.tiers.format import HEADER_BYTES, check
+
+IDENTITY = bytes(32)
+BLOCK = Link(b"n" * 32, b"p" * 32, tuple(range(16)))
+"""The block that the KV file must hold."""
 
 
 def frames(data: bytes) -> None:
@@ -14,6 +20,11 @@ def frames(data: bytes) -> None:
             read(pieces)
         except StokerError:
             continue
+
+
+def kv_file(data: bytes) -> None:
+    """Compare a KV file with the block that it should be, whose data are the rest of the file."""
+    check(data[:HEADER_BYTES], memoryview(data)[HEADER_BYTES:], IDENTITY, BLOCK)
 
 
 def _as_engine(pieces: tuple[bytes, bytes]) -> None:

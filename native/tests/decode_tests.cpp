@@ -1,0 +1,99 @@
+// Several decode steps in one call against as many calls.
+#include <string>
+#include <vector>
+
+#include "decode.h"
+#include "support.h"
+#include "tests.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr int kSeqs = 3;
+constexpr int kSteps = 4;
+
+std::unique_ptr<Model> build_model() {
+  ModelShape shape;
+  shape.layers = {{.window = 0, .rotary = -1}, {.window = 20, .rotary = -1}};
+  shape.width = shape.ffn_width = 64;
+  shape.n_heads = 2;
+  shape.n_kv_heads = 1;
+  shape.head_size = 32;
+  shape.vocab_size = 50;
+  shape.context_length = 40;
+  shape.norm_epsilon = 1e-5f;
+  shape.tied_embeddings = true;
+  shape.score_scale = 0.2f;
+  auto model = std::make_unique<Model>(shape, ModelOptions{"auto", 2, 3 * kSeqs, 60, kSeqs, false});
+  Random random(5);
+  for (const MatrixSlot& slot : model->matrices()) {
+    const Stored stored = random_matrix(random, "Q4_1", slot.rows, slot.columns);
+    model->set_matrix(slot.name, slot.layer, "Q4_1", stored.bytes.data(), stored.bytes.size(), false);
+  }
+  for (const VectorSlot& slot : model->vectors()) {
+    const std::vector<float> ones(static_cast<size_t>(slot.size), 1.0f);
+    model->set_vector(slot.name, slot.layer, ones.data(), ones.size(), false);
+  }
+  model->finish();
+  return model;
+}
+
+// Sequences after a prompt of 15 tokens, so that the second step begins a block; the last one with edits.
+struct Decoding {
+  std::vector<int32_t> tokens = {7, 8, 9}, run_starts = {0, 1, 2, 3}, positions = {15, 15, 15};
+  std::vector<int32_t> tables = {0, 1, 2, 3, 4, 5, 6, 7, 8}, table_starts = {0, 3, 6, 9};
+  std::vector<uint8_t> samples = {1, 1, 1};
+  std::vector<int32_t> history = {1, 2, 3, 9};
+  LogitEdits edits{history.data(), 4, 2, 1.0f, 0.5f, 1.5f, nullptr, nullptr, 0, nullptr, 0};
+  std::vector<SampleParams> params = {{0.0f, 0, 1.0f, 0.0f, 1, 0, 16, 3, nullptr},
+                                      {0.9f, 0, 0.9f, 0.0f, 2, 0, 16, -1, nullptr},
+                                      {0.9f, 20, 1.0f, 0.0f, 3, 1, 16, 0, &edits}};
+
+  Batch view() const {
+    return {kSeqs,         tokens.data(),       run_starts.data(), positions.data(),
+            tables.data(), table_starts.data(), samples.data(),    params.data()};
+  }
+  void advance(const Sample* latest) {
+    for (size_t s = 0; s < kSeqs; ++s) {
+      tokens[s] = latest[s].token;
+      ++positions[s];
+      ++params[s].position;
+    }
+    history.push_back(latest[2].token);
+    edits.history = history.data();
+    ++edits.n_history;
+  }
+};
+
+bool same(const Sample& a, const Sample& b) { return a.token == b.token && a.logprob == b.logprob; }
+
+}  // namespace
+
+void test_decode() {
+  const auto model = build_model();
+  Decoding stepwise;
+  std::vector<Sample> expected(kSeqs * kSteps);
+  for (size_t step = 0; step < kSteps; ++step) {
+    model->forward(stepwise.view(), &expected[step * kSeqs]);
+    stepwise.advance(&expected[step * kSeqs]);
+  }
+  const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
+  uint8_t flag = 0;
+  const Decoding start;
+  const auto whole = decode(*model, start.view(), {kSteps, no_stops.data(), no_starts.data(), &flag});
+  CHECK(whole.size() == expected.size());
+  for (size_t i = 0; i < whole.size(); ++i) CHECK(same(whole[i], expected[i]));
+
+  const std::vector<int32_t> stops = {expected[kSeqs + 1].token}, starts = {0, 0, 1, 1};
+  const size_t n_ended = expected[1].token == stops[0] ? 1 : 2;
+  const auto ended = decode(*model, start.view(), {kSteps, stops.data(), starts.data(), nullptr});
+  CHECK(ended.size() == n_ended * kSeqs && same(ended.back(), expected[n_ended * kSeqs - 1]));
+
+  flag = 1;
+  CHECK(decode(*model, start.view(), {kSteps, no_stops.data(), no_starts.data(), &flag}).size() == kSeqs);
+  CHECK(refuses([&] { decode(*model, start.view(), {0, no_stops.data(), no_starts.data(), &flag}); }));
+  CHECK(refuses([&] { decode(*model, start.view(), {26, no_stops.data(), no_starts.data(), &flag}); }));
+}
+
+}  // namespace stoker
