@@ -41,8 +41,10 @@ def status_of(*arguments: str) -> int:
         (["pull", "a", "b"], "b"),
         (
             ["serve", "--isa", "sse"],
-            "--isa: input should be 'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' or "
-            "'portable'",
+            (
+                "--isa: input should be 'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' or "
+                "'portable'"
+            ),
         ),
         (["serve", "--kv-memory", "2 parsecs"], "--kv-memory"),
         (["serve", "--host", "192.0.2.1"], "STOKER_API_KEY"),
