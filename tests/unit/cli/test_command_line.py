@@ -42,8 +42,8 @@ def status_of(*arguments: str) -> int:
         (
             ["serve", "--isa", "sse"],
             (
-                "--isa: input should be 'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' "
-                "or 'portable'"
+                "--isa: input should be 'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', "
+                "'neon' or 'portable'"
             ),
         ),
         (["serve", "--kv-memory", "2 parsecs"], "--kv-memory"),
