@@ -76,6 +76,7 @@ def load(
     kv_memory: str | None = None,
     max_running: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     max_waiting: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    precise: str | None = None,
     quantize: Literal["none", "q8", "q4"] | None = None,
     threads: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
@@ -95,6 +96,7 @@ def load(
         kv_memory: Memory for its KV cache, such as `2GiB`.
         max_running: Most sequences computed in one engine call.
         max_waiting: Most sequences that wait for a place.
+        precise: Matrices whose activations have 16 bits instead of 8, as `stoker quality` names them.
         quantize: How a folder of safetensors is served whose weights are floats.
         threads: Compute threads of its engine.
     """
@@ -108,6 +110,7 @@ def load(
         "kv_memory": kv_memory,
         "max_running": max_running,
         "max_waiting": max_waiting,
+        "precise": precise,
         "quantize": quantize,
         "threads": threads,
     }

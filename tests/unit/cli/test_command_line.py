@@ -41,7 +41,10 @@ def status_of(*arguments: str) -> int:
         (["pull", "a", "b"], "b"),
         (
             ["serve", "--isa", "sse"],
-            "--isa: input should be 'auto', 'amx', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' or 'portable'",
+            (
+                "--isa: input should be 'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', "
+                "'neon' or 'portable'"
+            ),
         ),
         (["serve", "--kv-memory", "2 parsecs"], "--kv-memory"),
         (["serve", "--host", "192.0.2.1"], "STOKER_API_KEY"),
@@ -115,6 +118,7 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
         "kv_memory": "1GiB",
         "max_running": 2,
         "max_waiting": 3,
+        "precise": "v,output",
         "quantize": "q8",
         "threads": 1,
         "batching": "time",

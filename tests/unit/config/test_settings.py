@@ -126,7 +126,7 @@ def test_a_wrong_value_is_blamed_on_where_it_came_from(config_file: Path) -> Non
     message = str(error.value)
     assert "--max-running: input should be a valid integer" in message
     assert "STOKER_PORT: input should be greater than or equal to 0" in message
-    choices = "'auto', 'amx', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' or 'portable'"
+    choices = "'auto', 'amx', 'avx512bf16', 'avx512vnni', 'avx2vnni', 'avx2', 'neon' or 'portable'"
     assert f"isa in {config_file}: input should be {choices}" in message
 
 
