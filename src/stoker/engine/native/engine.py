@@ -283,6 +283,7 @@ class NativeEngine:
         """Whether attention multiplies keys and values in bf16, as they are stored."""
         model = self._open_model()
         return model.kv_type == "bf16" and _native.fastest_kv_type(model.isa) == "bf16"
+
     def save_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
         """Copy blocks to the slots of `kv_block_bytes` each in `memory`.
 

@@ -5,8 +5,7 @@ from math import prod
 
 from stoker.core.step import BLOCK_TOKENS
 from stoker.core.work import ModelWork
-from stoker.engine.native.sizing import packed_bytes
-from stoker.engine.native.sizing import kv_block_bytes
+from stoker.engine.native.sizing import kv_block_bytes, packed_bytes
 from stoker.models.config import ModelConfig, Tensor
 
 EMBEDDINGS = "token_embd.weight"
