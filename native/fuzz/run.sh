@@ -28,7 +28,7 @@ if command -v ninja >/dev/null; then generator=Ninja; fi
 
 export UBSAN_OPTIONS=print_stacktrace=1
 cmake -S "$root" -B "$work/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ \
-  -DSTOKER_BUILD_FUZZERS=ON >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+  -DSTOKER_BUILD_FUZZERS=ON -DSTOKER_KERNEL_LEVEL=-O1 >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 cmake --build "$work/build" --parallel "$(nproc)" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
 for target in "${targets[@]}"; do

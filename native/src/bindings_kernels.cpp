@@ -87,11 +87,11 @@ nb::tuple to_tuple(const Quantized& q, size_t rows, size_t k) {
   for (const GroupMeta& meta : q.meta) {
     scales.push_back(meta.scale);
     offsets.push_back(meta.offset);
-    sums.insert(sums.end(), meta.sums, meta.sums + 2);
+    sums.push_back(meta.sum);
   }
   const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
   return nb::make_tuple(to_numpy(q.codes, {rows, k}), to_numpy(scales, {rows, groups}),
-                        to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups, 2}));
+                        to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups}));
 }
 
 nb::tuple quantize(const std::string& isa, Matrix x) {

@@ -20,17 +20,16 @@ constexpr int kTileTokens = 64;     // keys in one step of the online softmax; t
 constexpr int kAttentionRows = 16;  // most consecutive positions in one call of attention
 constexpr int kSumChunk = 1024;     // vocabulary entries summed in one vector pass
 
-constexpr int kActivationGroup = 2 * kGroup;
+constexpr int kActivationGroup = kGroup;
 
-// Groups of activations in a row of `k`; the last may be half a group.
-constexpr int activation_groups(int k) { return (k + kActivationGroup - 1) / kActivationGroup; }
+// Groups of activations in a row of `k`.
+constexpr int activation_groups(int k) { return k / kActivationGroup; }
 
-// A group of int8 activations, as wide as two groups of weights: x = scale * code + offset; `sums` are the sums of the
-// x so represented, 32 in each half.
+// A group of int8 activations: x = scale * code + offset; `sum` is the sum of the 32 x so represented.
 struct GroupMeta {
   float scale;
   float offset;
-  float sums[2];
+  float sum;
 };
 
 // Rows of activations in the form that a matrix wants: int8 codes for u4 and u8, floats for the others.
@@ -92,7 +91,7 @@ struct Kernels {
   // out[row][0 .. 16 * (block_end - block_begin)) for rows [row_begin, row_end); `out` rows are `stride` apart.
   void (*matmul)(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
                  int block_end, float* out, ptrdiff_t stride);
-  // int8 per group of 64, the group's range spread over all 256 codes. `n` is a multiple of 32.
+  // int8 per group of 32, the group's range spread over all 256 codes.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.
   void (*quantize_twice)(const float* x, int n, int8_t* codes, GroupMeta* meta);

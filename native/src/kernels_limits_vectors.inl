@@ -12,7 +12,7 @@ static double dot_loop(int n_rounds, float* out) {
   for (int round = 0; round < n_rounds; ++round) {
     for (int v = 0; v < kRoundVectors; ++v) {
       const I32 w = load_bytes(weights + 64 * v);
-      for (int r = 0; r < kMaxRows; ++r) dots[r] = dot4_kept(dots[r], w, inputs + 4 * r);
+      for (int r = 0; r < kMaxRows; ++r) dots[r] = dot4(dots[r], w, inputs + 4 * r);
     }
   }
   I32 sums = zero_int();

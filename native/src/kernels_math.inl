@@ -56,22 +56,19 @@ STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), 
 constexpr float kLeastRange = 1e-30f;
 
 struct GroupRange {
+  F32 low, high;  // the group's 32 values
   float smallest;
   float range;
   bool varied;
 };
 
-// Of `n` values, 32 or 64.
-STOKER_INLINE GroupRange group_range(const float* x, int n) {
-  F32 highest = max(load(x), load(x + 16));
-  F32 lowest = min(load(x), load(x + 16));
-  if (n > kGroup) {
-    highest = max(highest, max(load(x + 32), load(x + 48)));
-    lowest = min(lowest, min(load(x + 32), load(x + 48)));
-  }
-  const float smallest = -max_lanes(sub(zero(), lowest));
-  const float range = max_lanes(highest) - smallest;
-  return {smallest, range, range >= kLeastRange};
+STOKER_INLINE GroupRange group_range(const float* x) {
+  const F32 low = load(x);
+  const F32 high = load(x + 16);
+  const float largest = max_lanes(max(low, high));
+  const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
+  const float range = largest - smallest;
+  return {low, high, smallest, range, range >= kLeastRange};
 }
 
 // floor + (value - smallest) * inverse, rounded. The bounds only matter for values that are infinite or not a number.
@@ -80,51 +77,37 @@ STOKER_INLINE I32 code_of(F32 value, float smallest, float inverse, float floor,
   return to_int(min(max(at, splat(floor)), splat(ceiling)));
 }
 
-// Stores the codes of half a group; returns the sum of the values that they stand for.
-STOKER_INLINE float store_half_group(I32 low, I32 high, float scale, float offset, int8_t* codes) {
+STOKER_INLINE void store_group(I32 low, I32 high, float scale, float offset, int8_t* codes, GroupMeta& meta) {
   store_int8(codes, low);
   store_int8(codes + 16, high);
   const auto code_sum = static_cast<float>(sum_lanes_int(add_int(low, high)));
-  return scale * code_sum + static_cast<float>(kGroup) * offset;
+  meta = {scale, offset, scale * code_sum + static_cast<float>(kGroup) * offset};
 }
 
 static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
-  constexpr float kFloor = -128.0f, kCeiling = 127.0f, kSteps = kCeiling - kFloor;
-  for (int begin = 0; begin < n; begin += kActivationGroup, ++meta) {
-    const int end = begin + kActivationGroup < n ? begin + kActivationGroup : n;
-    const GroupRange r = group_range(x + begin, end - begin);
-    const float scale = r.varied ? r.range / kSteps : 0.0f;
-    const float inverse = r.varied ? kSteps / r.range : 0.0f;
-    const float offset = r.smallest - kFloor * scale;
-    *meta = {scale, offset, {0.0f, 0.0f}};
-    for (int i = begin, half = 0; i < end; i += kGroup, ++half) {
-      meta->sums[half] =
-          store_half_group(code_of(load(x + i), r.smallest, inverse, kFloor, kCeiling),
-                           code_of(load(x + i + 16), r.smallest, inverse, kFloor, kCeiling), scale, offset, codes + i);
-    }
+  for (int g = 0; g < n / kGroup; ++g) {
+    const GroupRange r = group_range(x + g * kGroup);
+    const float scale = r.varied ? r.range / 255.0f : 0.0f;
+    const float inverse = r.varied ? 255.0f / r.range : 0.0f;
+    store_group(code_of(r.low, r.smallest, inverse, -128.0f, 127.0f),
+                code_of(r.high, r.smallest, inverse, -128.0f, 127.0f), scale, r.smallest + 128.0f * scale,
+                codes + g * kGroup, meta[g]);
   }
 }
 
 // 16-bit codes from -32768 to 32639 are 256 * coarse + fine with both in int8.
 static void quantize_twice(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   constexpr float kFloor = -32768.0f, kCeiling = 32639.0f, kSteps = kCeiling - kFloor;
-  GroupMeta* fine = meta + activation_groups(n);
-  for (int begin = 0; begin < n; begin += kActivationGroup, ++meta, ++fine) {
-    const int end = begin + kActivationGroup < n ? begin + kActivationGroup : n;
-    const GroupRange r = group_range(x + begin, end - begin);
+  for (int g = 0; g < n / kGroup; ++g) {
+    const GroupRange r = group_range(x + g * kGroup);
     const float scale = r.varied ? r.range / kSteps : 0.0f;
     const float inverse = r.varied ? kSteps / r.range : 0.0f;
-    const float offset = r.smallest - kFloor * scale;
-    *meta = {256.0f * scale, 0.0f, {0.0f, 0.0f}};
-    *fine = {scale, offset, {0.0f, 0.0f}};
-    for (int i = begin, half = 0; i < end; i += kGroup, ++half) {
-      const I32 low = code_of(load(x + i), r.smallest, inverse, kFloor, kCeiling);
-      const I32 high = code_of(load(x + i + 16), r.smallest, inverse, kFloor, kCeiling);
-      const I32 coarse_low = nearest_256th(low), coarse_high = nearest_256th(high);
-      meta->sums[half] = store_half_group(coarse_low, coarse_high, meta->scale, 0.0f, codes + i);
-      fine->sums[half] = store_half_group(sub_int(low, times_256(coarse_low)), sub_int(high, times_256(coarse_high)),
-                                          scale, offset, codes + n + i);
-    }
+    const I32 low = code_of(r.low, r.smallest, inverse, kFloor, kCeiling);
+    const I32 high = code_of(r.high, r.smallest, inverse, kFloor, kCeiling);
+    const I32 coarse_low = nearest_256th(low), coarse_high = nearest_256th(high);
+    store_group(coarse_low, coarse_high, 256.0f * scale, 0.0f, codes + g * kGroup, meta[g]);
+    store_group(sub_int(low, times_256(coarse_low)), sub_int(high, times_256(coarse_high)), scale,
+                r.smallest - kFloor * scale, codes + n + g * kGroup, meta[n / kGroup + g]);
   }
 }
 

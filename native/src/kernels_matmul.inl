@@ -5,36 +5,23 @@
 
 namespace stoker::STOKER_ISA {
 
-// What a group of a column block has, per output.
+// What a group of a column block adds to every product, per output.
 struct GroupWeights {
   F32 scale;
   F32 minimum;
-  F32 scaled_codes;  // scale times the sum of the group's 32 codes
+  F32 code_sums;  // of the group's 32 codes
 };
 
 STOKER_INLINE GroupWeights group_weights(const uint8_t* tail, I32 code_sums) {
   const auto* halves = reinterpret_cast<const uint16_t*>(tail);
-  const F32 scale = load_half(halves);
-  return {scale, load_half(halves + kLanes), mul(scale, to_float(code_sums))};
+  return {load_half(halves), load_half(halves + kLanes), to_float(code_sums)};
 }
 
-// Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So a group of
-// activations, which meets two groups of weights, adds
-//   scale_a * sum over both (scale_w * sum(c q)) + offset_a * sum over both (scale_w * sum(c))
-//   + sum over both (minimum_w * sum of activations)
-// `product` is the first sum.
-STOKER_INLINE F32 add_pair(F32 sum, F32 product, const GroupMeta& m, const GroupWeights (&w)[2]) {
-  sum = fma(product, splat(m.scale), sum);
-  sum = fma(add(w[0].scaled_codes, w[1].scaled_codes), splat(m.offset), sum);
-  sum = fma(w[0].minimum, splat(m.sums[0]), sum);
-  return fma(w[1].minimum, splat(m.sums[1]), sum);
-}
-
-// A row's last group where it is half a group.
-STOKER_INLINE F32 add_half(F32 sum, F32 product, const GroupMeta& m, const GroupWeights& w) {
-  sum = fma(product, splat(m.scale), sum);
-  sum = fma(w.scaled_codes, splat(m.offset), sum);
-  return fma(w.minimum, splat(m.sums[0]), sum);
+// Weights are scale_w * c + minimum_w, activations scale_a * q + offset_a, with integer codes c and q. So per group:
+//   out += scale_w * (scale_a * sum(c q) + offset_a * sum(c)) + minimum_w * sum of activations
+STOKER_INLINE F32 add_group(F32 sum, I32 dot, const GroupMeta& m, const GroupWeights& w) {
+  const F32 product = fma(splat(m.offset), w.code_sums, mul(to_float(dot), splat(m.scale)));
+  return fma(splat(m.sum), w.minimum, fma(product, w.scale, sum));
 }
 
 constexpr int kGroupsAhead = 8;  // the processor's own prefetcher starts anew at every 4 KiB page; this one does not
@@ -106,24 +93,13 @@ template <bool kEightBits, int kRows>
 static void rows_codes(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
                        ptrdiff_t stride) {
   constexpr int kSize = kEightBits ? kU8GroupSize : kU4GroupSize;
-  const int n_meta = activation_groups(k);
-  F32 sums[kRows], products[kRows];
-  I32 dots[kRows];
-  GroupWeights weights[2];
+  const int n_groups = activation_groups(k);
+  F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
-  int g = 0;
-  for (; g + kActivationGroup <= k; g += kActivationGroup, block += 2 * kSize, ++meta) {
-    weights[0] = group_dots<kEightBits, kRows>(block, k, codes + g, dots);
-    for (int r = 0; r < kRows; ++r) products[r] = mul(to_float(dots[r]), weights[0].scale);
-    weights[1] = group_dots<kEightBits, kRows>(block + kSize, k, codes + g + kGroup, dots);
-    for (int r = 0; r < kRows; ++r) products[r] = fma(to_float(dots[r]), weights[1].scale, products[r]);
-    for (int r = 0; r < kRows; ++r) sums[r] = add_pair(sums[r], products[r], meta[r * n_meta], weights);
-  }
-  if (g < k) {
-    weights[0] = group_dots<kEightBits, kRows>(block, k, codes + g, dots);
-    for (int r = 0; r < kRows; ++r) {
-      sums[r] = add_half(sums[r], mul(to_float(dots[r]), weights[0].scale), meta[r * n_meta], weights[0]);
-    }
+  for (int g = 0; g < n_groups; ++g, block += kSize) {
+    I32 dots[kRows];
+    const GroupWeights weights = group_dots<kEightBits, kRows>(block, k, codes + g * kGroup, dots);
+    for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
   for (int r = 0; r < kRows; ++r) store(out + r * stride, sums[r]);
 }

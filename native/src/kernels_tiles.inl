@@ -7,7 +7,7 @@
 namespace stoker::STOKER_ISA {
 
 constexpr int kTileRows = 16;
-constexpr int kPanelGroups = 32;  // even: groups that are made ready at once for all rows, in the first cache level
+constexpr int kPanelGroups = 32;  // groups that are made ready at once for all rows, in the first cache level
 
 enum Tile { kSums, kRows, kCodes };
 
@@ -53,47 +53,33 @@ static void prepare_u8(const uint8_t* group, int n_groups, Panel& panel) {
 // 16 rows' activations from the panel's first group on.
 struct TileInput {
   const int8_t* codes;    // rows are `k` apart
-  const GroupMeta* meta;  // rows are `n_meta` apart
+  const GroupMeta* meta;  // rows are `n_groups` apart
   ptrdiff_t k;
-  ptrdiff_t n_meta;
+  ptrdiff_t n_groups;
 };
 
 // Adds the panel to 16 rows of `out`, `stride` floats apart; the first panel sets them.
 static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, const TileInput& input, float* out,
                           ptrdiff_t stride) {
-  alignas(64) int32_t dots[2][2][kTileRows * kLanes];  // of two pairs of groups
+  alignas(64) int32_t dots[2][kTileRows * kLanes];
   constexpr ptrdiff_t kDotsBytes = kLanes * sizeof(int32_t);
   const auto multiply = [&](int g) {
-    if (g >= n_panel_groups) return;
     zero_tile<kSums>();
     load_tile<kRows>(input.codes + ptrdiff_t{g} * kGroup, input.k);
     load_tile<kCodes>(panel.codes + g * panel.codes_stride, 64);
     multiply_tiles<kSums, kRows, kCodes>();
-    store_tile<kSums>(dots[g / 2 % 2][g % 2], kDotsBytes);
-  };
-  const auto product = [&](int g, int r) {
-    const auto* of_group = reinterpret_cast<const uint8_t*>(dots[g / 2 % 2][g % 2]);
-    return to_float(load_bytes(of_group + kDotsBytes * r));
+    store_tile<kSums>(dots[g % 2], kDotsBytes);
   };
   F32 sums[kTileRows];
   for (int r = 0; r < kTileRows; ++r) sums[r] = first ? zero() : load(out + r * stride);
   multiply(0);
-  multiply(1);
-  const GroupMeta* meta = input.meta;
-  for (int g = 0; g < n_panel_groups; g += 2, ++meta) {
-    multiply(g + 2);  // ahead of the vectors, which would wait for it
-    multiply(g + 3);
-    if (g + 1 == n_panel_groups) {
-      const GroupWeights weights = panel.weights[g];
-      for (int r = 0; r < kTileRows; ++r) {
-        sums[r] = add_half(sums[r], mul(product(g, r), weights.scale), meta[r * input.n_meta], weights);
-      }
-      break;
-    }
-    const GroupWeights weights[2] = {panel.weights[g], panel.weights[g + 1]};
-    for (int r = 0; r < kTileRows; ++r) {
-      const F32 both = fma(product(g + 1, r), weights[1].scale, mul(product(g, r), weights[0].scale));
-      sums[r] = add_pair(sums[r], both, meta[r * input.n_meta], weights);
+  for (int g = 0; g < n_panel_groups; ++g) {
+    if (g + 1 < n_panel_groups) multiply(g + 1);  // ahead of the vectors, which would wait for it
+    const GroupWeights weights = panel.weights[g];
+    const auto* of_group = reinterpret_cast<const uint8_t*>(dots[g % 2]);
+    const GroupMeta* meta = input.meta + g;
+    for (int r = 0; r < kTileRows; ++r, meta += input.n_groups) {
+      sums[r] = add_group(sums[r], load_bytes(of_group + kDotsBytes * r), *meta, weights);
     }
   }
   for (int r = 0; r < kTileRows; ++r) store(out + r * stride, sums[r]);
@@ -102,7 +88,6 @@ static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, co
 static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
                                  int n_rows, float* out, ptrdiff_t stride) {
   const int n_groups = matrix.k / kGroup;
-  const int n_meta = activation_groups(matrix.k);
   const bool four_bits = matrix.type == WeightType::u4;
   Panel panel;
   for (int group = 0; group < n_groups; group += kPanelGroups) {
@@ -114,7 +99,7 @@ static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* bloc
     }
     for (int r = 0; r < n_rows; r += kTileRows) {
       const TileInput rows{input.codes + static_cast<ptrdiff_t>(row + r) * matrix.k + group * kGroup,
-                           input.meta + static_cast<ptrdiff_t>(row + r) * n_meta + group / 2, matrix.k, n_meta};
+                           input.meta + static_cast<ptrdiff_t>(row + r) * n_groups + group, matrix.k, n_groups};
       multiply_tile(panel, n_panel, group == 0, rows, out + r * stride, stride);
     }
   }

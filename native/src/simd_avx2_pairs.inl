@@ -14,7 +14,6 @@ STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   return {_mm256_add_epi16(acc.low, _mm256_maddubs_epi16(w.low, four)),
           _mm256_add_epi16(acc.high, _mm256_maddubs_epi16(w.high, four))};
 }
-STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
 constexpr int kU8Parts = 2;
 template <int kPart>
 STOKER_INLINE I32 u8_part(I32 w) {

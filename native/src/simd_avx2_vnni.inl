@@ -13,7 +13,6 @@ STOKER_INLINE I32 add_products(I32 acc, I32 w, __m256i four) {
 #endif
 }
 STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) { return add_products(acc, w, splat_four(a)); }
-STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
 constexpr int kU8Parts = 1;
 template <int kPart>
 STOKER_INLINE I32 u8_part(I32 w) {

@@ -11,7 +11,7 @@
 namespace stoker::STOKER_ISA {
 
 // What the 32 registers hold without spilling.
-constexpr int kMaxRows = 11;     // rows of a product at once
+constexpr int kMaxRows = 12;     // rows of a product at once
 constexpr int kMaxPairs = 4;     // (row, head) pairs that share the loads of one tile of keys
 constexpr int kPairVectors = 4;  // vectors of scores or values at once for each pair
 
@@ -110,14 +110,7 @@ using Dots = I32;
 STOKER_INLINE Dots zero_dots() { return zero_int(); }
 // Per lane: acc + sum over 4 bytes of (unsigned byte of w) * (signed byte of the four at `a`). The bytes of w are u4
 // codes or one part of u8 codes.
-// In assembly, since GCC 12 loads the four bytes into a register of their own, which then lacks for a sum.
 STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
-  using Four [[gnu::may_alias]] = int32_t;
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Four*>(a)));
-  return acc;
-}
-// The same with four bytes that are used again and again, which may stay in a register.
-STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) {
   int32_t four;
   std::memcpy(&four, a, sizeof four);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));

@@ -203,7 +203,6 @@ STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   const int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(four));
   return each<I32>([=](auto sum, auto codes) { return vdotq_s32(sum, vreinterpretq_s8_s32(codes), inputs); }, acc, w);
 }
-STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
 constexpr int kU8Parts = 2;
 template <int kPart>
 STOKER_INLINE I32 u8_part(I32 w) {

@@ -126,7 +126,6 @@ STOKER_INLINE Dots dot4(Dots acc, I32 w, const int8_t* a) {
   return acc + (w & 255) * int32_t{a[0]} + ((w >> 8) & 255) * int32_t{a[1]} + ((w >> 16) & 255) * int32_t{a[2]} +
          ((w >> 24) & 255) * int32_t{a[3]};
 }
-STOKER_INLINE Dots dot4_kept(Dots acc, I32 w, const int8_t* a) { return dot4(acc, w, a); }
 constexpr int kU8Parts = 1;
 template <int kPart>
 STOKER_INLINE I32 u8_part(I32 w) {

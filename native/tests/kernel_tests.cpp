@@ -291,7 +291,7 @@ void test_exact_sums(const Kernels& kernels) {
       for (int8_t& x : a) {
         x = static_cast<int8_t>(round % 4 == 0 || random.below(40) == 0 ? random.between(-128, 127) : extreme);
       }
-      const std::vector<GroupMeta> meta(m * activation_groups(k), {1.0f, 0.0f, {0.0f, 0.0f}});
+      const std::vector<GroupMeta> meta(m * activation_groups(k), {1.0f, 0.0f, 0.0f});
       const std::vector<float> values(a.size());
       const PackedMatrix matrix = pack(source_type(four_bits ? "Q4_1" : "Q8_0"), bytes.data(), n, k, {}, pool);
       std::vector<float> out(m * n);

@@ -35,8 +35,8 @@ _ATTENTION_ROWS, _PARTIALS, _LEAST_PARTIAL_BYTES = 16, 16, 1 << 20
 """Rows of an attention task; partial results of whole tasks, and bytes, that a thread has room for."""
 
 _FLOAT_BYTES = 4
-_ACTIVATION_GROUP = 64
-_GROUP_BYTES = 4 * _FLOAT_BYTES
+_ACTIVATION_GROUP = 32
+_GROUP_BYTES = 3 * _FLOAT_BYTES
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
