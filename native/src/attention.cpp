@@ -191,9 +191,6 @@ void Model::merge_piece(const AttentionTask& task, int window, int piece, const 
   }
 }
 
-// Whether the heads of a KV head fill whole groups of activations, so that they need not wait for the others.
-bool Model::quantizes_by_head() const { return shape_.group() * shape_.head_size % kActivationGroup == 0; }
-
 void Model::end_attention(const AttentionTask& task, const Layer& layer, const Partial& total) {
   const ActivationForms& attended = scratch_->attended;
   const int head_size = shape_.head_size;
@@ -211,7 +208,7 @@ void Model::end_attention(const AttentionTask& task, const Layer& layer, const P
       }
       kernels_->divide(sums, total.sum[i], head_size, out + head * head_size);
     }
-    if (quantizes_by_head()) quantize_for(layer.o, attended, task.first_row + row, at, span);
+    quantize_for(layer.o, attended, task.first_row + row, at, span);
   }
 }
 
@@ -252,10 +249,6 @@ void Model::attend(const Layer& layer, int index) {
     }
     end_attention(task, layer, partial(0));
   });
-  if (layer.o.quantized() && !quantizes_by_head()) {
-    for_rows(pool_, scratch.n_rows,
-             [&](int row, int) { quantize_for(layer.o, scratch.attended, row, 0, shape_.query_width()); });
-  }
 }
 
 }  // namespace stoker

@@ -51,7 +51,7 @@ struct Quantized {
 Quantized quantize_rows(const Kernels& kernels, const Matrix& x) {
   const size_t m = x.shape(0), k = x.shape(1);
   if (k % kGroup != 0) throw std::invalid_argument("rows must be a multiple of 32 long");
-  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
+  const size_t groups = k / kGroup;
   Quantized out{std::vector<int8_t>(m * k), std::vector<GroupMeta>(m * groups)};
   for (size_t r = 0; r < m; ++r) {
     kernels.quantize(x.data() + r * k, static_cast<int>(k), out.codes.data() + r * k, out.meta.data() + r * groups);
@@ -89,7 +89,7 @@ nb::tuple to_tuple(const Quantized& q, size_t rows, size_t k) {
     offsets.push_back(meta.offset);
     sums.push_back(meta.sum);
   }
-  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
+  const size_t groups = k / kGroup;
   return nb::make_tuple(to_numpy(q.codes, {rows, k}), to_numpy(scales, {rows, groups}),
                         to_numpy(offsets, {rows, groups}), to_numpy(sums, {rows, groups}));
 }
@@ -101,7 +101,7 @@ nb::tuple quantize(const std::string& isa, Matrix x) {
 nb::tuple quantize_twice(const std::string& isa, Vector x) {
   const size_t k = x.size();
   if (k == 0 || k % kGroup != 0) throw std::invalid_argument("length must be a multiple of 32");
-  const auto groups = static_cast<size_t>(activation_groups(static_cast<int>(k)));
+  const size_t groups = k / kGroup;
   Quantized q{std::vector<int8_t>(2 * k), std::vector<GroupMeta>(2 * groups)};
   find_kernels(isa).quantize_twice(x.data(), static_cast<int>(k), q.codes.data(), q.meta.data());
   return to_tuple(q, 2, k);

@@ -124,7 +124,7 @@ void Model::group_by_expert(const Layer& layer) {
     const auto copy_codes = [&](const ActivationBuffer& into, int at, const ActivationBuffer& out_of, int of) {
       std::memcpy(into.row_codes(at), out_of.row_codes(of), width);
       std::memcpy(into.row_meta(at), out_of.row_meta(of),
-                  static_cast<size_t>(activation_groups(shape_.width)) * sizeof(GroupMeta));
+                  static_cast<size_t>(shape_.width / kGroup) * sizeof(GroupMeta));
     };
     if (values) std::memcpy(to.once.row_values(place), from.once.row_values(row), width * sizeof(float));
     if (codes) copy_codes(to.once, place, from.once, row);
@@ -139,7 +139,7 @@ void Model::feed_experts(const Layer& layer) {
   route(layer);
   group_by_expert(layer);
   const int width = shape_.width;
-  const ExpertChunks inner(experts.blocks, activation_groups(shape_.ffn_width), pool_.size());
+  const ExpertChunks inner(experts.blocks, shape_.ffn_width / kGroup, pool_.size());
   pool_.run(inner.count(), [&](int chunk, int thread) {
     const ExpertBlock& block = inner.block(chunk);
     for (int unit = inner.unit_begin(chunk); unit < inner.unit_end(chunk); ++unit) {

@@ -1,6 +1,4 @@
 // The feed-forward half of a layer that is one network; experts.cpp has those that are several.
-#include <algorithm>
-
 #include "model.h"
 #include "model_scratch.h"
 
@@ -11,8 +9,8 @@ namespace stoker {
 void Model::inner_group(const Layer& layer, const ActivationForms& input, int row_begin, int row_end, int expert,
                         int unit, int thread) {
   const ActivationForms& inner = scratch_->inner;
-  const int begin = unit * kActivationGroup;
-  const int n = std::min(kActivationGroup, shape_.ffn_width - begin);
+  constexpr int n = kGroup;
+  const int begin = unit * n;
   float* gate = scratch_->threads[static_cast<size_t>(thread)].tile.as<float>();
   float* up = gate + n;
   const ptrdiff_t first = ptrdiff_t{expert} * shape_.ffn_width + begin;
@@ -34,7 +32,7 @@ void Model::inner_group(const Layer& layer, const ActivationForms& input, int ro
 void Model::feed_forward(const Layer& layer) {
   const PhaseTimer timer(phases_, Phase::feed_forward);
   // A unit is one group of inner values.
-  const Chunks chunks(scratch_->n_rows, activation_groups(shape_.ffn_width), pool_.size());
+  const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
       inner_group(layer, scratch_->normed, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);

@@ -38,18 +38,17 @@ void Model::normalize(const std::vector<float>& weight, int n_rows, Precision wa
 void Model::quantize_for(const PackedMatrix& matrix, const ActivationForms& forms, int row, int begin, int n) {
   const float* x = forms.once.row_values(row) + begin;
   if (matrix.wants_int8()) {
-    kernels_->quantize(x, n, forms.once.row_codes(row) + begin, forms.once.row_meta(row) + begin / kActivationGroup);
+    kernels_->quantize(x, n, forms.once.row_codes(row) + begin, forms.once.row_meta(row) + begin / kGroup);
   }
   if (!matrix.wants_int16()) return;
   // Rows of codes are apart by more than n, so a group at a time.
-  for (int at = 0; at < n; at += kActivationGroup) {
-    const int size = std::min(kActivationGroup, n - at);
-    int8_t codes[2 * kActivationGroup];
+  for (int at = 0; at < n; at += kGroup) {
+    int8_t codes[2 * kGroup];
     GroupMeta meta[2];
-    kernels_->quantize_twice(x + at, size, codes, meta);
+    kernels_->quantize_twice(x + at, kGroup, codes, meta);
     for (int half = 0; half < 2; ++half) {
-      std::memcpy(forms.twice.row_codes(2 * row + half) + begin + at, codes + half * size, static_cast<size_t>(size));
-      forms.twice.row_meta(2 * row + half)[(begin + at) / kActivationGroup] = meta[half];
+      std::memcpy(forms.twice.row_codes(2 * row + half) + begin + at, codes + half * kGroup, kGroup);
+      forms.twice.row_meta(2 * row + half)[(begin + at) / kGroup] = meta[half];
     }
   }
 }

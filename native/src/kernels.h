@@ -20,11 +20,6 @@ constexpr int kTileTokens = 64;     // keys in one step of the online softmax; t
 constexpr int kAttentionRows = 16;  // most consecutive positions in one call of attention
 constexpr int kSumChunk = 1024;     // vocabulary entries summed in one vector pass
 
-constexpr int kActivationGroup = kGroup;
-
-// Groups of activations in a row of `k`.
-constexpr int activation_groups(int k) { return k / kActivationGroup; }
-
 // A group of int8 activations: x = scale * code + offset; `sum` is the sum of the 32 x so represented.
 struct GroupMeta {
   float scale;
@@ -36,7 +31,7 @@ struct GroupMeta {
 struct Activations {
   const float* values;    // [m][k]
   const int8_t* codes;    // [m][k]
-  const GroupMeta* meta;  // [m][activation_groups(k)]
+  const GroupMeta* meta;  // [m][k / 32]
   int k;
 };
 

@@ -93,7 +93,7 @@ template <bool kEightBits, int kRows>
 static void rows_codes(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
                        ptrdiff_t stride) {
   constexpr int kSize = kEightBits ? kU8GroupSize : kU4GroupSize;
-  const int n_groups = activation_groups(k);
+  const int n_groups = k / kGroup;
   F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
   for (int g = 0; g < n_groups; ++g, block += kSize) {
@@ -131,7 +131,7 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
   // The form of the input that the matrix does not want may be a null pointer, which must not be counted from.
   if (matrix.type == WeightType::u4 || matrix.type == WeightType::u8) {
     const int8_t* codes = input.codes + static_cast<ptrdiff_t>(row) * k;
-    const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * activation_groups(k);
+    const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * (k / kGroup);
     if (matrix.type == WeightType::u4) {
       rows_codes<false, kRows>(block, k, codes, meta, out, stride);
     } else {

@@ -177,7 +177,6 @@ class Model {
   void attend_pieces(const AttentionTask& task, int window, int index, int thread, const Partial& total);
   void attend_piece(const AttentionTask& task, int window, int index, int thread, int piece, const Partial& out);
   void merge_piece(const AttentionTask& task, int window, int piece, const Partial& total, const Partial& other);
-  bool quantizes_by_head() const;
   void end_attention(const AttentionTask& task, const Layer& layer, const Partial& total);
 
   void feed_forward(const Layer& layer);

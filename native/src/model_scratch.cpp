@@ -28,7 +28,7 @@ ExpertScratch make_expert_scratch(const ModelShape& s, size_t rows) {
 
 ThreadScratch make_thread_scratch(const ModelShape& s) {
   const auto head = static_cast<size_t>(s.head_size);
-  const size_t tile_columns = std::max<size_t>(head, 2 * kActivationGroup);
+  const size_t tile_columns = std::max<size_t>(head, 2 * kGroup);
   return {.tile = Memory(kRowBlock * tile_columns * sizeof(float)),
           .halves = Memory(2 * kRowBlock * kLanes * sizeof(float)),
           .attention = Memory(attend_scratch_floats(s.group(), s.head_size) * sizeof(float)),

@@ -53,13 +53,13 @@ struct ActivationBuffer {
   ActivationBuffer(size_t rows, size_t k, Form form = Form::both)
       : values(form == Form::both ? rows * k * sizeof(float) : 0),
         codes(rows * k),
-        meta(rows * static_cast<size_t>(activation_groups(static_cast<int>(k))) * sizeof(GroupMeta)),
+        meta(rows * (k / kGroup) * sizeof(GroupMeta)),
         k(static_cast<int>(k)) {}
   Activations view() const { return {values.as<float>(), codes.as<int8_t>(), meta.as<GroupMeta>(), k}; }
   float* row_values(int row) const { return values.as<float>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   int8_t* row_codes(int row) const { return codes.as<int8_t>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   GroupMeta* row_meta(int row) const {
-    return meta.as<GroupMeta>() + static_cast<size_t>(row) * static_cast<size_t>(activation_groups(k));
+    return meta.as<GroupMeta>() + static_cast<size_t>(row) * static_cast<size_t>(k / kGroup);
   }
   size_t size() const { return values.size() + codes.size() + meta.size(); }
 

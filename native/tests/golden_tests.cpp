@@ -48,7 +48,7 @@ uint64_t hash_quantize(const Kernels& kernels, Random random, bool twice) {
     const int n = 32 * random.between(1, 9);
     const std::vector<float> x = inputs(random, n);
     std::vector<int8_t> codes(static_cast<size_t>(twice ? 2 * n : n));
-    std::vector<GroupMeta> meta(static_cast<size_t>((twice ? 2 : 1) * activation_groups(n)));
+    std::vector<GroupMeta> meta(static_cast<size_t>((twice ? 2 : 1) * (n / kGroup)));
     (twice ? kernels.quantize_twice : kernels.quantize)(x.data(), n, codes.data(), meta.data());
     hash.add(codes);
     hash.add(meta);
@@ -66,7 +66,7 @@ uint64_t hash_matmul(const Kernels& kernels, Random random, const char* type) {
     const PackedMatrix matrix = pack(source_type(type), stored.bytes.data(), n, k, {}, pool);
     const std::vector<float> x = inputs(random, m * k);
     std::vector<int8_t> codes(x.size());
-    const int groups = activation_groups(k);
+    const int groups = k / kGroup;
     std::vector<GroupMeta> meta(static_cast<size_t>(m * groups));
     for (int row = 0; row < m; ++row) {
       kernels.quantize(x.data() + row * k, k, codes.data() + row * k, meta.data() + row * groups);

@@ -291,7 +291,7 @@ void test_exact_sums(const Kernels& kernels) {
       for (int8_t& x : a) {
         x = static_cast<int8_t>(round % 4 == 0 || random.below(40) == 0 ? random.between(-128, 127) : extreme);
       }
-      const std::vector<GroupMeta> meta(m * activation_groups(k), {1.0f, 0.0f, 0.0f});
+      const std::vector<GroupMeta> meta(a.size() / kGroup, {1.0f, 0.0f, 0.0f});
       const std::vector<float> values(a.size());
       const PackedMatrix matrix = pack(source_type(four_bits ? "Q4_1" : "Q8_0"), bytes.data(), n, k, {}, pool);
       std::vector<float> out(m * n);
@@ -362,7 +362,7 @@ void test_equal_paths(const Kernels& first, const Kernels& second) {
       std::vector<float> x(static_cast<size_t>(m * k));
       for (float& value : x) value = random.unit();
       std::vector<int8_t> codes(x.size());
-      const int groups = activation_groups(k);
+      const int groups = k / kGroup;
       std::vector<GroupMeta> meta(static_cast<size_t>(m * groups));
       for (int row = 0; row < m; ++row) {
         first.quantize(x.data() + row * k, k, codes.data() + row * k, meta.data() + row * groups);

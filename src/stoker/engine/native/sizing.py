@@ -35,8 +35,8 @@ _ATTENTION_ROWS, _PARTIALS, _LEAST_PARTIAL_BYTES = 16, 16, 1 << 20
 """Rows of an attention task; partial results of whole tasks, and bytes, that a thread has room for."""
 
 _FLOAT_BYTES = 4
-_ACTIVATION_GROUP = 32
-_GROUP_BYTES = 3 * _FLOAT_BYTES
+_CODE_BYTES = 1 + 12 / 32
+"""A code, and its share of a group's three floats."""
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
@@ -121,15 +121,10 @@ def scratch_bytes(
         twice += [config.ffn_width] * max(1, n_used)
     if names & {"gate", "up"}:
         twice += [width] * n_used
-    codes = sum(_row_of_codes(k) for k in [*activations, *twice, *twice])
-    rows = step_tokens * ((floats + sum(activations)) * _FLOAT_BYTES + codes)
+    codes = sum(activations) + 2 * sum(twice)
+    rows = step_tokens * (sum(activations, floats) * _FLOAT_BYTES + codes * _CODE_BYTES)
     logits = max_running * _padded(config.vocab_size) * _FLOAT_BYTES
-    return rows + logits + threads * _partial_bytes(config)
-
-
-def _row_of_codes(k: int) -> int:
-    """Bytes of `k` activations as codes, and of what their groups have."""
-    return k + -(-k // _ACTIVATION_GROUP) * _GROUP_BYTES
+    return int(rows) + logits + threads * _partial_bytes(config)
 
 
 def _partial_bytes(config: ModelConfig) -> int:
