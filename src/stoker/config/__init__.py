@@ -1,6 +1,7 @@
 """Settings: one frozen model, filled from flags, the environment and a TOML file, in that order."""
 
 from stoker.config.effect import EFFECTS, Effect, changed, effect_of, reloaded, settings_of_model
+from stoker.config.groups import FILE_ONLY, GROUPS
 from stoker.config.loading import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
@@ -10,7 +11,7 @@ from stoker.config.loading import (
     load_settings,
 )
 from stoker.config.model_settings import ModelSettings
-from stoker.config.settings import FILE_ONLY, GROUPS, Settings, is_loopback
+from stoker.config.settings import Settings, is_loopback
 
 __all__ = [
     "CONFIG_VARIABLE",

@@ -5,6 +5,7 @@ from enum import Enum
 
 from pydantic import ValidationError
 
+from stoker.config.groups import GROUPS
 from stoker.config.settings import Settings
 from stoker.core.errors import SettingsError
 
@@ -81,8 +82,9 @@ def effect_of(setting: str) -> Effect:
 
 
 def changed(old: Settings, new: Settings) -> list[str]:
-    """Return the names of the settings that differ."""
-    return [name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)]
+    """Return the names of the settings that differ, in the order in which settings are shown."""
+    names = [name for group in GROUPS.values() for name in group]
+    return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def reloaded(running: Settings, read: Settings) -> Settings:

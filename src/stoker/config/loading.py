@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stoker.config.settings import FILE_ONLY, Settings, default_folder
+from stoker.config.groups import FILE_ONLY
+from stoker.config.settings import Settings, default_folder
 from stoker.core.errors import SettingsError
 
 ENV_PREFIX = "STOKER_"

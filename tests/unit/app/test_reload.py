@@ -43,7 +43,7 @@ def test_what_can_change_does_and_the_rest_is_named(
     assert settings.log_level == "debug", "flags keep their precedence"
     assert "need a restart: port" in caplog.text
     assert "loaded from now on: threads" in caplog.text
-    assert "changed: api_key, threads, max_choices" in caplog.text
+    assert "changed: api_key, max_choices, threads" in caplog.text
     assert "hush" not in caplog.text
 
 

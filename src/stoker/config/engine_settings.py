@@ -1,0 +1,169 @@
+"""Settings of the engine: what it computes with, how steps are filled, and what it keeps."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ByteSize, Field
+
+from stoker.config.model_settings import Precise
+from stoker.core.step import MAX_CALL_STEPS
+
+
+class EngineSettings(BaseModel):
+    """Settings of every engine, unless a model has its own."""
+
+    engine: Literal["auto", "native", "llamacpp"] = Field(
+        default="auto",
+        description="What computes a model: `native` (Stoker's own engine), `llamacpp` (llama.cpp, which "
+        "needs the extra `stoker[llamacpp]` and cannot do everything: see engines.md), or `auto`: the native "
+        "engine if it knows the model, else llama.cpp if that extra is installed.",
+    )
+    quantize: Literal["none", "q8", "q4"] = Field(
+        default="none",
+        description="How a folder of safetensors is served whose weights are floats: `none` (as they are), "
+        "`q8` (matrices in 8-bit codes) or `q4` (in 4-bit codes, embeddings and output matrix in 8-bit "
+        "ones). Less memory and more speed, for other answers. GGUF files are served in the types they have.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Compute threads of an engine. Unset, as many as there are processor cores that this "
+        "process may use (its affinity and its cgroup's quota).",
+    )
+    isa: Literal["auto", "amx", "avx512bf16", "avx512vnni", "avx2vnni", "avx2", "neon", "portable"] = Field(
+        default="auto",
+        description="Instruction-set path of the kernels: `auto` (the fastest that the processor has), "
+        "`amx`, `avx512bf16`, `avx512vnni`, `avx2vnni`, `avx2`, `neon` or `portable`.",
+    )
+    precise: Precise = Field(
+        default="auto",
+        description="Matrices whose activations have 16 bits instead of 8, which costs twice the operations "
+        "and brings answers nearer to those of floats: `auto` (`v,output`, which saves most "
+        "error for its cost), `none`, or names separated by commas out of `q`, `k`, `v`, `o`, `gate`, `up`, "
+        "`down` and `output`, all but the last also of one layer, as in `v,output,down:2`. "
+        "`stoker quality` measures a model and says what it would choose.",
+    )
+    max_running: int = Field(
+        default=64, ge=1, le=1024, description="Most sequences computed in one engine call."
+    )
+    max_waiting: int = Field(
+        default=256,
+        ge=0,
+        le=65536,
+        description="Most sequences that wait for a place; the next one gets status 429 with `Retry-After`.",
+    )
+    step_tokens: int = Field(
+        default=512,
+        ge=16,
+        le=16384,
+        description="Most tokens computed in one engine call; at least `max_running`. More speeds up "
+        "long prompts, less evens out the streams that run beside them, as far as `batching` does not.",
+    )
+    batching: Literal["latency", "size", "time"] = Field(
+        default="latency",
+        description="How an engine call is filled, up to `step_tokens`: `latency` (beside running streams "
+        "only as much of new prompts as keeps their `itl_target_s`), `size` (whatever waits) or `time` (the "
+        "same, and new requests wait up to `batch_wait_s` for others). No answer depends on it. batching.md "
+        "has what each is good for.",
+    )
+    itl_target_s: float = Field(
+        default=0.07,
+        ge=0.001,
+        le=60,
+        description="Seconds from one token of a stream to the next that 95 % shall keep. Less evens out the "
+        "streams, more computes prompts sooner. Calls that take longer are counted.",
+    )
+    prefill_share: float = Field(
+        default=0.25,
+        ge=0.01,
+        le=0.9,
+        description="With `latency`: least share of an engine call's time for prompts that wait to be "
+        "computed, also where running streams alone take longer than `itl_target_s`.",
+    )
+    prompt_patience_s: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="Seconds that each token of a prompt adds to a request's place in the queue, tokens that "
+        "are cached left out, 10 s at most: a short prompt goes before a long one that came at most so much "
+        "earlier. With 0 the order is that of arrival.",
+    )
+    batch_wait_s: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="With `time`: longest that a new request waits for others to fill an engine call "
+        "with it.",
+    )
+    kv_type: Literal["auto", "f16", "bf16", "q8"] = Field(
+        default="auto",
+        description="How the KV cache holds keys and values: `f16`, `bf16` (the fastest where the "
+        "processor multiplies bf16: `isa` `amx` and `avx512bf16`) or `q8` (8-bit codes with a scale and a "
+        "minimum for each token and head: about half the memory, less exact). `auto` is `bf16` on those "
+        "paths and `f16` on the others. Another type gives other answers.",
+    )
+    call_steps: int = Field(
+        default=MAX_CALL_STEPS,
+        ge=1,
+        le=MAX_CALL_STEPS,
+        description="Most tokens of each sequence in one engine call. A call has several while nobody waits "
+        "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves "
+        "work beside the engine's. 1 sends each on its own.",
+    )
+    kv_memory: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="Memory for the KV cache of each model, such as `2GiB`. Unset, what every place needs "
+        "for a full context, but at most a quarter of the memory that is available beside the weights, which "
+        "all models share.",
+    )
+    kv_host_memory: ByteSize | None = Field(
+        default=None,
+        ge=0,
+        description="Memory of each model for KV blocks that no longer fit `kv_memory`, such as `1GiB`; they "
+        "are copied back when their prefix returns. Unset, half of the KV cache's, but at most a quarter of "
+        "what is left beside it; 0 keeps none, except for 128 MiB that pass through with "
+        "`max_kv_disk_bytes`. It is taken as it is used. Only the native engine has it (kv-cache.md).",
+    )
+    max_kv_disk_bytes: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description="Most bytes of KV blocks kept in files in `kv_dir`, of all models together, such as "
+        "`20GiB`, so that a conversation goes on where it stopped also after a restart. Those used least "
+        "recently are removed. With 0 none is kept or used. The files hold the tokens of the prompts and "
+        "answers that they are of.",
+    )
+    kv_dir: Path | None = Field(
+        default=None,
+        description="Folder for KV blocks in files. Unset, `kv` below `home` (`~/.cache/stoker/kv`).",
+    )
+    max_pinned_tokens: int = Field(
+        default=16_384,
+        ge=0,
+        le=2**24,
+        description="Most tokens of each model's pinned prefixes together (`POST "
+        "/admin/models/{name}/pins`); one whole context is left for requests in any case.",
+    )
+    context_length: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**24,
+        description="Most tokens of one sequence, prompt and output together; at most the model's own "
+        "context length, which is the default.",
+    )
+    engine_timeout_s: float = Field(
+        default=60.0,
+        ge=6,
+        le=3600,
+        description="Seconds without a word from an engine that has requests, after which it is killed and "
+        "restarted; after a sixth of them the server is not ready. An engine gives a word at the end of "
+        "every call, and four times a second during one that takes longer.",
+    )
+    resume_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request whose engine died waits for the next engine to be ready, to go "
+        "on where it stopped; after them it fails.",
+    )
