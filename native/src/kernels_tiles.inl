@@ -1,7 +1,8 @@
-// Matrix products on AMX tiles: a group of 32 inputs at a time, for 16 rows and the 16 outputs of a column block.
+// Matrix products on AMX tiles: a group of 32 inputs at a time, for up to 16 rows and the 16 outputs of a column block.
 //
 // A tile product gives the group's integer sums, which are exact; what follows is the vector kernels' own arithmetic in
-// their order. So both give the same bits, and the rows that fill no tile are left to the vectors.
+// their order. So both give the same bits, and few rows are left to the vectors. What follows is also what takes the
+// time: while tiles are in use, the processor has one pipe for vectors of 64 bytes instead of two.
 #include "tiles.h"
 
 namespace stoker::STOKER_ISA {
@@ -9,7 +10,11 @@ namespace stoker::STOKER_ISA {
 constexpr int kTileRows = 16;
 constexpr int kPanelGroups = 32;  // groups that are made ready at once for all rows, in the first cache level
 
-enum Tile { kSums, kRows, kCodes };
+constexpr int kLeastRows = 13;     // fewer rows in all are done sooner by vectors
+constexpr int kLeastTileRows = 8;  // into which more are cut
+
+// Sums of four groups, so that products, which take long, overlap; rows and codes of two.
+enum Tile { kSums = 0, kRows = 4, kCodes = 6 };
 
 // Groups of a column block as tiles want them: codes [quad][16 outputs][4 inputs], 512 bytes each.
 struct Panel {
@@ -58,35 +63,97 @@ struct TileInput {
   ptrdiff_t n_groups;
 };
 
-// Adds the panel to 16 rows of `out`, `stride` floats apart; the first panel sets them.
-static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, const TileInput& input, float* out,
-                          ptrdiff_t stride) {
-  alignas(64) int32_t dots[2][kTileRows * kLanes];
-  constexpr ptrdiff_t kDotsBytes = kLanes * sizeof(int32_t);
-  const auto multiply = [&](int g) {
-    zero_tile<kSums>();
-    load_tile<kRows>(input.codes + ptrdiff_t{g} * kGroup, input.k);
-    load_tile<kCodes>(panel.codes + g * panel.codes_stride, 64);
-    multiply_tiles<kSums, kRows, kCodes>();
-    store_tile<kSums>(dots[g % 2], kDotsBytes);
-  };
-  F32 sums[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) sums[r] = first ? zero() : load(out + r * stride);
-  multiply(0);
-  for (int g = 0; g < n_panel_groups; ++g) {
-    if (g + 1 < n_panel_groups) multiply(g + 1);  // ahead of the vectors, which would wait for it
-    const GroupWeights weights = panel.weights[g];
-    const auto* of_group = reinterpret_cast<const uint8_t*>(dots[g % 2]);
-    const GroupMeta* meta = input.meta + g;
-    for (int r = 0; r < kTileRows; ++r, meta += input.n_groups) {
-      sums[r] = add_group(sums[r], load_bytes(of_group + kDotsBytes * r), *meta, weights);
-    }
-  }
-  for (int r = 0; r < kTileRows; ++r) store(out + r * stride, sums[r]);
+// One panel's work on a tile of rows, in steps that overlap: group kAt of four in turn has its own tile of sums, of two
+// its own memory for them.
+struct TileWork {
+  const Panel& panel;
+  int n_groups;  // of the panel
+  const TileInput& input;
+  uint8_t* dots;  // 2 * kDotsBytes
+};
+constexpr ptrdiff_t kDotsBytes = kTileRows * kLanes * sizeof(int32_t);
+
+template <int kAt>
+STOKER_INLINE void multiply_group(const TileWork& work, int g) {
+  constexpr int kSumsAt = kSums + kAt % 4, kRowsAt = kRows + kAt % 2, kCodesAt = kCodes + kAt % 2;
+  if (g >= work.n_groups) return;
+  zero_tile<kSumsAt>();
+  load_tile<kRowsAt>(work.input.codes + ptrdiff_t{g} * kGroup, work.input.k);
+  load_tile<kCodesAt>(work.panel.codes + g * work.panel.codes_stride, 64);
+  multiply_tiles<kSumsAt, kRowsAt, kCodesAt>();
 }
 
+template <int kAt>
+STOKER_INLINE void keep_group(const TileWork& work, int g) {
+  if (g < work.n_groups) store_tile<kSums + kAt % 4>(work.dots + kAt % 2 * kDotsBytes, 4 * kLanes);
+}
+
+template <int kAt, int kN>
+STOKER_INLINE void add_group_of_rows(const TileWork& work, int g, F32 (&sums)[kN]) {
+  const GroupWeights weights = work.panel.weights[g];
+  const uint8_t* dots = work.dots + kAt % 2 * kDotsBytes;
+  const GroupMeta* meta = work.input.meta + g;
+#pragma GCC unroll 16
+  for (int r = 0; r < kN; ++r, meta += work.input.n_groups) {
+    sums[r] = add_group(sums[r], load_bytes(dots + 4 * kLanes * r), *meta, weights);
+  }
+}
+
+// While the vectors add one group, the next one's sums are stored and those of the two after it computed.
+template <int kAt, int kN>
+STOKER_INLINE void step(const TileWork& work, int g, F32 (&sums)[kN]) {
+  if (g >= work.n_groups) return;
+  multiply_group<kAt + 3>(work, g + 3);
+  keep_group<kAt + 1>(work, g + 1);
+  add_group_of_rows<kAt, kN>(work, g, sums);
+}
+
+// Adds the panel to kN rows of `out`, `stride` floats apart; the first panel sets them.
+template <int kN>
+static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, const TileInput& input, float* out,
+                          ptrdiff_t stride) {
+  alignas(64) uint8_t dots[2 * kDotsBytes];
+  const TileWork work{panel, n_panel_groups, input, dots};
+  F32 sums[kN];
+#pragma GCC unroll 16
+  for (int r = 0; r < kN; ++r) sums[r] = first ? zero() : load(out + r * stride);
+  multiply_group<0>(work, 0);
+  multiply_group<1>(work, 1);
+  multiply_group<2>(work, 2);
+  keep_group<0>(work, 0);
+  for (int g = 0; g < n_panel_groups; g += 4) {
+    step<0, kN>(work, g, sums);
+    step<1, kN>(work, g + 1, sums);
+    step<2, kN>(work, g + 2, sums);
+    step<3, kN>(work, g + 3, sums);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kN; ++r) store(out + r * stride, sums[r]);
+}
+
+// n_rows is in [kLeastTileRows, kN].
+template <int kN = kTileRows>
+static void multiply_rows(int n_rows, const Panel& panel, int n_panel_groups, bool first, const TileInput& input,
+                          float* out, ptrdiff_t stride) {
+  if constexpr (kN > kLeastTileRows) {
+    if (n_rows < kN) return multiply_rows<kN - 1>(n_rows, panel, n_panel_groups, first, input, out, stride);
+  }
+  multiply_tile<kN>(panel, n_panel_groups, first, input, out, stride);
+}
+
+// How rows are cut into tiles: as evenly as can be. Later tiles have the odd row, so that those of one row less may
+// read one too many.
+struct Cut {
+  explicit Cut(int n_rows)
+      : n_tiles((n_rows + kTileRows - 1) / kTileRows), least(n_rows / n_tiles), n_least(n_tiles - n_rows % n_tiles) {}
+  int rows(int tile) const { return tile < n_least ? least : least + 1; }
+  int most() const { return rows(n_tiles - 1); }
+
+  int n_tiles, least, n_least;
+};
+
 static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
-                                 int n_rows, float* out, ptrdiff_t stride) {
+                                 const Cut& cut, float* out, ptrdiff_t stride) {
   const int n_groups = matrix.k / kGroup;
   const bool four_bits = matrix.type == WeightType::u4;
   Panel panel;
@@ -97,20 +164,26 @@ static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* bloc
     } else {
       prepare_u8(block + ptrdiff_t{group} * kU8GroupSize, n_panel, panel);
     }
-    for (int r = 0; r < n_rows; r += kTileRows) {
+    for (int tile = 0, r = 0; tile < cut.n_tiles; r += cut.rows(tile++)) {
       const TileInput rows{input.codes + static_cast<ptrdiff_t>(row + r) * matrix.k + group * kGroup,
                            input.meta + static_cast<ptrdiff_t>(row + r) * n_groups + group, matrix.k, n_groups};
-      multiply_tile(panel, n_panel, group == 0, rows, out + r * stride, stride);
+      multiply_rows(cut.rows(tile), panel, n_panel, group == 0, rows, out + r * stride, stride);
     }
   }
 }
 
-static void configure_all_tiles() {
+static void configure_for(int n_rows) {
   TileConfig config;
-  config.rows[kSums] = config.rows[kRows] = kTileRows;
-  config.rows[kCodes] = kGroup / 4;
-  config.row_bytes[kSums] = config.row_bytes[kCodes] = 64;
-  config.row_bytes[kRows] = kGroup;
+  for (int i = 0; i < 4; ++i) {
+    config.rows[kSums + i] = static_cast<uint8_t>(n_rows);
+    config.row_bytes[kSums + i] = 64;
+  }
+  for (int i = 0; i < 2; ++i) {
+    config.rows[kRows + i] = static_cast<uint8_t>(n_rows);
+    config.row_bytes[kRows + i] = kGroup;
+    config.rows[kCodes + i] = kGroup / 4;
+    config.row_bytes[kCodes + i] = 64;
+  }
   configure_tiles(config);
 }
 
@@ -118,15 +191,19 @@ static void matmul(const PackedMatrix& matrix, const Activations& input, int row
                    int block_end, float* out, ptrdiff_t stride) {
   const int n_rows = row_end - row_begin;
   const bool codes = matrix.type == WeightType::u4 || matrix.type == WeightType::u8;
-  const int n_tiled = codes ? n_rows / kTileRows * kTileRows : 0;
-  if (n_tiled > 0) configure_all_tiles();
-  for (int b = block_begin; b < block_end; ++b) {
-    const uint8_t* block = matrix.memory.as<uint8_t>() + static_cast<size_t>(b) * matrix.block_size;
-    float* column = out + (b - block_begin) * kLanes;
-    if (n_tiled > 0) multiply_block_tiles(matrix, block, input, row_begin, n_tiled, column, stride);
-    multiply_block(matrix, block, input, row_begin + n_tiled, n_rows - n_tiled, column + n_tiled * stride, stride);
+  const auto block = [&](int b) { return matrix.memory.as<uint8_t>() + static_cast<size_t>(b) * matrix.block_size; };
+  if (!codes || n_rows < kLeastRows) {
+    for (int b = block_begin; b < block_end; ++b, out += kLanes) {
+      multiply_block(matrix, block(b), input, row_begin, n_rows, out, stride);
+    }
+    return;
   }
-  if (n_tiled > 0) release_tiles();  // the state is large: threads switch faster without it
+  const Cut cut(n_rows);
+  configure_for(cut.most());
+  for (int b = block_begin; b < block_end; ++b, out += kLanes) {
+    multiply_block_tiles(matrix, block(b), input, row_begin, cut, out, stride);
+  }
+  release_tiles();  // the state is large: threads switch faster without it
 }
 
 }  // namespace stoker::STOKER_ISA
