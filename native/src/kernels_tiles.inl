@@ -18,6 +18,10 @@ enum Tile { kSums = 0, kRows = 4, kCodes = 6 };
 
 // Groups of a column block as tiles want them: codes [quad][16 outputs][4 inputs], 512 bytes each.
 struct Panel {
+  int n_groups;
+  bool first;           // of its column block
+  const uint8_t* next;  // the groups after it, as they are stored
+  ptrdiff_t group_size;
   const uint8_t* codes;
   ptrdiff_t codes_stride;  // between groups
   GroupWeights weights[kPanelGroups];
@@ -26,10 +30,10 @@ struct Panel {
 
 STOKER_INLINE void store_bytes(uint8_t* p, I32 a) { _mm512_store_si512(p, a); }
 
-static void prepare_u4(const uint8_t* group, int n_groups, Panel& panel) {
+static void prepare_u4(const uint8_t* group, Panel& panel) {
   panel.codes = panel.unpacked;
   panel.codes_stride = 512;
-  for (int g = 0; g < n_groups; ++g, group += kU4GroupSize) {
+  for (int g = 0; g < panel.n_groups; ++g, group += kU4GroupSize) {
     prefetch_group<kU4GroupSize>(group);
     I32 byte_sums = zero_int();
     for (int v = 0; v < 4; ++v) {
@@ -44,10 +48,10 @@ static void prepare_u4(const uint8_t* group, int n_groups, Panel& panel) {
   }
 }
 
-static void prepare_u8(const uint8_t* group, int n_groups, Panel& panel) {
+static void prepare_u8(const uint8_t* group, Panel& panel) {
   panel.codes = group;
   panel.codes_stride = kU8GroupSize;
-  for (int g = 0; g < n_groups; ++g, group += kU8GroupSize) {
+  for (int g = 0; g < panel.n_groups; ++g, group += kU8GroupSize) {
     prefetch_group<kU8GroupSize>(group);
     I32 code_sums = zero_int();
     for (int v = 0; v < 8; ++v) code_sums = add_codes(code_sums, load_bytes(group + 64 * v));
@@ -55,7 +59,17 @@ static void prepare_u8(const uint8_t* group, int n_groups, Panel& panel) {
   }
 }
 
-// 16 rows' activations from the panel's first group on.
+static void prepare(bool four_bits, const uint8_t* group, Panel& panel) {
+  panel.group_size = four_bits ? kU4GroupSize : kU8GroupSize;
+  panel.next = group + panel.n_groups * panel.group_size;
+  if (four_bits) {
+    prepare_u4(group, panel);
+  } else {
+    prepare_u8(group, panel);
+  }
+}
+
+// A tile of rows, from the panel's first group on.
 struct TileInput {
   const int8_t* codes;    // rows are `k` apart
   const GroupMeta* meta;  // rows are `n_groups` apart
@@ -63,12 +77,12 @@ struct TileInput {
   ptrdiff_t n_groups;
 };
 
-// One panel's work on a tile of rows, in steps that overlap: group kAt of four in turn has its own tile of sums, of two
+// A panel's work on a tile of rows, in steps that overlap: group kAt of four in turn has its own tile of sums, of two
 // its own memory for them.
 struct TileWork {
   const Panel& panel;
-  int n_groups;  // of the panel
   const TileInput& input;
+  bool fetch;     // what the next panel is made of, meanwhile
   uint8_t* dots;  // 2 * kDotsBytes
 };
 constexpr ptrdiff_t kDotsBytes = kTileRows * kLanes * sizeof(int32_t);
@@ -76,7 +90,7 @@ constexpr ptrdiff_t kDotsBytes = kTileRows * kLanes * sizeof(int32_t);
 template <int kAt>
 STOKER_INLINE void multiply_group(const TileWork& work, int g) {
   constexpr int kSumsAt = kSums + kAt % 4, kRowsAt = kRows + kAt % 2, kCodesAt = kCodes + kAt % 2;
-  if (g >= work.n_groups) return;
+  if (g >= work.panel.n_groups) return;
   zero_tile<kSumsAt>();
   load_tile<kRowsAt>(work.input.codes + ptrdiff_t{g} * kGroup, work.input.k);
   load_tile<kCodesAt>(work.panel.codes + g * work.panel.codes_stride, 64);
@@ -85,7 +99,7 @@ STOKER_INLINE void multiply_group(const TileWork& work, int g) {
 
 template <int kAt>
 STOKER_INLINE void keep_group(const TileWork& work, int g) {
-  if (g < work.n_groups) store_tile<kSums + kAt % 4>(work.dots + kAt % 2 * kDotsBytes, 4 * kLanes);
+  if (g < work.panel.n_groups) store_tile<kSums + kAt % 4>(work.dots + kAt % 2 * kDotsBytes, 4 * kLanes);
 }
 
 template <int kAt, int kN>
@@ -99,29 +113,36 @@ STOKER_INLINE void add_group_of_rows(const TileWork& work, int g, F32 (&sums)[kN
   }
 }
 
+// A panel is made ready at once, so its memory had better be near by then. Beyond the matrix it is a hint that nobody
+// takes.
+STOKER_INLINE void fetch_next(const Panel& panel, int g) {
+  const uint8_t* group = panel.next + g * panel.group_size;
+  for (ptrdiff_t line = 0; line < panel.group_size; line += 64) __builtin_prefetch(group + line, 0, 2);
+}
+
 // While the vectors add one group, the next one's sums are stored and those of the two after it computed.
 template <int kAt, int kN>
 STOKER_INLINE void step(const TileWork& work, int g, F32 (&sums)[kN]) {
-  if (g >= work.n_groups) return;
+  if (g >= work.panel.n_groups) return;
   multiply_group<kAt + 3>(work, g + 3);
   keep_group<kAt + 1>(work, g + 1);
+  if (work.fetch) fetch_next(work.panel, g);
   add_group_of_rows<kAt, kN>(work, g, sums);
 }
 
-// Adds the panel to kN rows of `out`, `stride` floats apart; the first panel sets them.
+// Adds the panel to kN rows of `out`, `stride` floats apart; a column block's first panel sets them.
 template <int kN>
-static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, const TileInput& input, float* out,
-                          ptrdiff_t stride) {
+static void multiply_tile(const Panel& panel, const TileInput& input, bool fetch, float* out, ptrdiff_t stride) {
   alignas(64) uint8_t dots[2 * kDotsBytes];
-  const TileWork work{panel, n_panel_groups, input, dots};
+  const TileWork work{panel, input, fetch, dots};
   F32 sums[kN];
 #pragma GCC unroll 16
-  for (int r = 0; r < kN; ++r) sums[r] = first ? zero() : load(out + r * stride);
+  for (int r = 0; r < kN; ++r) sums[r] = panel.first ? zero() : load(out + r * stride);
   multiply_group<0>(work, 0);
   multiply_group<1>(work, 1);
   multiply_group<2>(work, 2);
   keep_group<0>(work, 0);
-  for (int g = 0; g < n_panel_groups; g += 4) {
+  for (int g = 0; g < panel.n_groups; g += 4) {
     step<0, kN>(work, g, sums);
     step<1, kN>(work, g + 1, sums);
     step<2, kN>(work, g + 2, sums);
@@ -133,12 +154,12 @@ static void multiply_tile(const Panel& panel, int n_panel_groups, bool first, co
 
 // n_rows is in [kLeastTileRows, kN].
 template <int kN = kTileRows>
-static void multiply_rows(int n_rows, const Panel& panel, int n_panel_groups, bool first, const TileInput& input,
-                          float* out, ptrdiff_t stride) {
+static void multiply_rows(int n_rows, const Panel& panel, const TileInput& input, bool fetch, float* out,
+                          ptrdiff_t stride) {
   if constexpr (kN > kLeastTileRows) {
-    if (n_rows < kN) return multiply_rows<kN - 1>(n_rows, panel, n_panel_groups, first, input, out, stride);
+    if (n_rows < kN) return multiply_rows<kN - 1>(n_rows, panel, input, fetch, out, stride);
   }
-  multiply_tile<kN>(panel, n_panel_groups, first, input, out, stride);
+  multiply_tile<kN>(panel, input, fetch, out, stride);
 }
 
 // How rows are cut into tiles: as evenly as can be. Later tiles have the odd row, so that those of one row less may
@@ -155,19 +176,16 @@ struct Cut {
 static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* block, const Activations& input, int row,
                                  const Cut& cut, float* out, ptrdiff_t stride) {
   const int n_groups = matrix.k / kGroup;
-  const bool four_bits = matrix.type == WeightType::u4;
   Panel panel;
+  panel.next = block;
   for (int group = 0; group < n_groups; group += kPanelGroups) {
-    const int n_panel = n_groups - group < kPanelGroups ? n_groups - group : kPanelGroups;
-    if (four_bits) {
-      prepare_u4(block + ptrdiff_t{group} * kU4GroupSize, n_panel, panel);
-    } else {
-      prepare_u8(block + ptrdiff_t{group} * kU8GroupSize, n_panel, panel);
-    }
+    panel.n_groups = n_groups - group < kPanelGroups ? n_groups - group : kPanelGroups;
+    panel.first = group == 0;
+    prepare(matrix.type == WeightType::u4, panel.next, panel);
     for (int tile = 0, r = 0; tile < cut.n_tiles; r += cut.rows(tile++)) {
       const TileInput rows{input.codes + static_cast<ptrdiff_t>(row + r) * matrix.k + group * kGroup,
                            input.meta + static_cast<ptrdiff_t>(row + r) * n_groups + group, matrix.k, n_groups};
-      multiply_rows(cut.rows(tile), panel, n_panel, group == 0, rows, out + r * stride, stride);
+      multiply_rows(cut.rows(tile), panel, rows, tile == 0, out + r * stride, stride);
     }
   }
 }
