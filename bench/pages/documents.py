@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from pages.aims import aims_table, engine_aims, overhead_aims, server_aims, shape_aims
 from pages.figures import ENGINES, SERVERS, TIMES, Result, where
 from pages.plots import goodput_plot, limits_of, limits_plot, shares, speed_plot
 from pages.tables import (
@@ -18,6 +20,8 @@ from pages.tables import (
 
 BEGIN, END = "<!-- benchmarks: written by bench/report.py -->", "<!-- end of benchmarks -->"
 PLOTS = "docs/benchmarks"
+UNMET = Path(__file__).with_name("unmet.md")
+"""Of aims that are not met: where the time goes and what comes next. To be written anew with new results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,7 @@ def benchmarks_page(results: Results) -> str:
             *([share_table(shape)] if shares(shape) else []),
             spread_table(shape),
         ]
-    parts += [*_servers(results.servers), *_overhead(results.overhead)]
+    parts += [*_servers(results.servers), *_overhead(results.overhead), *_aims(results)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -204,3 +208,14 @@ def _overhead(result: Result | None) -> list[str]:
             f"{memory['kv_bytes_written'] / 1e6:,.0f} MB of KV written.",
         ),
     ]
+
+
+def _aims(results: Results) -> list[str]:
+    aims = [*engine_aims(results.engine)]
+    for name, shape in results.shapes.items():
+        aims += shape_aims(name, shape)
+    if results.servers is not None:
+        aims += server_aims(results.servers)
+    if results.overhead is not None:
+        aims += overhead_aims(results.overhead)
+    return ["## What is aimed at", aims_table(aims), UNMET.read_text(encoding="utf-8")]

@@ -149,7 +149,8 @@ def test_shares_of_the_limits_are_work_by_limit_and_time(documents: ModuleType) 
 
 def test_8_bit_kv_on_both_sides_has_a_table_of_its_own(documents: ModuleType) -> None:
     result = engine_result()
-    assert "8-bit KV" not in documents.benchmarks_page(documents.Results(engine=result))
+    head = "### 8-bit KV on both sides"
+    assert head not in documents.benchmarks_page(documents.Results(engine=result))
     result["summary_s"]["decode 16x512"]["stoker 8-bit KV"] = [0.005] * 3
     result["ratios"]["decode 16x512"] |= {
         "stoker 8-bit KV": [0.5] * 3,
@@ -158,6 +159,7 @@ def test_8_bit_kv_on_both_sides_has_a_table_of_its_own(documents: ModuleType) ->
     result["contenders"]["stoker 8-bit KV"] = result["contenders"]["stoker"]
     page = documents.benchmarks_page(documents.Results(engine=result))
     row = "| decode 16 \N{MULTIPLICATION SIGN} 512 | 5.00 ms | 15.0 ms | 3.00 (2.50 to 3.50) |"
+    assert head in page
     assert row in page
 
 
@@ -182,3 +184,39 @@ def test_plots_are_well_formed_and_the_same_every_time(documents: ModuleType) ->
     assert "Stoker: 2/s" in texts["goodput.svg"]
     assert "llama-server: none" in texts["goodput.svg"]
     assert 'class="ring a"' in plots["goodput.svg"], "a trial that was ended early is hollow"
+
+
+def test_aims_say_what_was_wanted_reached_and_whether_that_is_enough(documents: ModuleType) -> None:
+    servers = servers_result()
+    servers["closed_summary"]["16 clients"]["engine alone"] = {
+        "tokens_per_s": [1000.0] * 3,
+        "stoker_by_this": [0.6] * 3,
+    }
+    servers["open"]["servers"]["llama-server, 8 slots"]["highest_rate"] = 0.5
+    overhead = {
+        **{key: servers[key] for key in ("processor", "commit", "date", "threads")},
+        "widths": {
+            "1x128": {
+                "step_s": {way: [0.004] * 3 for way in ("engine", "scheduler", "server", "clients")},
+                "added_share": {"scheduler": [0.01, 0.0, 0.02], "server": [0.07, 0.06, 0.08]},
+            }
+        },
+        "memory": {"beside_bytes": 1.5e8, "weight_bytes": 1e8, "kv_bytes_written": 1e7},
+    }
+    results = documents.Results(
+        engine=engine_result(), shapes={"1B": engine_result()}, servers=servers, overhead=overhead
+    )
+    page = documents.benchmarks_page(results)
+    times = "\N{MULTIPLICATION SIGN}"
+    for row in (
+        f"| prefill 512, OpenVINO GenAI's time by ours | at least 1.50{times} | 1.50{times} | yes |",
+        f"| prefill 512, llama.cpp's time by ours | at least 2.20{times} | 2.00{times} | no |",
+        f"| decode 1 {times} 128, shape of 1B, of the read bandwidth | at least 80% | 50% | no |",
+        f"| 16 clients, ours by llama-server's | at least 3.00{times} | 6.00{times} | yes |",
+        "| 16 clients, of the engine alone | at least 75% | 60% | no |",
+        "| rate within the service level, ours by the best peer's"
+        f" | at least 3.00{times} | 4.00{times} | yes |",
+        f"| decode 1 {times} 128, what scheduler and gateway add to a step | at most 5% | +7.0% | no |",
+        "| memory beside weights and KV | at most 200 MB | 150 MB | yes |",
+    ):
+        assert row in page
