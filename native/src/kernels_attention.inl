@@ -189,7 +189,9 @@ static void attend_widened(const AttendArgs& a) {
 }
 
 static void attend(const AttendArgs& a) {
-#if defined(STOKER_ATTENDS_PAIRS)
+#if defined(STOKER_ATTENDS_TILES)
+  if (a.kv_type == KvType::bf16) return attend_tiles(a);
+#elif defined(STOKER_ATTENDS_PAIRS)
   if (a.kv_type == KvType::bf16) return attend_pairs(a);
 #endif
 #if defined(STOKER_ATTENDS_CODES)

@@ -10,7 +10,7 @@
 #include "kernels_tiles.inl"
 #include "kernels_kv.inl"
 #include "kernels_attention_walk.inl"
-#include "kernels_attention_pairs.inl"
+#include "kernels_attention_tiles.inl"
 #include "kernels_attention_codes.inl"
 #include "kernels_attention.inl"
 #include "kernels_limits.inl"
