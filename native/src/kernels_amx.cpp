@@ -8,6 +8,7 @@
 #include "kernels_tiles.inl"
 #include "kernels_kv.inl"
 #include "kernels_attention_walk.inl"
+#include "kernels_attention_units.inl"
 #include "kernels_attention_tiles.inl"
 #include "kernels_attention_codes.inl"
 #include "kernels_attention.inl"
