@@ -1,10 +1,10 @@
-// Attention over KV in bf16 on AMX tiles. A tile product takes 32 dimensions of 16 keys, or 16 keys' values in 16
+// Attention over KV in bf16 on AMX tiles. A tile product takes 32 dimensions of 16 keys, or 32 keys' values in 16
 // dimensions, as they are stored, times 16 queries: heads of rows, in the order of the call. Queries and weights are
 // rounded to bf16; sums are fp32.
 //
-// For each tile of 64 keys, which begin at multiples of 64 in absolute positions: scores are sums over 32 dimensions
-// after another, from minus the query's maximum on; sums of weights and of weighted values grow by 16 keys after
-// another. A query's row of a product depends on nothing but that row, and keys that it does not see have a weight of
+// For each tile of 64 keys, which begin at multiples of 64 in absolute positions: scores begin with minus the query's
+// maximum and grow by 32 dimensions after another; sums of weights and of weighted values grow by the tile's first and
+// second 32 keys. A query's row of a product depends on nothing but that row, and keys that it does not see have a weight of
 // zero, which changes no sum but in the sign of a zero: the end gives all zeros one. So its bits are the same whatever
 // shares the call. Zero times what is no number would change them, though: values that a query may not see are copied
 // and made zero first (find_values, add_values_apart).

@@ -239,9 +239,11 @@ STOKER_INLINE float query_factor(const AttendArgs& a) { return a.softcap > 0.0f 
 static void round_queries(const AttendArgs& a, uint8_t* out) {
   const F32 factor = splat(query_factor(a));
   auto* halves = reinterpret_cast<uint16_t*>(out);
-  for (int i = 0; i < a.n_rows * a.group; ++i, halves += a.head_size) {
-    const float* query = query_of(a, i);
-    for (int d = 0; d < a.head_size; d += 16) store_bfloat(halves + d, mul(load(query + d), factor));
+  for (int row = 0; row < a.n_rows; ++row) {
+    const float* queries = a.queries + row * a.query_stride;
+    for (int i = 0; i < a.group * a.head_size; i += 16, halves += 16) {
+      store_bfloat(halves, mul(load(queries + i), factor));
+    }
   }
 }
 
