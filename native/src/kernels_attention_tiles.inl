@@ -4,10 +4,10 @@
 //
 // For each tile of 64 keys, which begin at multiples of 64 in absolute positions: scores begin with minus the query's
 // maximum and grow by 32 dimensions after another; sums of weights and of weighted values grow by the tile's first and
-// second 32 keys. A query's row of a product depends on nothing but that row, and keys that it does not see have a weight of
-// zero, which changes no sum but in the sign of a zero: the end gives all zeros one. So its bits are the same whatever
-// shares the call. Zero times what is no number would change them, though: values that a query may not see are copied
-// and made zero first (find_values, add_values_apart).
+// second 32 keys. A query's row of a product depends on nothing but that row, and keys that it does not see have a
+// weight of zero, which changes no sum but in the sign of a zero: the end gives all zeros one. So its bits are the same
+// whatever shares the call. Zero times what is no number would change them, though: values that a query may not see are
+// copied and made zero first (find_values, add_values_apart).
 #define STOKER_ATTENDS_TILES  // to kernels_attention.inl
 
 namespace stoker::STOKER_ISA {
