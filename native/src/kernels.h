@@ -41,13 +41,17 @@ static inline int first_seen(int position, int window) {
 }
 
 // Floats of working memory that a call of attention wants: a tile of keys and values as fp32; or the queries in another
-// form, two vectors and three numbers for each, and the weights of a tile's keys for 48 of them.
+// form, two vectors and three numbers for each, and the weights of a tile's keys for 48 of them; or queries, weighted
+// sums and two vectors for each, scores, weights, values and weighted sums of a tile, and its alignment.
 static inline size_t attend_scratch_floats(int group, int head_size) {
   const auto head = static_cast<size_t>(head_size);
   const size_t n_queries = static_cast<size_t>(kAttentionRows) * static_cast<size_t>(group);
   const size_t widened = 2 * size_t{kTileTokens} * head;
   const size_t stored = n_queries * (head / 2 + 2 * 16 + 3) + size_t{48} * kTileTokens / 2;
-  return widened > stored ? widened : stored;
+  const size_t tiles = n_queries * (head / 2 + head + 2 * 16) + size_t{16} * head + size_t{24} * kTileTokens +
+                       kTileTokens * head / 2 + 2 * 16 * 16;
+  const size_t larger = stored > tiles ? stored : tiles;
+  return widened > larger ? widened : larger;
 }
 
 // Attention of a few consecutive positions of one sequence with the query heads of one KV head, over the keys
@@ -117,6 +121,7 @@ struct Kernels {
   // done, and reads of `size` bytes, a multiple of 512. `out` holds 16 zeros, and does again.
   double (*dot_loop)(int n_rounds, float* out);
   double (*fma_loop)(int n_rounds, float* out);
+  double (*bfloat_loop)(int n_rounds, float* out);  // null without products in bf16
   void (*read_loop)(const uint8_t* data, size_t size, float* out);
 };
 

@@ -189,7 +189,9 @@ static void attend_widened(const AttendArgs& a) {
 }
 
 static void attend(const AttendArgs& a) {
-#if defined(STOKER_ATTENDS_PAIRS)
+#if defined(STOKER_ATTENDS_TILES)
+  if (a.kv_type == KvType::bf16) return attend_tiles(a);
+#elif defined(STOKER_ATTENDS_PAIRS)
   if (a.kv_type == KvType::bf16) return attend_pairs(a);
 #endif
 #if defined(STOKER_ATTENDS_CODES)
@@ -198,11 +200,14 @@ static void attend(const AttendArgs& a) {
   attend_widened(a);
 }
 
+// exp(x), which is exactly 1 for 0.
+STOKER_INLINE float merge_factor(float x) { return x == 0.0f ? 1.0f : exp_scalar(x); }
+
 static void merge(float* maximum, float* sum, float* accumulator, float other_maximum, float other_sum,
                   const float* other_accumulator, int head_size) {
   const float highest = *maximum > other_maximum ? *maximum : other_maximum;
-  const float factor = exp_scalar(*maximum - highest);
-  const float other_factor = exp_scalar(other_maximum - highest);
+  const float factor = merge_factor(*maximum - highest);
+  const float other_factor = merge_factor(other_maximum - highest);
   *maximum = highest;
   *sum = *sum * factor + other_sum * other_factor;
   for (int d = 0; d < head_size; d += 16) {

@@ -18,7 +18,7 @@ STOKER_INLINE F32 dot_pairs(F32 acc, __m512bh a, __m512bh b) { return _mm512_dpb
 template <int kVectors>
 STOKER_INLINE void store_pair_weights(const AttendArgs& a, const Working& w, const Run& run, int i, const Mask* seen,
                                       F32* scores) {
-  settle_scores<kVectors>(a, w, i, seen, 8.0f, scores);
+  settle_scores<kVectors>(a, w, i, seen, kPairSlack, scores);
   const auto ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   F32 weights[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -131,10 +131,7 @@ static void add_seen_pairs(const AttendArgs& a, const Working& w, const Run& run
     const uint8_t* weights = w.weights + (query - run.first) * 2 * kTileTokens + 32 * b;
     const uint32_t seen = sight.lanes(b);
     __m512i masks[kBlockTokens / 2];
-    for (int pair = 0; pair < kBlockTokens / 2; ++pair) {
-      const uint32_t both = seen >> 2 * pair & 3;
-      masks[pair] = _mm512_set1_epi32(static_cast<int>((both & 1) * 0xffffu | (both >> 1) * 0xffff0000u));
-    }
+    for (int pair = 0; pair < kBlockTokens / 2; ++pair) masks[pair] = pair_mask(seen, pair);
     for (int d = 0; d < a.head_size; d += 32) {
       const uint8_t* values = value_pairs(a, run, b, d);
       F32 first = load(accumulator + d), second = load(accumulator + d + 16);
@@ -190,12 +187,7 @@ static void pair_values_of(const AttendArgs& a, const Working& w, const Run& run
 
 static void attend_pairs(const AttendArgs& a) {
   const Working w(a);
-  const F32 factor = splat(query_factor(a));
-  for (int i = 0; i < a.n_rows * a.group; ++i) {
-    const float* query = query_of(a, i);
-    auto* out = reinterpret_cast<uint16_t*>(w.queries) + ptrdiff_t{i} * a.head_size;
-    for (int d = 0; d < a.head_size; d += 16) store_bfloat(out + d, mul(load(query + d), factor));
-  }
+  round_queries(a, w.queries);
   walk<true>(a, w, kv_part_bytes(KvType::bf16, a.head_size), [&](const Run& run) {
     if (run.whole) {
       for_chunks(run, [&](auto n, int query) {

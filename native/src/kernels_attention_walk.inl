@@ -15,6 +15,7 @@ constexpr int kQueries = 4;      // that share loads of keys and values
 constexpr int kQueryBatch = 48;  // whose weights for a tile are computed before their sums of values
 constexpr int kFewQueries = 16;  // so few do not outlast the memory's delay: the next tile is fetched meanwhile
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kPairSlack = 8.0f;  // of weights in bf16: below 2^8 they are as precise as elsewhere
 static_assert(kQueryBatch % kQueries == 0);
 
 // The keys [first, end) of a tile that a row sees.
@@ -110,6 +111,30 @@ STOKER_INLINE int first_query(const AttendArgs& a) {
   return a.key_begin > a.first_position ? (a.key_begin - a.first_position) * a.group : 0;
 }
 
+// Where the tiles begin that hold a key which some row sees.
+struct KeyRange {
+  int begin, end;
+};
+
+STOKER_INLINE KeyRange keys_of(const AttendArgs& a) {
+  const int last = a.first_position + a.n_rows;
+  const int first = first_seen(a.first_position, a.window) / kTileTokens * kTileTokens;
+  return {a.key_begin > first ? a.key_begin : first, a.key_end < last ? a.key_end : last};
+}
+
+// The blocks of the next tile if queries are few, to be fetched beside the work on the tile at `begin`; null where that
+// reads too little for it or the next tile is the last, which is fetched at once.
+template <bool kFetches>
+STOKER_INLINE const int32_t* next_blocks(const AttendArgs& a, int begin, int end, size_t part_bytes) {
+  const int next = begin + kTileTokens;
+  if (a.n_rows * a.group > kFewQueries || next >= end) return nullptr;
+  const int32_t* blocks = a.block_table + next / kBlockTokens;
+  const bool whole = sight_of(a, a.n_rows - 1, begin).first == 0 && sight_of(a, 0, begin).end == kTileTokens;
+  if (kFetches && whole && next + kTileTokens <= end) return blocks;
+  fetch_parts(a, blocks, ((end < next + kTileTokens ? end : next + kTileTokens) - next + 15) / 16, part_bytes);
+  return nullptr;
+}
+
 // Walks through the piece. `work` does a run of queries. kFetches: and fetches the blocks of `run.next` beside it.
 template <bool kFetches, class Work>
 STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes, Work&& work) {
@@ -120,22 +145,10 @@ STOKER_INLINE void walk(const AttendArgs& a, const Working& w, size_t part_bytes
     store(w.others + 16 * i, zero());
     for (int d = 0; d < a.head_size; d += 16) store(a.accumulator + ptrdiff_t{i} * a.head_size + d, zero());
   }
-  const int last = a.first_position + a.n_rows;
-  const int end = a.key_end < last ? a.key_end : last;
-  const int first = first_seen(a.first_position, a.window) / kTileTokens * kTileTokens;
-  for (int begin = a.key_begin > first ? a.key_begin : first; begin < end; begin += kTileTokens) {
-    const int next = begin + kTileTokens;
-    const int32_t* next_blocks = nullptr;
-    if (n_queries <= kFewQueries && next < end) {
-      next_blocks = a.block_table + next / kBlockTokens;
-      const bool whole = sight_of(a, a.n_rows - 1, begin).first == 0 && sight_of(a, 0, begin).end == kTileTokens;
-      if (!kFetches || !whole || next + kTileTokens > end) {
-        fetch_parts(a, next_blocks, ((end < next + kTileTokens ? end : next + kTileTokens) - next + 15) / 16,
-                    part_bytes);
-        next_blocks = nullptr;
-      }
-    }
-    for_runs(a, begin, next_blocks, [&](Run run) {
+  const KeyRange keys = keys_of(a);
+  for (int begin = keys.begin; begin < keys.end; begin += kTileTokens) {
+    const int32_t* next = next_blocks<kFetches>(a, begin, keys.end, part_bytes);
+    for_runs(a, begin, next, [&](Run run) {
       const int end_query = run.end;
       for (; run.first < end_query; run.first += kQueryBatch) {
         run.end = end_query < run.first + kQueryBatch ? end_query : run.first + kQueryBatch;
@@ -182,8 +195,8 @@ STOKER_INLINE float score_base(const AttendArgs& a, int query) {
 
 // Makes of such scores, of kVectors vectors of keys, those that count: capped and relative to the maximum, which is
 // raised where a score of a key that the query sees exceeds it by more than `slack`.
-template <int kVectors>
-STOKER_INLINE void settle_scores(const AttendArgs& a, const Working& w, int query, const Mask* seen, float slack,
+template <int kVectors, class AnyWorking>
+STOKER_INLINE void settle_scores(const AttendArgs& a, const AnyWorking& w, int query, const Mask* seen, float slack,
                                  F32* scores) {
   if (a.softcap > 0.0f) {
     const F32 maximum = splat(a.maximum[query] == -__builtin_inff() ? 0.0f : a.maximum[query]);
@@ -219,5 +232,27 @@ STOKER_INLINE void for_chunks(const Run& run, Work&& work) {
 
 // What queries are multiplied by before their products with keys.
 STOKER_INLINE float query_factor(const AttendArgs& a) { return a.softcap > 0.0f ? 1.0f : kLog2E; }
+
+#if defined(__AVX512BF16__)
+
+// The queries, times their factor, in bf16.
+static void round_queries(const AttendArgs& a, uint8_t* out) {
+  const F32 factor = splat(query_factor(a));
+  auto* halves = reinterpret_cast<uint16_t*>(out);
+  for (int row = 0; row < a.n_rows; ++row) {
+    const float* queries = a.queries + row * a.query_stride;
+    for (int i = 0; i < a.group * a.head_size; i += 16, halves += 16) {
+      store_bfloat(halves, mul(load(queries + i), factor));
+    }
+  }
+}
+
+#endif
+
+// Keeps those values of a pair of keys that `seen` has; it has a bit for each key of a block.
+STOKER_INLINE __m512i pair_mask(uint32_t seen, int pair) {
+  const uint32_t both = seen >> 2 * pair & 3;
+  return _mm512_set1_epi32(static_cast<int>((both & 1) * 0xffffu | (both >> 1) * 0xffff0000u));
+}
 
 }  // namespace stoker::STOKER_ISA

@@ -21,4 +21,21 @@ static double dot_loop(int n_rounds, float* out) {
   return 2.0 * 4 * kLanes * kMaxRows * kRoundVectors * n_rounds;
 }
 
+#if defined(__AVX512BF16__)
+
+static double bfloat_loop(int n_rounds, float* out) {
+  constexpr int kSums = 16;
+  F32 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = splat(static_cast<float>(i));
+  const auto pairs = (__m512bh)_mm512_loadu_si512(out);
+  for (int round = 0; round < n_rounds; ++round) {
+    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pairs, pairs);
+  }
+  for (int i = 1; i < kSums; ++i) sums[0] = add(sums[0], sums[i]);
+  store(out, mul(sums[0], splat(0.0f)));
+  return 2.0 * 2 * kLanes * kSums * n_rounds;
+}
+
+#endif
+
 }  // namespace stoker::STOKER_ISA

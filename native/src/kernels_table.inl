@@ -34,6 +34,11 @@ const Kernels kKernels = {
     .exp_terms = exp_terms,
     .dot_loop = dot_loop,
     .fma_loop = fma_loop,
+#if defined(__AVX512BF16__)
+    .bfloat_loop = bfloat_loop,
+#else
+    .bfloat_loop = nullptr,
+#endif
     .read_loop = read_loop,
 };
 

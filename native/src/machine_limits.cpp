@@ -12,10 +12,6 @@
 #include "memory.h"
 #include "thread_pool.h"
 
-#if defined(STOKER_X86_64)
-#include <immintrin.h>
-#endif
-
 namespace stoker {
 
 namespace {
@@ -28,21 +24,6 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 constexpr int kChunksPerThread = 4;
 constexpr double kChunkSeconds = 100e-6;
 constexpr size_t kPassBytes = size_t{16} << 20;
-
-#if defined(STOKER_X86_64)
-__attribute__((target("avx512f,avx512bf16"))) double bf16_loop(int n_rounds, float* out) {
-  constexpr int kSums = 16;
-  __m512 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
-  const auto a = (__m512bh)_mm512_loadu_si512(out);
-  for (int round = 0; round < n_rounds; ++round) {
-    for (int i = 0; i < kSums; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], a, a);
-  }
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
-  _mm512_storeu_ps(out, _mm512_mul_ps(sums[0], _mm512_setzero_ps()));
-  return 2.0 * 2 * kLanes * kSums * n_rounds;
-}
-#endif
 
 // Keeps each thread of a pool on a processor of its own, if they are to use all that there are: on a busy machine two
 // of them may share one for seconds. The calling thread is let go at the end.
@@ -142,9 +123,7 @@ Limits measure_limits(const Kernels& kernels, int n_threads, size_t memory_bytes
   Limits limits{};
   limits.dot_ops = loop_rate(pool, pins, seconds, kernels.dot_loop);
   limits.fma_ops = loop_rate(pool, pins, seconds, kernels.fma_loop);
-#if defined(STOKER_X86_64)
-  if (__builtin_cpu_supports("avx512bf16")) limits.bf16_ops = loop_rate(pool, pins, seconds, bf16_loop);
-#endif
+  if (kernels.bfloat_loop != nullptr) limits.bf16_ops = loop_rate(pool, pins, seconds, kernels.bfloat_loop);
   limits.memory_bytes = read_rate(pool, pins, kernels, memory_bytes, seconds);
   limits.cache_bytes = read_rate(pool, pins, kernels, cache_bytes, seconds);
   return limits;

@@ -11,7 +11,7 @@ namespace stoker {
 struct Limits {
   double dot_ops;       // the integer products of this instruction set
   double fma_ops;       // fp32
-  double bf16_ops;      // vdpbf16ps; 0 where the processor lacks it
+  double bf16_ops;      // bf16 products of this instruction set; 0 if it has none
   double memory_bytes;  // read, of an array of `memory_bytes`
   double cache_bytes;   // read again and again, of one of `cache_bytes`
 };

@@ -45,6 +45,14 @@ STOKER_INLINE void multiply_tiles() {
   asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB) : "memory");
 }
 
+// sums[row][lane] += even + odd, where these are sums over pairs of a[row][pair] * b[pair][lane] with the first and
+// with the second bf16 of each: from zero on, by fused multiply-adds to nearest; subnormal operands and results are
+// zero.
+template <int kSums, int kA, int kB>
+STOKER_INLINE void multiply_bfloat_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kA), "i"(kB) : "memory");
+}
+
 #endif
 
 }  // namespace stoker::STOKER_ISA

@@ -66,4 +66,35 @@ STOKER_INLINE void multiply_tiles() {
   }
 }
 
+// The float that a bf16 stands for; zero for a subnormal.
+STOKER_INLINE float bfloat_operand(const uint8_t* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  if ((bits & 0x7f80) == 0) bits &= 0x8000;
+  return float_from_bfloat(bits);
+}
+
+// Fused, to nearest, subnormal results zero: as the processor does it in FloatMode, which the caller must have set.
+template <int kSums, int kA, int kB>
+STOKER_INLINE void multiply_bfloat_tiles() {
+  const TileConfig& c = tiles.config;
+  CHECK(tiles.configured && c.rows[kSums] == c.rows[kA] && c.row_bytes[kSums] == c.row_bytes[kB]);
+  CHECK(c.row_bytes[kA] == 4 * c.rows[kB] && c.row_bytes[kSums] % 4 == 0);
+  for (int row = 0; row < c.rows[kSums]; ++row) {
+    for (int lane = 0; lane < c.row_bytes[kSums] / 4; ++lane) {
+      float parts[2] = {};
+      for (int pair = 0; pair < c.rows[kB]; ++pair) {
+        for (int i = 0; i < 2; ++i) {
+          const float a = bfloat_operand(&tiles.bytes[kA][row][4 * pair + 2 * i]);
+          parts[i] = __builtin_fmaf(a, bfloat_operand(&tiles.bytes[kB][pair][4 * lane + 2 * i]), parts[i]);
+        }
+      }
+      float sum;
+      std::memcpy(&sum, &tiles.bytes[kSums][row][4 * lane], sizeof sum);
+      sum += parts[0] + parts[1];
+      std::memcpy(&tiles.bytes[kSums][row][4 * lane], &sum, sizeof sum);
+    }
+  }
+}
+
 }  // namespace stoker::STOKER_ISA

@@ -199,10 +199,11 @@ constexpr Golden kGolden[] = {
     {"attention q8", 0x5c3f68e60b0e5314, 0x4b1c0220ff228fba},
     // Of the paths that multiply KV as it is stored.
     {"attention bf16 in pairs", 0x9071ff47ce0442cc, 0},
+    {"attention bf16 in tiles", 0x1c19cbb4e76774d9, 0},
     {"attention q8 in codes", 0xe4a4e7ae359a17be, 0},
 };
 
-constexpr size_t kAlternatives = 2;  // numbers in the place of others
+constexpr size_t kAlternatives = 3;  // numbers in the place of others
 
 class Checker {
  public:
@@ -258,9 +259,12 @@ void test_golden(const Kernels& kernels) {
   checker.check("attention f16", hash_attention(kernels, random, KvType::f16));
   checker.check("attention f32", hash_attention(kernels, random, KvType::f32));
   const std::string name = kernels.name;
-  const bool pairs = name.rfind("amx", 0) == 0 || name == "avx512bf16";
-  const bool codes = pairs || name == "avx512vnni";
-  checker.check(pairs ? "attention bf16 in pairs" : "attention bf16", hash_attention(kernels, random, KvType::bf16));
+  const bool tiles = name.rfind("amx", 0) == 0, pairs = name == "avx512bf16";
+  const bool codes = tiles || pairs || name == "avx512vnni";
+  checker.check(tiles   ? "attention bf16 in tiles"
+                : pairs ? "attention bf16 in pairs"
+                        : "attention bf16",
+                hash_attention(kernels, random, KvType::bf16));
   checker.check(codes ? "attention q8 in codes" : "attention q8", hash_attention(kernels, random, KvType::q8));
   CHECK(checker.passed());
 }

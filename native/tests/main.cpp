@@ -70,6 +70,7 @@ int main(int argc, char** argv) {
     if (kernels == nullptr) continue;
     const std::string name = kernels->name;
     run("golden numbers " + name, [&] { test_golden(*kernels); });
+    run("attention " + name, [&] { test_attention(*kernels); });
     run("exact sums " + name, [&] { test_exact_sums(*kernels); });
     run("extreme values " + name, [&] { test_extreme_values(*kernels); });
     run("sampler " + name, [&] { test_sampler(*kernels); });
@@ -79,6 +80,12 @@ int main(int argc, char** argv) {
       fused = kernels;
     } else {
       run("equal paths " + name, [&] { test_equal_paths(*fused, *kernels); });
+    }
+    if (path.native != nullptr && path.stand_in != nullptr) {
+      run("stand-in of " + name, [&] {
+        test_equal_paths(*path.native, *path.stand_in);
+        test_equal_attention(*path.native, *path.stand_in);
+      });
     }
     if (path.native != nullptr) run("models " + name, [&] { test_models(name, max_threads); });
   }

@@ -17,7 +17,7 @@ extern const Kernels kKernels;
 struct PathToTest {
   const char* name;
   const Kernels* native;    // null where the processor lacks it
-  const Kernels* stand_in;  // its code with the missing instructions replaced, or null
+  const Kernels* stand_in;  // its code with the instructions replaced that others lack, or null
 };
 
 // Every path of the build, fastest first.

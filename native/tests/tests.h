@@ -17,6 +17,8 @@ void test_sampler(const Kernels& kernels);
 void test_exact_sums(const Kernels& kernels);
 void test_equal_paths(const Kernels& first, const Kernels& second);
 void test_golden(const Kernels& kernels);
+void test_attention(const Kernels& kernels);
+void test_equal_attention(const Kernels& first, const Kernels& second);
 void test_bad_edits();
 // Steps run on 1 to `max_threads` threads.
 void test_models(const std::string& isa, int max_threads);

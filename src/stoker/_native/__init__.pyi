@@ -21,7 +21,7 @@ def measure_limits(
 
     Returns operations a second (a multiplication and an addition are two) and bytes read a second:
     ``dot_ops`` (integer products of this instruction-set path), ``fma_ops`` (fp32), ``bf16_ops``
-    (bfloat16 products; 0 where the processor has none), ``memory_bytes`` (of an array of that size) and
+    (bfloat16 products of that path; 0 where it has none), ``memory_bytes`` (of an array of that size) and
     ``cache_bytes`` (read again and again). Releases the interpreter lock.
 
     Raises:

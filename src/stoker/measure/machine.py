@@ -34,7 +34,7 @@ class Machine:
         n_threads: Threads that were used.
         dot_ops: Integer products of that path, a second.
         fma_ops: fp32 operations, a second.
-        bf16_ops: bfloat16 operations, a second; 0 where the processor has none.
+        bf16_ops: bfloat16 products of that path, a second; 0 where it has none.
         memory_bytes: Bytes read from memory, a second.
         cache_bytes: Bytes read from the last cache level, a second.
         last_cache_size: Bytes of that level.
