@@ -91,6 +91,14 @@ class Ways:
         self._width = width
         self._prompts = [token_ids(sequence, width.context) for sequence in range(width.sequences)]
 
+    def prepare(self) -> None:
+        """Have every prompt computed and cached, so that streams of the pairs begin together."""
+        self._server.go_on()
+        asyncio.run(stream_all(self._server.url, self._model, self._prompts, 1))
+        self._server.stop()
+        for way in ("engine", "scheduler"):
+            self._in_process(way)
+
     def pair(self, number: int) -> dict[str, float]:
         """Time each way once; returns seconds of a step by way, and the clients' own."""
         found: dict[str, float] = {}
@@ -180,7 +188,7 @@ def main() -> None:
         engine = stack.enter_context(Contender(entry, options.threads))
         for width in WIDTHS:
             ways = Ways(engine, server, name, width)
-            ways.pair(0)  # prompts are computed and cached
+            ways.prepare()
             pairs = [ways.pair(number) for number in range(options.pairs)]
             widths[f"{width.sequences}x{width.context}"] = summarize(pairs)
         server.go_on()

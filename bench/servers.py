@@ -51,6 +51,9 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument(
         "--start-rate", type=float, default=0.5, help="first rate tried, in requests/s (default: 0.5)"
     )
+    parser.add_argument(
+        "--search-s", type=float, default=900, help="no trial of a search begins after it (default: 900)"
+    )
     parser.add_argument("--closed-only", action="store_true", help="leave the open loop out")
     parser.add_argument(
         "--requests", type=int, help="requests of each closed loop, instead of the scenario's"
@@ -137,7 +140,9 @@ def open_loop(
             continue
         print(f"open loop: {name}", file=sys.stderr)
         server.go_on()
-        highest, trials = askers[name].find_rate(options.start_rate, options.trial_s)
+        highest, trials = askers[name].find_rate(
+            options.start_rate, trial_s=options.trial_s, search_s=options.search_s
+        )
         server.stop()
         found[name] = {"highest_rate": highest, "trials": trials}
     return {"screening": screening, "servers": found}

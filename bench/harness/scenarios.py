@@ -75,9 +75,14 @@ class Asker:
         session = self._session("mixed at a rate", MIXED)
         return record(asyncio.run(session.open_loop(max(20, round(rate * duration_s)), rate)))
 
-    def find_rate(self, start: float, trial_s: float) -> tuple[float | None, list[dict[str, Any]]]:
-        """Look for the highest rate at which enough requests meet the SLO; returns it and all records."""
-        plan = SearchPlan(start=start, share=SHARE, trial_s=trial_s)
+    def find_rate(
+        self, start: float, *, trial_s: float, search_s: float
+    ) -> tuple[float | None, list[dict[str, Any]]]:
+        """Look for the highest rate at which enough requests meet the SLO; returns it and all records.
+
+        No trial begins after `search_s`: those of a server that bears no rate at all become ever longer.
+        """
+        plan = SearchPlan(start=start, share=SHARE, trial_s=trial_s, limit_s=search_s)
         search = RateSearch(start, tolerance=plan.tolerance, max_trials=plan.max_trials)
         session = self._session("mixed", MIXED)
         trials = asyncio.run(session.find_rate(plan, search))

@@ -74,9 +74,16 @@ def steady_step(arrivals: list[list[tuple[float, float]]], cpu_s: float) -> Step
     Args:
         arrivals: Of each stream.
         cpu_s: Processor time of this process for all of them.
+
+    Raises:
+        RuntimeError: One stream had ended before another began.
     """
     begin = max(of_stream[0][0] for of_stream in arrivals)
     end = min(of_stream[-1][0] for of_stream in arrivals)
+    if begin >= end:
+        raise RuntimeError(
+            "the streams did not run together: their prompts were not cached, or answers are too short"
+        )
     n_tokens = sum(n for of_stream in arrivals for now_s, n in of_stream if begin < now_s <= end)
     n_all = sum(n for of_stream in arrivals for _, n in of_stream)
     n_steps = n_tokens / len(arrivals)

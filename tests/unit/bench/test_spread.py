@@ -55,3 +55,9 @@ def test_a_step_is_timed_while_all_streams_run() -> None:
     step = streams.steady_step([first, second], cpu_s=2.1)
     assert (step.seconds, step.n_steps) == (1.0, 6.0)
     assert step.client_cpu_s == pytest.approx(2.1 * 12 / 21 / 6)
+
+
+def test_streams_that_did_not_run_together_have_no_step() -> None:
+    streams = importlib.import_module("harness.streams")
+    with pytest.raises(RuntimeError, match="one stream ended before another began"):
+        streams.steady_step([[(1.0, 1.0), (2.0, 1.0)], [(2.0, 1.0), (3.0, 1.0)]], cpu_s=1.0)
