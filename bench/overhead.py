@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 from harness.contender import Case, Contender, Entry
 from harness.machine import cores, heading
-from harness.memory import family, resident_bytes
+from harness.memory import family, largest_private_mapping, resident_bytes
 from harness.results import write
 from harness.server import Server
 from harness.servers import stoker_server
@@ -137,7 +137,10 @@ def summarize(pairs: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def memory_of(server: Server, model: Path, packs: Path) -> dict[str, Any]:
-    """Return what gateway and engine keep, and what of it is neither weights nor KV."""
+    """Return what gateway and engine keep, and what of it is neither weights nor KV blocks.
+
+    Blocks stay resident when what was in them is given up.
+    """
     totals = metric_totals(server.get("/metrics")[1])
     gateway, *engines = family(server.pid)
     sizes = {"gateway": resident_bytes(gateway)} | {
@@ -145,14 +148,17 @@ def memory_of(server: Server, model: Path, packs: Path) -> dict[str, Any]:
     }
     weights = sum(pack.stat().st_size for pack in packs.glob("*.pack"))
     written = totals["stoker_engine_kv_bytes_used"] + totals["stoker_engine_kv_bytes_cached"]
+    reserved = totals["stoker_engine_kv_bytes"]
+    kv_blocks = min(reserved, sum(largest_private_mapping(pid) for pid in engines))
     resident = sum(size["rss"] for size in sizes.values())
     return {
         "file_bytes": model.stat().st_size,
         "processes": sizes,
         "weight_bytes": weights,
         "kv_bytes_written": written,
-        "kv_bytes_reserved": totals["stoker_engine_kv_bytes"],
-        "beside_bytes": resident - weights - written,
+        "kv_bytes_resident": kv_blocks,
+        "kv_bytes_reserved": reserved,
+        "beside_bytes": resident - weights - kv_blocks,
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+_FIELDS_WITHOUT_PATH: Final = 4  # permissions, offset, device and inode, behind the addresses
 _EXECUTIONS: Final = 10  # a process that executes more programs while it is looked at is no server
 
 
@@ -26,6 +27,21 @@ def resident_bytes(pid: int) -> dict[str, int]:
         name, value = line.split(":")
         sizes_kib[name] = int(value.split()[0])
     return {"rss": sizes_kib["Rss"] << 10, "pss": sizes_kib["Pss"] << 10}
+
+
+def largest_private_mapping(pid: int) -> int:
+    """Return how much is resident of the process's largest mapping of no file: an engine's KV blocks."""
+    sizes: list[tuple[int, int]] = []
+    is_private = False
+    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            is_private = len(rest) == _FIELDS_WITHOUT_PATH
+        elif is_private and name == "Size:":
+            size_kib = int(rest[0])
+        elif is_private and name == "Rss:":
+            sizes.append((size_kib, int(rest[0])))
+    return max(sizes)[1] << 10
 
 
 def _rollup(pid: int) -> str:

@@ -205,7 +205,7 @@ def _overhead(result: Result | None) -> list[str]:
         told(
             f"Memory of gateway and engine beside weights and KV: {memory['beside_bytes'] / 1e6:,.0f} MB,",
             f"with {memory['weight_bytes'] / 1e6:,.0f} MB of weights and",
-            f"{memory['kv_bytes_written'] / 1e6:,.0f} MB of KV written.",
+            f"{memory['kv_bytes_resident'] / 1e6:,.0f} MB of KV blocks in memory.",
         ),
     ]
 

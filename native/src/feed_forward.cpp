@@ -1,4 +1,6 @@
 // The feed-forward half of a layer that is one network; experts.cpp has those that are several.
+#include <cstring>
+
 #include "model.h"
 #include "model_scratch.h"
 
@@ -8,7 +10,6 @@ namespace stoker {
 // product. `expert` is 0 where there is one network.
 void Model::inner_group(const Layer& layer, const ActivationForms& input, int row_begin, int row_end, int expert,
                         int unit, int thread) {
-  const ActivationForms& inner = scratch_->inner;
   constexpr int n = kGroup;
   const int begin = unit * n;
   float* gate = scratch_->threads[static_cast<size_t>(thread)].tile.as<float>();
@@ -18,14 +19,35 @@ void Model::inner_group(const Layer& layer, const ActivationForms& input, int ro
   const int block_end = block + n / kLanes;
   product(layer.gate, input, row_begin, row_end, block, block_end, thread, gate, 2 * n);
   product(layer.up, input, row_begin, row_end, block, block_end, thread, up, 2 * n);
+  float* values = gate;  // the rows' inner values take the place of gate and up products, without gaps
   for (int row = row_begin; row < row_end; ++row, gate += 2 * n, up += 2 * n) {
     if (!layer.gate_bias.empty()) {
       kernels_->add(gate, layer.gate_bias.data() + first, n);
       kernels_->add(up, layer.up_bias.data() + first, n);
     }
-    float* out = inner.once.row_values(row) + begin;
-    activate_(gate, up, n, out);
-    quantize_for(layer.down, inner, row, begin, n);
+    activate_(gate, up, n, values + ptrdiff_t{row - row_begin} * n);
+  }
+  keep_group(layer.down, scratch_->inner, row_begin, row_end, begin, values);
+}
+
+// Group `begin` of inner values of rows [row_begin, row_end), in the form that the matrix wants. The codes of all rows
+// are made together; floats are not written where nobody reads them, since a step's do not fit the cache.
+void Model::keep_group(const PackedMatrix& matrix, const ActivationForms& forms, int row_begin, int row_end, int begin,
+                       const float* values) {
+  const int n_rows = row_end - row_begin;
+  if (matrix.wants_int8()) {
+    int8_t codes[kRowBlock * kGroup];
+    GroupMeta meta[kRowBlock];
+    kernels_->quantize(values, n_rows * kGroup, codes, meta);
+    for (int row = 0; row < n_rows; ++row) {
+      std::memcpy(forms.once.row_codes(row_begin + row) + begin, codes + row * kGroup, kGroup);
+      forms.once.row_meta(row_begin + row)[begin / kGroup] = meta[row];
+    }
+    return;
+  }
+  for (int row = 0; row < n_rows; ++row) {
+    std::memcpy(forms.once.row_values(row_begin + row) + begin, values + row * kGroup, kGroup * sizeof(float));
+    quantize_for(matrix, forms, row_begin + row, begin, kGroup);
   }
 }
 

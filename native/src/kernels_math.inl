@@ -55,20 +55,44 @@ STOKER_INLINE F32 exp_or_zero(F32 x) { return select(greater(x, splat(-87.0f)), 
 // A group whose range is smaller has one value for all: the range's inverse would leave the floats.
 constexpr float kLeastRange = 1e-30f;
 
-struct GroupRange {
-  F32 low, high;  // the group's 32 values
-  float smallest;
-  float range;
-  bool varied;
+// One result for each of kN vectors; four share the work of that.
+template <int kN>
+STOKER_INLINE void max_lanes_of(const F32* v, float* out) {
+  if constexpr (kN == 4) return max_lanes_of_four(v, out);
+  for (int i = 0; i < kN; ++i) out[i] = max_lanes(v[i]);
+}
+template <int kN>
+STOKER_INLINE void sum_lanes_of(const I32* v, int32_t* out) {
+  if constexpr (kN == 4) return sum_lanes_of_four(v, out);
+  for (int i = 0; i < kN; ++i) out[i] = sum_lanes_int(v[i]);
+}
+
+template <int kN>
+struct GroupRanges {
+  F32 low[kN], high[kN];  // a group's 32 values
+  float smallest[kN];
+  float range[kN];
+  bool varied(int i) const { return range[i] >= kLeastRange; }
 };
 
-STOKER_INLINE GroupRange group_range(const float* x) {
-  const F32 low = load(x);
-  const F32 high = load(x + 16);
-  const float largest = max_lanes(max(low, high));
-  const float smallest = -max_lanes(max(sub(zero(), low), sub(zero(), high)));
-  const float range = largest - smallest;
-  return {low, high, smallest, range, range >= kLeastRange};
+template <int kN>
+STOKER_INLINE GroupRanges<kN> group_ranges(const float* x) {
+  GroupRanges<kN> r;
+  F32 highest[kN], minus_lowest[kN];
+  for (int i = 0; i < kN; ++i) {
+    r.low[i] = load(x + i * kGroup);
+    r.high[i] = load(x + i * kGroup + 16);
+    highest[i] = max(r.low[i], r.high[i]);
+    minus_lowest[i] = max(sub(zero(), r.low[i]), sub(zero(), r.high[i]));
+  }
+  float largest[kN], minus_smallest[kN];
+  max_lanes_of<kN>(highest, largest);
+  max_lanes_of<kN>(minus_lowest, minus_smallest);
+  for (int i = 0; i < kN; ++i) {
+    r.smallest[i] = -minus_smallest[i];
+    r.range[i] = largest[i] - r.smallest[i];
+  }
+  return r;
 }
 
 // floor + (value - smallest) * inverse, rounded. The bounds only matter for values that are infinite or not a number.
@@ -77,37 +101,57 @@ STOKER_INLINE I32 code_of(F32 value, float smallest, float inverse, float floor,
   return to_int(min(max(at, splat(floor)), splat(ceiling)));
 }
 
-STOKER_INLINE void store_group(I32 low, I32 high, float scale, float offset, int8_t* codes, GroupMeta& meta) {
+STOKER_INLINE void store_codes(I32 low, I32 high, int8_t* codes) {
   store_int8(codes, low);
   store_int8(codes + 16, high);
-  const auto code_sum = static_cast<float>(sum_lanes_int(add_int(low, high)));
-  meta = {scale, offset, scale * code_sum + static_cast<float>(kGroup) * offset};
+}
+
+STOKER_INLINE GroupMeta group_meta(float scale, float offset, int32_t code_sum) {
+  return {scale, offset, scale * static_cast<float>(code_sum) + static_cast<float>(kGroup) * offset};
+}
+
+template <int kN>
+STOKER_INLINE void quantize_groups(const float* x, int8_t* codes, GroupMeta* meta) {
+  const GroupRanges<kN> r = group_ranges<kN>(x);
+  float scale[kN], inverse[kN];
+  for (int i = 0; i < kN; ++i) {
+    scale[i] = r.varied(i) ? r.range[i] / 255.0f : 0.0f;
+    inverse[i] = r.varied(i) ? 255.0f / r.range[i] : 0.0f;
+  }
+  I32 sums[kN];
+  for (int i = 0; i < kN; ++i) {
+    const I32 low = code_of(r.low[i], r.smallest[i], inverse[i], -128.0f, 127.0f);
+    const I32 high = code_of(r.high[i], r.smallest[i], inverse[i], -128.0f, 127.0f);
+    store_codes(low, high, codes + i * kGroup);
+    sums[i] = add_int(low, high);
+  }
+  int32_t code_sums[kN];
+  sum_lanes_of<kN>(sums, code_sums);
+  for (int i = 0; i < kN; ++i) meta[i] = group_meta(scale[i], r.smallest[i] + 128.0f * scale[i], code_sums[i]);
 }
 
 static void quantize(const float* x, int n, int8_t* codes, GroupMeta* meta) {
-  for (int g = 0; g < n / kGroup; ++g) {
-    const GroupRange r = group_range(x + g * kGroup);
-    const float scale = r.varied ? r.range / 255.0f : 0.0f;
-    const float inverse = r.varied ? 255.0f / r.range : 0.0f;
-    store_group(code_of(r.low, r.smallest, inverse, -128.0f, 127.0f),
-                code_of(r.high, r.smallest, inverse, -128.0f, 127.0f), scale, r.smallest + 128.0f * scale,
-                codes + g * kGroup, meta[g]);
-  }
+  int g = 0;
+  for (; g + 4 <= n / kGroup; g += 4) quantize_groups<4>(x + g * kGroup, codes + g * kGroup, meta + g);
+  for (; g < n / kGroup; ++g) quantize_groups<1>(x + g * kGroup, codes + g * kGroup, meta + g);
 }
 
 // 16-bit codes from -32768 to 32639 are 256 * coarse + fine with both in int8.
 static void quantize_twice(const float* x, int n, int8_t* codes, GroupMeta* meta) {
   constexpr float kFloor = -32768.0f, kCeiling = 32639.0f, kSteps = kCeiling - kFloor;
-  for (int g = 0; g < n / kGroup; ++g) {
-    const GroupRange r = group_range(x + g * kGroup);
-    const float scale = r.varied ? r.range / kSteps : 0.0f;
-    const float inverse = r.varied ? kSteps / r.range : 0.0f;
-    const I32 low = code_of(r.low, r.smallest, inverse, kFloor, kCeiling);
-    const I32 high = code_of(r.high, r.smallest, inverse, kFloor, kCeiling);
+  const ptrdiff_t n_groups = n / kGroup;
+  for (ptrdiff_t g = 0; g < n_groups; ++g) {
+    const GroupRanges<1> r = group_ranges<1>(x + g * kGroup);
+    const float scale = r.varied(0) ? r.range[0] / kSteps : 0.0f;
+    const float inverse = r.varied(0) ? kSteps / r.range[0] : 0.0f;
+    const I32 low = code_of(r.low[0], r.smallest[0], inverse, kFloor, kCeiling);
+    const I32 high = code_of(r.high[0], r.smallest[0], inverse, kFloor, kCeiling);
     const I32 coarse_low = nearest_256th(low), coarse_high = nearest_256th(high);
-    store_group(coarse_low, coarse_high, 256.0f * scale, 0.0f, codes + g * kGroup, meta[g]);
-    store_group(sub_int(low, times_256(coarse_low)), sub_int(high, times_256(coarse_high)), scale,
-                r.smallest - kFloor * scale, codes + n + g * kGroup, meta[n / kGroup + g]);
+    const I32 fine_low = sub_int(low, times_256(coarse_low)), fine_high = sub_int(high, times_256(coarse_high));
+    store_codes(coarse_low, coarse_high, codes + g * kGroup);
+    store_codes(fine_low, fine_high, codes + (n_groups + g) * kGroup);
+    meta[g] = group_meta(256.0f * scale, 0.0f, sum_lanes_int(add_int(coarse_low, coarse_high)));
+    meta[n_groups + g] = group_meta(scale, r.smallest[0] - kFloor * scale, sum_lanes_int(add_int(fine_low, fine_high)));
   }
 }
 

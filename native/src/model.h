@@ -160,6 +160,8 @@ class Model {
   };
   void normalize(const std::vector<float>& weight, int n_rows, Precision wanted);
   void quantize_for(const PackedMatrix& matrix, const ActivationForms& forms, int row, int begin, int n);
+  void keep_group(const PackedMatrix& matrix, const ActivationForms& forms, int row_begin, int row_end, int begin,
+                  const float* values);
   void product(const PackedMatrix& matrix, const ActivationForms& input, int row_begin, int row_end, int block_begin,
                int block_end, int thread, float* out, ptrdiff_t stride);
   void add_product(const PackedMatrix& matrix, const ActivationForms& input, const std::vector<float>& bias,

@@ -6,7 +6,7 @@
 
 namespace stoker {
 
-constexpr int kRowBlock = 96;  // rows that share one pass over a column block; a multiple of the kernels' 12
+constexpr int kRowBlock = 96;  // rows that share one pass over a column block
 constexpr int kChunksPerThread = 8;
 constexpr int kInlineRows = 4;  // so few rows are normalized sooner than a region is entered
 

@@ -59,6 +59,10 @@ STOKER_INLINE float max_lanes(F32 a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+// The greatest lane of each of four vectors.
+STOKER_INLINE void max_lanes_of_four(const F32* v, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = max_lanes(v[i]);
+}
 
 STOKER_INLINE Mask first_lanes(int n) {  // n in [0, 16]
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -118,6 +122,10 @@ STOKER_INLINE int32_t sum_lanes_int(I32 a) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+// The sum of the lanes of each of four vectors.
+STOKER_INLINE void sum_lanes_of_four(const I32* v, int32_t* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_lanes_int(v[i]);
 }
 STOKER_INLINE void store_int8(int8_t* p, I32 a) {
   // The pack works in each register half by itself: lanes 0-3, 8-11, 4-7, 12-15.

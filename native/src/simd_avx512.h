@@ -11,7 +11,11 @@
 namespace stoker::STOKER_ISA {
 
 // What the 32 registers hold without spilling.
-constexpr int kMaxRows = 12;     // rows of a product at once
+#if defined(__AMX_TILE__)
+constexpr int kMaxRows = 12;  // rows of a product at once; one more is for tiles
+#else
+constexpr int kMaxRows = 11;
+#endif
 constexpr int kMaxPairs = 4;     // (row, head) pairs that share the loads of one tile of keys
 constexpr int kPairVectors = 4;  // vectors of scores or values at once for each pair
 
@@ -42,6 +46,19 @@ STOKER_INLINE float sum_lanes(F32 a) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 STOKER_INLINE float max_lanes(F32 a) { return _mm512_reduce_max_ps(a); }
+STOKER_INLINE __m128 quarter_maximum(F32 a) {
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), high);
+  return _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+// The greatest lane of each of four vectors.
+STOKER_INLINE void max_lanes_of_four(const F32* v, float* out) {
+  const __m128 a = quarter_maximum(v[0]), b = quarter_maximum(v[1]);
+  const __m128 c = quarter_maximum(v[2]), d = quarter_maximum(v[3]);
+  const __m128 ab = _mm_max_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+  const __m128 cd = _mm_max_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+  _mm_storeu_ps(out, _mm_max_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
+}
 
 STOKER_INLINE Mask first_lanes(int n) { return static_cast<Mask>((1u << n) - 1); }  // n in [0, 16]
 STOKER_INLINE Mask greater(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
@@ -81,6 +98,18 @@ STOKER_INLINE I32 nearest_256th(I32 a) { return _mm512_srai_epi32(_mm512_add_epi
 STOKER_INLINE F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 STOKER_INLINE I32 to_int(F32 a) { return _mm512_cvtps_epi32(a); }  // nearest, ties to even
 STOKER_INLINE int32_t sum_lanes_int(I32 a) { return _mm512_reduce_add_epi32(a); }
+STOKER_INLINE __m128i quarter_sum(I32 a) {
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+}
+// The sum of the lanes of each of four vectors.
+STOKER_INLINE void sum_lanes_of_four(const I32* v, int32_t* out) {
+  const __m128i a = quarter_sum(v[0]), b = quarter_sum(v[1]), c = quarter_sum(v[2]), d = quarter_sum(v[3]);
+  const __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+  const __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+  const __m128i sums = _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), sums);
+}
 STOKER_INLINE void store_int8(int8_t* p, I32 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
 }

@@ -75,6 +75,10 @@ STOKER_INLINE float sum_lanes(F32 a) {
 STOKER_INLINE float max_lanes(F32 a) {
   return vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a.part[0], a.part[1]), vmaxnmq_f32(a.part[2], a.part[3])));
 }
+// The greatest lane of each of four vectors.
+STOKER_INLINE void max_lanes_of_four(const F32* v, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = max_lanes(v[i]);
+}
 
 STOKER_INLINE Mask first_lanes(int n) {  // n in [0, 16]
   const uint32x4_t end = vdupq_n_u32(static_cast<uint32_t>(n));
@@ -146,6 +150,10 @@ STOKER_INLINE I32 to_int(F32 a) {  // nearest, ties to even
 }
 STOKER_INLINE int32_t sum_lanes_int(I32 a) {
   return vaddvq_s32(vaddq_s32(vaddq_s32(a.part[0], a.part[1]), vaddq_s32(a.part[2], a.part[3])));
+}
+// The sum of the lanes of each of four vectors.
+STOKER_INLINE void sum_lanes_of_four(const I32* v, int32_t* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_lanes_int(v[i]);
 }
 STOKER_INLINE void store_int8(int8_t* p, I32 a) {
   const int16x8_t low = vcombine_s16(vmovn_s32(a.part[0]), vmovn_s32(a.part[1]));

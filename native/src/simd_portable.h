@@ -47,6 +47,10 @@ STOKER_INLINE float max_lanes(F32 a) {
   for (int i = 1; i < 16; ++i) best = a[i] > best ? a[i] : best;
   return best;
 }
+// The greatest lane of each of four vectors.
+STOKER_INLINE void max_lanes_of_four(const F32* v, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = max_lanes(v[i]);
+}
 
 STOKER_INLINE Mask first_lanes(int n) {
   const I32 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -93,6 +97,10 @@ STOKER_INLINE int32_t sum_lanes_int(I32 a) {
   int32_t sum = 0;
   for (int i = 0; i < 16; ++i) sum += a[i];
   return sum;
+}
+// The sum of the lanes of each of four vectors.
+STOKER_INLINE void sum_lanes_of_four(const I32* v, int32_t* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_lanes_int(v[i]);
 }
 STOKER_INLINE void store_int8(int8_t* p, I32 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a[i]);

@@ -201,7 +201,7 @@ def test_aims_say_what_was_wanted_reached_and_whether_that_is_enough(documents: 
                 "added_share": {"scheduler": [0.01, 0.0, 0.02], "server": [0.07, 0.06, 0.08]},
             }
         },
-        "memory": {"beside_bytes": 1.5e8, "weight_bytes": 1e8, "kv_bytes_written": 1e7},
+        "memory": {"beside_bytes": 1.5e8, "weight_bytes": 1e8, "kv_bytes_resident": 1e7},
     }
     results = documents.Results(
         engine=engine_result(), shapes={"1B": engine_result()}, servers=servers, overhead=overhead

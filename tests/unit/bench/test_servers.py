@@ -1,6 +1,7 @@
 """What is kept of servers' answers, and how servers are compared."""
 
 import importlib
+import mmap
 import os
 import signal
 import subprocess
@@ -121,3 +122,14 @@ def test_memory_is_that_of_a_process_and_its_children() -> None:
         os.kill(child, signal.SIGKILL)
     assert family == [process.pid, child]
     assert 0 < sizes["pss"] <= sizes["rss"]
+
+
+def test_the_largest_mapping_of_no_file_is_found() -> None:
+    memory = importlib.import_module("harness.memory")
+    before = memory.largest_private_mapping(os.getpid())
+    with mmap.mmap(-1, 1 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
+        mapping.madvise(mmap.MADV_NOHUGEPAGE)
+        for page in range(100):
+            mapping[page << 12] = 1
+        found = memory.largest_private_mapping(os.getpid())
+    assert 100 << 12 <= found < before + (200 << 12)
