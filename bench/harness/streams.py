@@ -82,7 +82,7 @@ def steady_step(arrivals: list[list[tuple[float, float]]], cpu_s: float) -> Step
     end = min(of_stream[-1][0] for of_stream in arrivals)
     if begin >= end:
         raise RuntimeError(
-            "the streams did not run together: their prompts were not cached, or answers are too short"
+            "one stream ended before another began: cache the prompts or ask for longer answers"
         )
     n_tokens = sum(n for of_stream in arrivals for now_s, n in of_stream if begin < now_s <= end)
     n_all = sum(n for of_stream in arrivals for _, n in of_stream)
