@@ -18,7 +18,7 @@ void fuzz(FuzzedDataProvider& data) {
   std::vector<int32_t> counts(static_cast<size_t>(vocab));
 
   check_edits(edits.view, vocab);
-  edit_logits(edits.view, logits.data(), counts.data());
+  edit_logits(edits.view, logits.data(), vocab, counts.data());
 
   std::vector<bool> named(static_cast<size_t>(vocab));
   for (const auto* tokens : {&edits.history, &edits.bias_tokens, &edits.banned}) {

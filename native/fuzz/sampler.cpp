@@ -54,7 +54,7 @@ void fuzz(FuzzedDataProvider& data) {
   const auto banned = [&](int token) {
     return std::find(edits.banned.begin(), edits.banned.end(), token) != edits.banned.end();
   };
-  edit_logits(edits.view, logits.data(), scratch.counts.data());
+  edit_logits(edits.view, logits.data(), vocab, scratch.counts.data());
   bool free = true;
   bool choice = false;
   for (int token = 0; token < vocab; ++token) {
