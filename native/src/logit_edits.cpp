@@ -39,7 +39,8 @@ int count_allowed(const LogitEdits& edits, int vocab) {
 bool bans_all_allowed(const LogitEdits& edits, int vocab) {
   int left = count_allowed(edits, vocab);
   for (int i = 0; i < edits.n_banned; ++i) {
-    if (allows(edits, edits.banned[i]) && std::find(edits.banned, edits.banned + i, edits.banned[i]) == edits.banned + i) {
+    if (allows(edits, edits.banned[i]) &&
+        std::find(edits.banned, edits.banned + i, edits.banned[i]) == edits.banned + i) {
       --left;
     }
   }
@@ -72,8 +73,7 @@ void check_edits(const LogitEdits& edits, int vocab) {
       !std::all_of(edits.banned, edits.banned + edits.n_banned, known)) {
     throw std::invalid_argument("a token id of a logit edit is outside the vocabulary");
   }
-  if (edits.allowed != nullptr &&
-      (edits.n_allowed_words != allowed_words(vocab) || count_allowed(edits, vocab) == 0)) {
+  if (edits.allowed != nullptr && (edits.n_allowed_words != allowed_words(vocab) || count_allowed(edits, vocab) == 0)) {
     throw std::invalid_argument("a mask of a logit edit must have a bit for each token, and one at least that is set");
   }
 }

@@ -31,7 +31,8 @@ void check_edits(const LogitEdits& edits, int vocab);
 
 // Changes logits [vocab] in place, in one order of operations per token. The repetition penalty is that of Keskar et
 // al., 2019 (CTRL); presence and frequency penalties are OpenAI's. `counts` is [vocab], all 0 before and after. Edits
-// must have passed check_edits. No token is left that `allowed` lacks; should it have banned ones alone, they are spared.
+// must have passed check_edits. No token is left that `allowed` lacks; should it have banned ones alone, they are
+// spared.
 void edit_logits(const LogitEdits& edits, float* logits, int vocab, int32_t* counts);
 
 }  // namespace stoker

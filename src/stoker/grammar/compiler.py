@@ -11,7 +11,7 @@ import numpy as np
 from stoker.core.errors import InvalidRequestError
 from stoker.core.grammar import Grammar, GrammarKind
 from stoker.grammar.lark import INVALID_GRAMMAR, MAX_NESTING, check_lark
-from stoker.grammar.matcher import MaskWriter, TokenMatcher, first_line
+from stoker.grammar.matcher import MaskWriter, TokenMatcher, reason
 from stoker.grammar.paths import below
 from stoker.grammar.schema import INVALID_SCHEMA, Subschema, check_schema
 from stoker.grammar.vocabulary import Vocabulary
@@ -111,9 +111,11 @@ class GrammarCompiler:
         self.n_compiled += 1
         if grammar.kind is GrammarKind.JSON_SCHEMA:
             return _compile_schema(grammar, tools)
-        source = _regex(grammar) if grammar.kind is GrammarKind.REGEX else _lark(grammar)
-        matcher = _match(source, tools)
-        if (fault := _fault(matcher, tools)) is not None:
+        if grammar.kind is GrammarKind.REGEX:
+            fault = _fault(matcher := _match(_regex(grammar), tools), tools)
+        else:
+            fault = _fault(matcher := _match(_lark(grammar), tools), tools, head_lines=_HEAD.count("\n"))
+        if fault is not None:
             raise InvalidRequestError(
                 f"Invalid '{grammar.field}': {fault}.", param=grammar.field, code=INVALID_GRAMMAR
             )
@@ -162,7 +164,7 @@ def _lark(grammar: Grammar) -> str:
             source = any_to_lark(source)
         except Exception as error:  # it is a script of examples; whatever it raises is of its input
             raise InvalidRequestError(
-                f"Invalid '{grammar.field}': {first_line(str(error)) or 'it is no GBNF'}.",
+                f"Invalid '{grammar.field}': {reason(str(error)) or 'it is no GBNF'}.",
                 param=grammar.field,
                 code=INVALID_GRAMMAR,
             ) from error
@@ -196,7 +198,10 @@ def _blame(schema: dict[str, Any], fault: str, tools: _Tools) -> tuple[tuple[str
 
 
 def _keyword(each: Subschema, fault: str) -> tuple[str, ...]:
-    return tuple([keyword for keyword in each.value if f"{keyword} " in fault][:1])
+    named = [keyword for keyword in each.value if f"'{keyword}'" in fault or f"{keyword} " in fault]
+    if not named and "regex" in fault:
+        named = [keyword for keyword in each.value if keyword in {"pattern", "patternProperties"}]
+    return tuple(named[:1])
 
 
 def _schema_source(schema: dict[str, Any]) -> str:
@@ -214,11 +219,17 @@ def _match(source: str, tools: _Tools) -> "LLMatcher":
     return LLMatcher(tools.tokenizer, grammar, log_level=0, limits=limits)
 
 
-def _fault(matcher: "LLMatcher", tools: _Tools) -> str | None:
-    """Return why a matcher is of no use, or None; its first mask is computed for that."""
+def _fault(matcher: "LLMatcher", tools: _Tools, *, head_lines: int = 10**6) -> str | None:
+    """Return why a matcher is of no use, or None; its first mask is computed for that.
+
+    Args:
+        matcher: Just compiled.
+        tools: What it was compiled with.
+        head_lines: Lines before the client's own, where it has written lines.
+    """
     if not matcher.is_error():
         mask = np.frombuffer(matcher.compute_bitmask(), "<u4")[: len(tools.sayable)]
         if not matcher.is_error():
             return None if (mask & tools.sayable).any() else "no text is of it"
-    error = first_line(matcher.get_error())
-    return "no text is of it" if error.startswith("NoExtension") else error.removeprefix("at ")
+    error = matcher.get_error().strip()
+    return "no text is of it" if error.startswith("NoExtension") else reason(error, head_lines=head_lines)

@@ -1,5 +1,6 @@
 """`TokenMatcher` holds one sequence to its grammar, `MaskWriter` computes a step's masks."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher
     from numpy.typing import NDArray
 
+_PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): (?P<text>.*)")
 _PARALLEL = 4
 """From so many masks on they are computed by several threads."""
 
@@ -51,7 +53,7 @@ class TokenMatcher:
     @property
     def fault(self) -> str | None:
         """Why no mask could be computed, or None."""
-        return first_line(self.matcher.get_error()) if self.matcher.is_error() else None
+        return reason(self.matcher.get_error()) if self.matcher.is_error() else None
 
 
 class MaskWriter:
@@ -100,6 +102,19 @@ class MaskWriter:
         return lost
 
 
-def first_line(message: str) -> str:
-    """Return what an error of llguidance says, without the state that it may go on with."""
-    return message.strip().partition("\n")[0][:300]
+def reason(message: str, *, head_lines: int = 0) -> str:
+    """Return what an error of llguidance says in a sentence, without the state that it may go on with.
+
+    Args:
+        message: The error.
+        head_lines: Lines before a grammar that its author has not written.
+    """
+    lines = [line.strip() for line in message.strip().splitlines()] or [""]
+    explained = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    said = _PLACE.match(lines[0])
+    text = lines[0] if said is None else said["text"]
+    if "oneOf" in text:
+        text = "the cases of 'oneOf' may overlap; use 'anyOf'"
+    line = 0 if said is None else int(said["line"]) - head_lines
+    where = f"line {line}: " if line > 0 else ""
+    return where + (explained or text.removeprefix("failed to compile JSON schema: "))[:300]
