@@ -92,12 +92,12 @@ class GrammarCompiler:
             matcher.advance((token,))
         return matcher
 
-    def mask_writer(self, *, parallel: bool = True) -> MaskWriter:
-        """Return what computes masks for matchers of this compiler."""
+    def mask_writer(self, *, threads: int) -> MaskWriter:
+        """Return what computes masks for matchers of this compiler, by so many threads."""
         from llguidance import LLExecutor  # noqa: PLC0415
 
         tools = self._tools or self._make_tools()
-        return MaskWriter(tools.sayable, LLExecutor() if parallel else None)
+        return MaskWriter(tools.sayable, LLExecutor(threads) if threads > 1 else None)
 
     def _make_tools(self) -> _Tools:
         from llguidance import LLTokenizer, TokenizerWrapper  # noqa: PLC0415
@@ -199,7 +199,7 @@ def _blame(schema: dict[str, Any], fault: str, tools: _Tools) -> tuple[tuple[str
 
 def _keyword(each: Subschema, fault: str) -> tuple[str, ...]:
     named = [keyword for keyword in each.value if f"'{keyword}'" in fault or f"{keyword} " in fault]
-    if not named and "regex" in fault:
+    if not named and ("regex" in fault or "regular expression" in fault):
         named = [keyword for keyword in each.value if keyword in {"pattern", "patternProperties"}]
     return tuple(named[:1])
 

@@ -117,4 +117,6 @@ def reason(message: str, *, head_lines: int = 0) -> str:
         text = "the cases of 'oneOf' may overlap; use 'anyOf'"
     line = 0 if said is None else int(said["line"]) - head_lines
     where = f"line {line}: " if line > 0 else ""
-    return where + (explained or text.removeprefix("failed to compile JSON schema: "))[:300]
+    if explained is not None:
+        text = f"regular expression: {explained}"
+    return where + text.removeprefix("failed to compile JSON schema: ")[:300]

@@ -49,11 +49,13 @@ class Grammars:
     Args:
         compiler: Compiles; None where no grammar can be honoured.
         timeout_s: Longest that compiling one may take.
+        threads: Threads that compute masks.
         nudge: Called by the thread when one is ready.
     """
 
     compiler: GrammarCompiler | None
     timeout_s: float
+    threads: int
     nudge: Callable[[], None]
     _pending: dict[str, Preparation] = field(default_factory=dict)
     _thread: "_CompileThread | None" = None
@@ -98,7 +100,9 @@ class Grammars:
         return ready
 
     def _overdue(self, each: Preparation, now: float) -> StokerError | None:
-        if each.began is not None and now - each.began > self.timeout_s:
+        if now < self._due(each):
+            return None
+        if each.began is not None:
             grammar = _grammar(each.request)
             return InvalidRequestError(
                 f"Invalid '{grammar.field}': compiling it takes longer than {self.timeout_s:g} s "
@@ -106,15 +110,15 @@ class Grammars:
                 param=grammar.field,
                 code=TOO_COMPLEX,
             )
-        if each.began is None and now - each.since > self.timeout_s:
-            return QueueFullError("other grammars are being compiled; try again", retry_after_s=1.0)
-        return None
+        return QueueFullError("other grammars are being compiled; try again", retry_after_s=1.0)
+
+    def _due(self, each: Preparation) -> float:
+        return (each.since if each.began is None else each.began) + self.timeout_s
 
     @property
     def wake_at(self) -> float | None:
         """When `take_ready` is to be called again though nothing has happened; None for never."""
-        oldest = min((each.since for each in self._pending.values()), default=None)
-        return None if oldest is None else oldest + self.timeout_s
+        return min(map(self._due, self._pending.values()), default=None)
 
     def write_masks(self, plan: StepPlan) -> list[tuple[str, StokerError]]:
         """Compute the masks of a plan's constrained rows.
@@ -130,7 +134,7 @@ class Grammars:
             return []
         began = time.perf_counter()
         if self._writer is None:
-            self._writer = self.compiler.mask_writer()
+            self._writer = self.compiler.mask_writer(threads=self.threads)
         lost = self._writer.write([matcher for _, matcher in rows])
         self._mask_seconds += time.perf_counter() - began
         return [(plan.request_ids[rows[index][0]], _lost(rows[index][1])) for index in lost]

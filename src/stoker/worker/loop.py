@@ -26,6 +26,7 @@ from stoker.worker.frames import Abort, Submit, Tune
 from stoker.worker.grammars import Grammars
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
+from stoker.worker.processors import available_processors
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
 from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
@@ -118,7 +119,8 @@ class EngineLoop:
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
-            grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, self._mailbox.nudge)
+            threads = self._config.n_threads or available_processors()
+            grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, threads, self._mailbox.nudge)
             try:
                 self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info, grammars), tiers)
                 if tiers is not None:
