@@ -92,12 +92,9 @@ class GrammarCompiler:
             matcher.advance((token,))
         return matcher
 
-    def mask_writer(self, *, threads: int) -> MaskWriter:
-        """Return what computes masks for matchers of this compiler, by so many threads."""
-        from llguidance import LLExecutor  # noqa: PLC0415
-
-        tools = self._tools or self._make_tools()
-        return MaskWriter(tools.sayable, LLExecutor(threads) if threads > 1 else None)
+    def mask_writer(self) -> MaskWriter:
+        """Return what computes masks for matchers of this compiler."""
+        return MaskWriter((self._tools or self._make_tools()).sayable)
 
     def _make_tools(self) -> _Tools:
         from llguidance import LLTokenizer, TokenizerWrapper  # noqa: PLC0415

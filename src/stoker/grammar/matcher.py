@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from llguidance import LLExecutor, LLMatcher
+    from llguidance import LLMatcher
     from numpy.typing import NDArray
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): (?P<text>.*)")
-_PARALLEL = 4
-"""From so many masks on they are computed by several threads."""
 
 
 class TokenMatcher:
@@ -62,12 +60,10 @@ class MaskWriter:
     Args:
         sayable: Bits of the tokens that any grammar may lead to, as in a mask: text, and what ends an
             answer.
-        executor: Threads; None to use one alone.
     """
 
-    def __init__(self, sayable: "NDArray[np.uint32]", executor: "LLExecutor | None") -> None:
+    def __init__(self, sayable: "NDArray[np.uint32]") -> None:
         self._sayable = sayable
-        self._executor = executor
         self._masks: NDArray[np.uint32] = np.empty((0, len(sayable)), np.uint32)
 
     def write(self, matchers: Sequence[TokenMatcher]) -> list[int]:
@@ -83,12 +79,8 @@ class MaskWriter:
             self._masks = np.empty((2 * n, n_words), np.uint32)
         masks = self._masks[:n]
         row_bytes = 4 * n_words
-        if self._executor is None or n < _PARALLEL:
-            for row, each in zip(masks, matchers, strict=True):
-                each.matcher.unsafe_compute_mask_ptr(row.ctypes.data, row_bytes)
-        else:
-            jobs = [(each.matcher, index) for index, each in enumerate(matchers)]
-            self._executor.unsafe_compute_mask_ptr(jobs, masks.ctypes.data, row_bytes, n)
+        for row, each in zip(masks, matchers, strict=True):
+            each.matcher.unsafe_compute_mask_ptr(row.ctypes.data, row_bytes)
         masks &= self._sayable
         some: list[bool] = np.any(masks, axis=1).tolist()
         lost = [

@@ -64,7 +64,7 @@ def draw_answer(
         ValueError: The grammar was lost on the way.
     """
     matcher = compiler.matcher(grammar)
-    writer = compiler.mask_writer(threads=1)
+    writer = compiler.mask_writer()
     random_ = random.Random(seed)  # noqa: S311 - no secrets are drawn
     tokens: list[int] = []
     while len(tokens) < most:

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 
-from stoker.core.errors import InvalidRequestError, QueueFullError, StokerError, UnsupportedFieldError
+from stoker.core.errors import (
+    EngineError,
+    InvalidRequestError,
+    QueueFullError,
+    StokerError,
+    UnsupportedFieldError,
+)
 from stoker.core.grammar import Grammar
 from stoker.core.stats import EngineStats
 from stoker.core.step import LogitEdits, StepPlan
@@ -38,6 +44,17 @@ class Preparation:
     began: float | None = None
     outcome: TokenMatcher | StokerError | None = None
 
+    @property
+    def constraint(self) -> TokenMatcher:
+        """What holds it to its grammar.
+
+        Raises:
+            StokerError: There is no such thing.
+        """
+        if isinstance(self.outcome, TokenMatcher):
+            return self.outcome
+        raise self.outcome or EngineError("a grammar has no outcome; report this bug")
+
 
 @dataclass(slots=True)
 class Grammars:
@@ -49,13 +66,11 @@ class Grammars:
     Args:
         compiler: Compiles; None where no grammar can be honoured.
         timeout_s: Longest that compiling one may take.
-        threads: Threads that compute masks.
         nudge: Called by the thread when one is ready.
     """
 
     compiler: GrammarCompiler | None
     timeout_s: float
-    threads: int
     nudge: Callable[[], None]
     _pending: dict[str, Preparation] = field(default_factory=dict)
     _thread: "_CompileThread | None" = None
@@ -134,10 +149,15 @@ class Grammars:
             return []
         began = time.perf_counter()
         if self._writer is None:
-            self._writer = self.compiler.mask_writer(threads=self.threads)
+            self._writer = self.compiler.mask_writer()
         lost = self._writer.write([matcher for _, matcher in rows])
         self._mask_seconds += time.perf_counter() - began
         return [(plan.request_ids[rows[index][0]], _lost(rows[index][1])) for index in lost]
+
+    @property
+    def mask_seconds(self) -> float:
+        """Time that masks have taken."""
+        return self._mask_seconds
 
     def count(self, stats: EngineStats) -> EngineStats:
         """Return the statistics with what grammars have taken."""

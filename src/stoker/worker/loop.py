@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import CapacityError, EngineError, RequestError, SettingsError, StokerError
+from stoker.core.errors import CapacityError, RequestError, SettingsError, StokerError
 from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
@@ -17,7 +17,6 @@ from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.grammar.compiler import GrammarCompiler
-from stoker.grammar.matcher import TokenMatcher
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
 from stoker.worker.checks import check_request
@@ -26,7 +25,6 @@ from stoker.worker.frames import Abort, Submit, Tune
 from stoker.worker.grammars import Grammars
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
-from stoker.worker.processors import available_processors
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
 from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
@@ -119,8 +117,7 @@ class EngineLoop:
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
-            threads = self._config.n_threads or available_processors()
-            grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, threads, self._mailbox.nudge)
+            grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, self._mailbox.nudge)
             try:
                 self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info, grammars), tiers)
                 if tiers is not None:
@@ -261,10 +258,8 @@ class _Desk:
         for each in ready:
             peer, sequence = self.waiting.pop(each.request.request_id)
             try:
-                if not isinstance(each.outcome, TokenMatcher):
-                    raise each.outcome or EngineError("a grammar has no outcome; report this bug")
                 request = _with_time_left(each.request, now - each.since)
-                self.scheduler.submit(self._apart(request), now, each.outcome)
+                self.scheduler.submit(self._apart(request), now, each.constraint)
             except StokerError as error:
                 self.sessions.refuse(peer, sequence, error)
             else:

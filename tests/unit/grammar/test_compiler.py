@@ -168,7 +168,7 @@ def test_lark_and_gbnf_are_taken(compiler: GrammarCompiler) -> None:
 
 def test_no_control_token_is_ever_allowed_but_at_the_end(compiler: GrammarCompiler) -> None:
     matcher = compiler.matcher(Grammar(GrammarKind.REGEX, "(?s:.*)", "f"))
-    compiler.mask_writer(threads=1).write([matcher])
+    compiler.mask_writer().write([matcher])
     allowed = set(allowed_tokens(matcher))
     assert END in allowed
     assert {256, 257}.isdisjoint(allowed)
@@ -183,7 +183,7 @@ def test_sequences_of_one_grammar_do_not_feel_each_other(seeds: list[int], order
     )
     alone = [_trace(merged_compiler(), grammar, seed) for seed in seeds]
     compiler = merged_compiler()
-    writer = compiler.mask_writer(threads=2)
+    writer = compiler.mask_writer()
     matchers = [compiler.matcher(grammar) for _ in seeds]
     left = [list(trace) for trace in alone]
     while any(left):
@@ -197,7 +197,7 @@ def test_sequences_of_one_grammar_do_not_feel_each_other(seeds: list[int], order
 
 def _trace(compiler: GrammarCompiler, grammar: Grammar, seed: int) -> list[tuple[list[int], int]]:
     tokens, _ = draw_answer(compiler, grammar, seed, most=60, weigh=closing)
-    matcher, writer = compiler.matcher(grammar), compiler.mask_writer(threads=1)
+    matcher, writer = compiler.matcher(grammar), compiler.mask_writer()
     trace = []
     for token in tokens:
         writer.write([matcher])
@@ -209,7 +209,7 @@ def _trace(compiler: GrammarCompiler, grammar: Grammar, seed: int) -> list[tuple
 def test_one_that_goes_on_allows_what_it_would_have_allowed(compiler: GrammarCompiler) -> None:
     grammar = json_schema('{"type":"array","items":{"type":"integer"},"minItems":2,"maxItems":4}')
     trace = _trace(compiler, grammar, 5)
-    writer = compiler.mask_writer(threads=1)
+    writer = compiler.mask_writer()
     for cut, (allowed, _) in enumerate(trace):
         matcher = compiler.matcher(grammar, [token for _, token in trace[:cut]])
         assert writer.write([matcher]) == []
@@ -276,7 +276,7 @@ def test_one_that_is_lost_is_told_and_allows_anything(compiler: GrammarCompiler)
     grammar = Grammar(GrammarKind.REGEX, "ab", "f")
     good, lost = compiler.matcher(grammar), compiler.matcher(grammar)
     assert not lost.advance(list(b"x"))
-    assert compiler.mask_writer(threads=1).write([good, lost]) == [1]
+    assert compiler.mask_writer().write([good, lost]) == [1]
     assert allowed_tokens(good) == [ord("a")]
     assert len(allowed_tokens(lost)) > 250
     assert isinstance(lost, TokenMatcher)

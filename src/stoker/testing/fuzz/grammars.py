@@ -16,7 +16,7 @@ _MASKS = 8
 @cache
 def _tools() -> tuple[GrammarCompiler, MaskWriter]:
     compiler = byte_compiler()
-    return compiler, compiler.mask_writer(threads=1)
+    return compiler, compiler.mask_writer()
 
 
 def grammar(data: bytes) -> None:
