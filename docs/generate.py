@@ -14,15 +14,19 @@ from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
+    RESPONSE_FORMAT_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    STRUCTURED_OUTPUTS_FIELDS,
     TOKENIZE_FIELDS,
     Field,
 )
 from stoker.cli import app
 from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, FILE_ONLY, GROUPS, HUB_VARIABLES, Settings, effect_of
 from stoker.core import sampling, tokens
+from stoker.grammar import compiler, schema
 from stoker.models import catalogue, tokenizer_spec
 from stoker.models.gguf import cursor
 from stoker.models.gguf import file as gguf_file
@@ -30,7 +34,7 @@ from stoker.models.gguf import metadata as gguf_metadata
 from stoker.models.huggingface import files as folder_files
 from stoker.models.huggingface import safetensors, shards, tokenizer_json
 from stoker.models.sources import http, selection
-from stoker.worker import client, frames, mailbox, peer, pins, quarantine
+from stoker.worker import client, frames, grammars, mailbox, peer, pins, quarantine
 from stoker.worker.restarts import RestartPolicy
 
 DOCS = Path(__file__).parent
@@ -76,6 +80,9 @@ field that could change the answer is honoured or refused by name, never ignored
 API_TABLES = (
     ("Fields of `POST /v1/chat/completions`", CHAT_FIELDS),
     ("Fields of `POST /v1/completions`", COMPLETION_FIELDS),
+    ("Fields of `response_format`", RESPONSE_FORMAT_FIELDS),
+    ("Fields of `response_format.json_schema`", JSON_SCHEMA_FIELDS),
+    ("Fields of `structured_outputs`", STRUCTURED_OUTPUTS_FIELDS),
     ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
     ("Fields of one of `messages`", MESSAGE_FIELDS),
     ("Fields of one part of a message's `content`", PART_FIELDS),
@@ -137,6 +144,14 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("", f"{sampling.MAX_BIASED_TOKENS:,} tokens in `logit_bias`", "400"),
             ("", f"{sampling.MAX_LOGPROBS} alternatives for each token", "400"),
             ("", f"{_API.max_prompt_scores:,} log-probabilities of a prompt that is echoed", "400"),
+            ("max_grammar_bytes", "a grammar: schema, regular expression, choices", "400"),
+            ("max_schema_depth", "levels of arrays and objects in a JSON Schema", "400 `invalid_schema`"),
+            (
+                "",
+                f"{schema.MAX_COUNT:,} items, properties or characters that it may ask for",
+                "400 `invalid_schema`",
+            ),
+            ("", f"{wire.MAX_GUIDED_CHOICES:,} choices of `guided_choice`", "400"),
             ("", f"{tokens.MAX_TIMEOUT_S:,.0f} s for `timeout` and `queue_timeout`", "400"),
             (
                 "",
@@ -166,6 +181,10 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "Engines",
         (
+            ("grammar_timeout_s", "compiling a grammar", "400 `grammar_too_complex`"),
+            ("", f"{compiler.MAX_GRAMMAR_SYMBOLS:,} symbols of a compiled grammar", "400 `invalid_grammar`"),
+            ("", f"{compiler.MAX_LEXER_STATES:,} states of its lexer", "400 `grammar_too_complex`"),
+            ("", f"{grammars.MAX_PREPARED:,} sequences whose grammars wait to be compiled", "429"),
             ("engine_timeout_s", "silence of an engine that has requests", "it is killed and replaced"),
             ("resume_timeout_s", "waiting for the engine that goes on with a stream", "`engine_died`"),
             ("shutdown_timeout_s", "time for ending after SIGTERM", "what still runs is cut off"),

@@ -54,14 +54,18 @@ void fuzz(FuzzedDataProvider& data) {
   const auto banned = [&](int token) {
     return std::find(edits.banned.begin(), edits.banned.end(), token) != edits.banned.end();
   };
-  edit_logits(edits.view, logits.data(), scratch.counts.data());
+  const auto allows = [&](int token) {
+    return edits.view.allowed == nullptr || (edits.view.allowed[token / 32] >> (token % 32) & 1) != 0;
+  };
+  edit_logits(edits.view, logits.data(), vocab, scratch.counts.data());
   bool free = true;
   bool choice = false;
   for (int token = 0; token < vocab; ++token) {
-    free = free && (banned(token) || std::isfinite(logits[static_cast<size_t>(token)]));
-    choice = choice || !banned(token);
+    free = free && (banned(token) || !allows(token) || std::isfinite(logits[static_cast<size_t>(token)]));
+    choice = choice || (!banned(token) && allows(token));
   }
   REQUIRE(!free || !choice || !banned(first.token));
+  REQUIRE(!free || allows(first.token));
 }
 
 }  // namespace

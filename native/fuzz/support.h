@@ -60,6 +60,7 @@ inline std::vector<int32_t> some_tokens(FuzzedDataProvider& data, int vocab, siz
 struct FuzzedEdits {
   std::vector<int32_t> history, bias_tokens, banned;
   std::vector<float> bias;
+  std::vector<uint32_t> allowed;
   LogitEdits view{};
 
   FuzzedEdits(FuzzedDataProvider& data, int vocab)
@@ -79,6 +80,12 @@ struct FuzzedEdits {
     view.n_bias = static_cast<int>(bias.size());
     view.banned = banned.data();
     view.n_banned = static_cast<int>(banned.size());
+    if (data.ConsumeBool()) return;
+    const auto n_words = static_cast<size_t>(allowed_words(vocab));
+    allowed.resize(data.ConsumeIntegralInRange<int>(0, 15) == 0 ? n_words + 1 : n_words);
+    for (uint32_t& word : allowed) word = data.ConsumeIntegral<uint32_t>();
+    view.allowed = allowed.data();
+    view.n_allowed_words = static_cast<int>(allowed.size());
   }
 };
 

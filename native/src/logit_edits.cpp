@@ -1,6 +1,7 @@
 #include "logit_edits.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <stdexcept>
 
@@ -24,6 +25,42 @@ void penalize(const LogitEdits& edits, float* logits, int32_t* counts) {
   }
 }
 
+bool allows(const LogitEdits& edits, int token) { return (edits.allowed[token / 32] >> (token % 32) & 1) != 0; }
+
+// Allowed tokens of the vocabulary; bits beyond it do not count.
+int count_allowed(const LogitEdits& edits, int vocab) {
+  int count = 0;
+  for (int word = 0; word < vocab / 32; ++word) count += std::popcount(edits.allowed[word]);
+  for (int token = vocab / 32 * 32; token < vocab; ++token) count += allows(edits, token);
+  return count;
+}
+
+// Whether bans would leave nothing that is allowed. A token that is banned twice is counted once.
+bool bans_all_allowed(const LogitEdits& edits, int vocab) {
+  int left = count_allowed(edits, vocab);
+  for (int i = 0; i < edits.n_banned; ++i) {
+    if (allows(edits, edits.banned[i]) &&
+        std::find(edits.banned, edits.banned + i, edits.banned[i]) == edits.banned + i) {
+      --left;
+    }
+  }
+  return left == 0;
+}
+
+void keep_allowed(const LogitEdits& edits, float* logits, int vocab) {
+  for (int begin = 0; begin < vocab; begin += 32) {
+    const uint32_t word = edits.allowed[begin / 32];
+    const int end = std::min(vocab, begin + 32);
+    if (word == 0) {
+      std::fill(logits + begin, logits + end, -std::numeric_limits<float>::infinity());
+      continue;
+    }
+    for (int token = begin; token < end; ++token) {
+      if ((word >> (token - begin) & 1) == 0) logits[token] = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
 }  // namespace
 
 void check_edits(const LogitEdits& edits, int vocab) {
@@ -36,12 +73,18 @@ void check_edits(const LogitEdits& edits, int vocab) {
       !std::all_of(edits.banned, edits.banned + edits.n_banned, known)) {
     throw std::invalid_argument("a token id of a logit edit is outside the vocabulary");
   }
+  if (edits.allowed != nullptr && (edits.n_allowed_words != allowed_words(vocab) || count_allowed(edits, vocab) == 0)) {
+    throw std::invalid_argument("a mask of a logit edit must have a bit for each token, and one at least that is set");
+  }
 }
 
-void edit_logits(const LogitEdits& edits, float* logits, int32_t* counts) {
+void edit_logits(const LogitEdits& edits, float* logits, int vocab, int32_t* counts) {
   if (edits.presence != 0.0f || edits.frequency != 0.0f || edits.repetition != 1.0f) penalize(edits, logits, counts);
   for (int i = 0; i < edits.n_bias; ++i) logits[edits.bias_tokens[i]] += edits.bias[i];
-  for (int i = 0; i < edits.n_banned; ++i) logits[edits.banned[i]] = -std::numeric_limits<float>::infinity();
+  if (edits.allowed == nullptr || !bans_all_allowed(edits, vocab)) {
+    for (int i = 0; i < edits.n_banned; ++i) logits[edits.banned[i]] = -std::numeric_limits<float>::infinity();
+  }
+  if (edits.allowed != nullptr) keep_allowed(edits, logits, vocab);
 }
 
 }  // namespace stoker

@@ -1,4 +1,4 @@
-// What a request wants done to its logits before a token is chosen: penalties, then bias, then mask.
+// What a request wants done to its logits before a token is chosen: penalties, then bias, then masks.
 #pragma once
 #include <cstdint>
 
@@ -17,14 +17,22 @@ struct LogitEdits {
   int n_bias;
   const int32_t* banned;  // [n_banned] token ids that must not be chosen
   int n_banned;
+  // Bit t % 32 of word t / 32 says whether a grammar lets token t come next; nullptr for no grammar.
+  const uint32_t* allowed = nullptr;
+  int n_allowed_words = 0;
 };
 
-// Throws std::invalid_argument for token ids outside the vocabulary and a history shorter than its prompt.
+// Words that a mask of allowed tokens has.
+constexpr int allowed_words(int vocab) { return (vocab + 31) / 32; }
+
+// Throws std::invalid_argument for token ids outside the vocabulary, a history shorter than its prompt, and a mask of
+// another length or without a token.
 void check_edits(const LogitEdits& edits, int vocab);
 
 // Changes logits [vocab] in place, in one order of operations per token. The repetition penalty is that of Keskar et
 // al., 2019 (CTRL); presence and frequency penalties are OpenAI's. `counts` is [vocab], all 0 before and after. Edits
-// must have passed check_edits.
-void edit_logits(const LogitEdits& edits, float* logits, int32_t* counts);
+// must have passed check_edits. No token is left that `allowed` lacks; should it have banned ones alone, they are
+// spared.
+void edit_logits(const LogitEdits& edits, float* logits, int vocab, int32_t* counts);
 
 }  // namespace stoker

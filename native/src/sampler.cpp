@@ -163,7 +163,7 @@ Sample sample(const Kernels& kernels, const float* logits, int vocab, const Samp
   const float* edited = logits;
   if (params.edits != nullptr) {
     std::copy_n(logits, vocab, scratch.edited.data());
-    edit_logits(*params.edits, scratch.edited.data(), scratch.counts.data());
+    edit_logits(*params.edits, scratch.edited.data(), vocab, scratch.counts.data());
     edited = scratch.edited.data();
   }
   Sample result{};

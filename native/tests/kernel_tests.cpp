@@ -324,6 +324,10 @@ void test_bad_edits() {
   CHECK(refuses(with([&](LogitEdits& e) { e.history = wrong.data(); })));
   CHECK(refuses(with([&](LogitEdits& e) { e.bias_tokens = wrong.data(); })));
   CHECK(refuses(with([&](LogitEdits& e) { e.banned = wrong.data(); })));
+  const std::vector<uint32_t> some{128, 1}, none{0xFFFFFF00};
+  CHECK(!refuses(with([&](LogitEdits& e) { e.allowed = some.data(), e.n_allowed_words = 1; })));
+  CHECK(refuses(with([&](LogitEdits& e) { e.allowed = some.data(), e.n_allowed_words = 2; })));
+  CHECK(refuses(with([&](LogitEdits& e) { e.allowed = none.data(), e.n_allowed_words = 1; })));
 }
 
 // What is computed value by value, by one path's kernels.

@@ -28,6 +28,7 @@ NOT_RUN = {
     ("bench/README.md", "pip install . && stoker pull"): "a benchmark of many minutes",
     ("docs/hardening.md", "native/fuzz/run.sh"): "CI runs it",
     ("docs/hardening.md", "pip install atheris"): "no dependency",
+    ("docs/structured-output.md", '{"error"'): "part of an answer",
 }
 """Page and beginning of a block that no test runs, and why."""
 
@@ -77,7 +78,8 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
         *of("docs/batching.md", "toml"),  # in test_batching.py
         *of("docs/kv-cache.md", "console"),
     ]
-    run += of("README.md", "python")
+    run += of("README.md", "python") + of("docs/structured-output.md", "python")
+    run += of("docs/structured-output.md", "console")
     others = [block for block in blocks() if block not in run]
     unknown = [
         block
@@ -122,6 +124,40 @@ def test_the_example_of_the_readme_prints_an_answer(server: ServerProcess) -> No
     )
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout) > 20
+
+
+def run_python(text: str, server: ServerProcess) -> str:
+    assert ADDRESS in text
+    ended = subprocess.run(
+        [sys.executable, "-c", text.replace(ADDRESS, server.url)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_examples_of_the_structured_output_page_print_what_it_says(server: ServerProcess) -> None:
+    (block,) = of("docs/structured-output.md", "python")
+    assert run_python(block.text, server).startswith("name=")
+    (requests,) = of("docs/structured-output.md", "console")
+    told = []
+    for _, url, _, header, _, body in requests.commands:
+        name, _, value = header.partition(": ")
+        answer = httpx2.post(
+            url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        told.append(answer.json()["choices"][0])
+    assert told[0]["message"]["content"] in {"yes", "no"}
+    assert re.fullmatch(r"\+[0-9]{2} [0-9]{3} [0-9]{4}", told[1]["text"])
+
+
+def test_the_example_of_structured_output_prints_an_answer(server: ServerProcess) -> None:
+    text = (ROOT / "examples" / "structured_output.py").read_text(encoding="utf-8")
+    assert "name=" in run_python(text, server)
 
 
 @pytest.mark.timeout(300)  # three starts, and a machine that may be busy

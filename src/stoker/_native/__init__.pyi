@@ -46,9 +46,10 @@ def kv_part_bytes(kv_type: str, head_size: int) -> int:
 class LogitEdits:
     """What is done to the logits of some rows before a token is chosen.
 
-    Every array has one entry per edited row; `history`, `bias_tokens` with `bias`, and `banned` are
-    those of all rows one after the other, cut by ascending starts that are one longer. Raises
-    ValueError for lengths that do not fit each other. See ``native/src/logit_edits.h``.
+    Every array has one entry per edited row; `history`, `bias_tokens` with `bias`, `banned` and `allowed`
+    are those of all rows one after the other, cut by ascending starts that are one longer; a row without
+    words of `allowed` has no mask. Raises ValueError for lengths that do not fit each other. See
+    ``native/src/logit_edits.h``.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class LogitEdits:
         bias_starts: NDArray[np.int32],
         banned: NDArray[np.int32],
         banned_starts: NDArray[np.int32],
+        allowed: NDArray[np.uint32],
+        allowed_starts: NDArray[np.int32],
     ) -> None: ...
 
 class PromptScores:

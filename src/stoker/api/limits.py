@@ -25,6 +25,8 @@ class ApiLimits:
         max_choices: Most choices in one request: prompts times `n`, or `best_of`.
         max_prompt_scores: Most log-probabilities that echoed prompts of one request may come with,
             alternatives and every choice counted; each prompt may have an equal share.
+        max_grammar_bytes: Largest grammar of a request.
+        max_schema_depth: Deepest nesting of arrays and objects in a JSON Schema.
         queue_timeout_s: Longest time in which a request must begin to be computed; None for no limit.
         request_timeout_s: Longest time in which it must be finished; None for no limit.
     """
@@ -38,6 +40,8 @@ class ApiLimits:
     max_prompts: int = 64
     max_n: int = 16
     max_choices: int = 128
+    max_grammar_bytes: int = 65_536
+    max_schema_depth: int = 32
     queue_timeout_s: float | None = None
     request_timeout_s: float | None = None
     max_prompt_scores: int = 2**18

@@ -186,6 +186,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         max_pinned_tokens=settings.max_pinned_tokens,
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
         max_packs_bytes=settings.max_packs_bytes,
+        grammar_timeout_s=settings.grammar_timeout_s,
         log_format=log_format(settings),
     )
     supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)

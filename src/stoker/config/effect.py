@@ -24,6 +24,8 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "allowed_hosts",
         "max_models",
         "max_choices",
+        "max_grammar_bytes",
+        "max_schema_depth",
         "max_body_bytes",
         "max_bodies_bytes",
         "max_prompt_bytes",
@@ -70,6 +72,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "max_pinned_tokens",
         "context_length",
         "chat_template",
+        "grammar_timeout_s",
     ),
     Effect.RESTART: ("home", "model", "host", "port", "log_format"),
 }

@@ -152,6 +152,13 @@ class EngineSettings(BaseModel):
         description="Most tokens of one sequence, prompt and output together; at most the model's own "
         "context length, which is the default.",
     )
+    grammar_timeout_s: float = Field(
+        default=2.0,
+        ge=0.01,
+        le=60,
+        description="Seconds that compiling a request's grammar may take, which goes on beside the engine's "
+        "steps; one that takes longer gets status 400.",
+    )
     engine_timeout_s: float = Field(
         default=60.0,
         ge=6,

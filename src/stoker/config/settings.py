@@ -108,6 +108,19 @@ class Settings(EngineSettings):
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."
     )
+    max_grammar_bytes: ByteSize = Field(
+        default=ByteSize(65_536),
+        ge=1024,
+        le=2**20,
+        description="Largest grammar of a request, such as `64KiB`: a JSON Schema, a regular expression, "
+        "choices or a grammar (structured-output.md); a larger one gets status 400.",
+    )
+    max_schema_depth: int = Field(
+        default=32,
+        ge=1,
+        le=64,
+        description="Deepest nesting of arrays and objects in a JSON Schema; a deeper one gets status 400.",
+    )
     max_body_bytes: ByteSize = Field(
         default=ByteSize(10_000_000),
         ge=1024,

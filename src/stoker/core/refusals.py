@@ -12,11 +12,13 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
     Raises:
         UnsupportedFieldError: It names the field as clients spell it, the model and the engine.
     """
+    grammar = request.grammar
     needs = (
         (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
         (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
         (Ability.SHARED_BLOCKS, "pins", request.hold),
         (Ability.PENALTY_BEFORE_BIAS, "repetition_penalty", request.sampling.penalizes_before_bias),
+        (Ability.GRAMMARS, "" if grammar is None else grammar.field, grammar is not None),
     )
     for ability, field, needed in needs:
         if needed and ability in engine.lacks:
@@ -28,6 +30,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
 
 
 _USES = {
+    Ability.GRAMMARS: "structured output ('response_format', 'structured_outputs', 'guided_…')",
     Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
     Ability.SALTED_PREFIXES: "'cache_salt'",
     Ability.SHARED_BLOCKS: "pinned prefixes",

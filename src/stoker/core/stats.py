@@ -41,6 +41,9 @@ class EngineStats:
         late_steps_total: Calls of such steps that took longer than the target.
         step_budget: Most tokens that the latest call might have had.
         step_time_ratio: 95 % quantile of measured to predicted time that sizes calls.
+        grammars_compiled_total: Grammars compiled, those that failed included.
+        grammar_compile_seconds_total: Time that compiling took, beside the steps.
+        grammar_mask_seconds_total: Time between steps for finding which tokens may come next.
     """
 
     running: int = 0
@@ -74,6 +77,9 @@ class EngineStats:
     late_steps_total: int = 0
     step_budget: int = 0
     step_time_ratio: float = 0.0
+    grammars_compiled_total: int = 0
+    grammar_compile_seconds_total: float = 0.0
+    grammar_mask_seconds_total: float = 0.0
 
     @property
     def kv_bytes_total(self) -> int:
@@ -129,6 +135,9 @@ COUNTERS = (
     "predicted_seconds_total",
     "streaming_steps_total",
     "late_steps_total",
+    "grammars_compiled_total",
+    "grammar_compile_seconds_total",
+    "grammar_mask_seconds_total",
 )
 """The fields of `EngineStats` that only grow; the others are gauges."""
 

@@ -8,6 +8,7 @@ call may take several steps: each sampled token is computed and the next one sam
 from array import array
 from dataclasses import dataclass, field
 
+from stoker.core.grammar import Constraint
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
 
@@ -33,6 +34,7 @@ class LogitEdits:
         bias: What is added to the logit of each of them, ``[len(bias_tokens)]``, as C floats.
         end_tokens: Tokens that would end the sequence.
         min_tokens: None of `end_tokens` may come before this many tokens have been generated.
+        constraint: Holds it to a grammar, whatever else says; None for no grammar.
     """
 
     presence_penalty: float
@@ -44,12 +46,14 @@ class LogitEdits:
     bias: "array[float]"
     end_tokens: "array[int]"
     min_tokens: int
+    constraint: Constraint | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, request: TokenRequest) -> "LogitEdits | None":
+    def of(cls, request: TokenRequest, constraint: Constraint | None = None) -> "LogitEdits | None":
         """Return the edits of a request before its first token, or None if it asks for none."""
         sampling = request.sampling
-        if not sampling.edits_logits and not (request.min_tokens and request.stop_token_ids):
+        bans = request.min_tokens and request.stop_token_ids
+        if not (sampling.edits_logits or bans or constraint is not None):
             return None
         return cls(
             presence_penalty=sampling.presence_penalty,
@@ -61,6 +65,7 @@ class LogitEdits:
             bias=array("f", [bias for _, bias in sampling.logit_bias]),
             end_tokens=array("i", sorted(request.stop_token_ids)),
             min_tokens=request.min_tokens,
+            constraint=constraint,
         )
 
     @property
@@ -69,12 +74,18 @@ class LogitEdits:
         return max(0, self.min_tokens - (len(self.history) - self.n_prompt))
 
     @property
+    def allowed(self) -> memoryview:
+        """Words of `Constraint.allowed`, none without a grammar."""
+        return _NO_WORDS if self.constraint is None else self.constraint.allowed
+
+    @property
     def banned(self) -> "array[int]":
         """Tokens that must not be chosen now."""
         return self.end_tokens if self.n_banned_steps else _NONE
 
 
 _NONE = array("i")
+_NO_WORDS = memoryview(array("I"))
 
 
 @dataclass(frozen=True, slots=True)

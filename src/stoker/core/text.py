@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stoker.core.grammar import Grammar
 from stoker.core.tokens import FinishReason
 
 
@@ -87,6 +88,7 @@ class TextRequest:
         min_tokens: Until this many are generated, no end token and none of `stop_token_ids` is.
         ignore_eos: Keep generating after end tokens.
         logprobs: As in `SamplingParams`.
+        grammar: What each choice must look like; None for any text.
         cache_salt: Share KV blocks only with requests of the same salt.
         priority: Higher is served first.
         queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
@@ -115,6 +117,7 @@ class TextRequest:
     min_tokens: int = 0
     ignore_eos: bool = False
     logprobs: int | None = None
+    grammar: Grammar | None = None
     cache_salt: str = ""
     priority: int = 0
     queue_timeout_s: float | None = None

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stoker.core.grammar import Grammar
 from stoker.core.sampling import SamplingParams
 
 MAX_STOP_TOKENS = 256
@@ -54,6 +55,7 @@ class TokenRequest:
         queue_timeout_s: It is given up if no step has taken it in so many seconds from its submission;
             None to wait without limit. Seconds, not a time: the processes' clocks are not compared.
         timeout_s: It is given up if it has not ended in so many seconds from its submission.
+        grammar: What is generated must be of it; before it is complete there is no end token.
         hold: It does not end after its last token, but keeps the full KV blocks of its prompt from being
             evicted until it is aborted. It is neither running nor waiting then.
     """
@@ -71,6 +73,7 @@ class TokenRequest:
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
     hold: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,15 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_engine_late_steps_total",
         "Engine calls in which a stream waited longer than itl_target_s.",
     ),
+    "grammars_compiled_total": ("stoker_grammars_compiled_total", "Grammars compiled."),
+    "grammar_compile_seconds_total": (
+        "stoker_grammar_compile_seconds_total",
+        "Time for compiling grammars, beside the steps.",
+    ),
+    "grammar_mask_seconds_total": (
+        "stoker_grammar_mask_seconds_total",
+        "Time between steps for finding which tokens a grammar allows.",
+    ),
 }
 """Field of `EngineStats` to name and help of its counter."""
 

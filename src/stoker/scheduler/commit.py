@@ -106,9 +106,12 @@ def _append(sequence: SequenceState, sampled: list[int]) -> FinishReason | None:
             "report this bug"
         )
     sequence.tokens += sampled
-    if sequence.edits is not None:
-        sequence.edits.history.extend(sampled)
-    if sampled[-1] in stops:
+    edits = sequence.edits
+    complete = False
+    if edits is not None:
+        edits.history.extend(sampled)
+        complete = edits.constraint is not None and edits.constraint.advance(sampled)
+    if complete or sampled[-1] in stops:
         return FinishReason.STOP
     return FinishReason.LENGTH if len(sequence.tokens) == sequence.max_total else None
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
+from stoker.core.grammar import Constraint
 from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import TokenRequest, TokensEvent
@@ -116,12 +117,13 @@ class Scheduler:
             limits, self._cache, self._running, self._waiting, self._time_limits, self._counters
         )
 
-    def submit(self, request: TokenRequest, now: float) -> None:
+    def submit(self, request: TokenRequest, now: float, constraint: Constraint | None = None) -> None:
         """Take a request into the queue.
 
         Args:
             request: The sequence to continue.
             now: The time, in seconds.
+            constraint: Holds it to its grammar, if it has one; told of every token from now on.
 
         Raises:
             InvalidRequestError: It is malformed, its id is in flight already, it exceeds the context
@@ -146,7 +148,9 @@ class Scheduler:
                 f"{len(request.prompt)}, over the limit of {self._limits.max_waiting_tokens} together",
                 now,
             )
-        sequence = SequenceState.of(request, arrival=self._n_arrived, root=self._root, now=now)
+        sequence = SequenceState.of(
+            request, arrival=self._n_arrived, root=self._root, now=now, constraint=constraint
+        )
         if patience_s := self._pace.policy.prompt_patience_s:
             hits = self._cache.match(sequence.namespace, sequence.tokens[: sequence.n_shareable + 1])
             n_uncached = len(sequence.tokens) - len(hits) * BLOCK_TOKENS

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from stoker.core.grammar import Constraint
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import MAX_CALL_STEPS, LogitEdits
 from stoker.core.tokens import TokenRequest
@@ -69,7 +70,15 @@ class SequenceState:
     aborted: bool = False
 
     @classmethod
-    def of(cls, request: TokenRequest, *, arrival: int, root: str, now: float) -> "SequenceState":
+    def of(
+        cls,
+        request: TokenRequest,
+        *,
+        arrival: int,
+        root: str,
+        now: float,
+        constraint: Constraint | None = None,
+    ) -> "SequenceState":
         """Return the state of a request that is submitted now as number `arrival`, and due now."""
         n_prompt = len(request.prompt)
         return cls(
@@ -77,7 +86,7 @@ class SequenceState:
             order=(-request.priority, now, arrival),
             namespace=Namespace(root, request.cache_salt),
             sampling=request.sampling,
-            edits=LogitEdits.of(request),
+            edits=LogitEdits.of(request, constraint),
             stop_token_ids=request.stop_token_ids,
             n_prompt=n_prompt,
             max_total=n_prompt + request.max_tokens,

@@ -68,7 +68,10 @@ def _steps_alike(sequence: SequenceState) -> int:
     if len(sequence.tokens) < sequence.single_until:
         return 1
     n_left = sequence.max_total - len(sequence.tokens)
-    n_banned = 0 if sequence.edits is None else sequence.edits.n_banned_steps
+    edits = sequence.edits
+    if edits is not None and edits.constraint is not None:  # what may follow is known only after each token
+        return 1
+    n_banned = 0 if edits is None else edits.n_banned_steps
     return min(n_left, n_banned or n_left)
 
 

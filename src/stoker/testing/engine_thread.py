@@ -10,6 +10,7 @@ from typing import Self
 from stoker.core.abilities import Ability
 from stoker.core.protocols import StepEngine
 from stoker.core.step import StepPlan
+from stoker.grammar.compiler import GrammarCompiler
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, FakeStepEngine
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import EngineLoop, LoadedEngine
@@ -30,7 +31,7 @@ class EngineThread:
         vocab_size: Token ids are below this.
         max_unread_bytes: As `Server`'s.
         lacks: What the engine cannot do.
-
+        grammars: Compiles grammars; None where there are none.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class EngineThread:
         vocab_size: int = DEFAULT_VOCAB_SIZE,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         lacks: frozenset[Ability] = frozenset(),
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self._loaded = LoadedEngine(
             engine=engine,
@@ -50,6 +52,7 @@ class EngineThread:
             kv_root=engine.fingerprint,
             kv_block_bytes=KV_BLOCK_BYTES,
             lacks=lacks,
+            grammars=grammars,
         )
         config = config or EngineConfig(model_path=Path("fake"), model="fake")
         self._stop = Event()

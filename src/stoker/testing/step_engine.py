@@ -233,12 +233,15 @@ def _score(state: bytes, target: int, n_top: int, vocab_size: int) -> TokenLogpr
 
 
 def _edited(drawn: int, vocab_size: int, edits: LogitEdits) -> int:
-    """Choose another token for any other edits, and none that is banned."""
+    """Choose another token for any other edits, and none that is banned, or that a grammar does not allow."""
     everything = f"{drawn} {edits}".encode()
     token = int.from_bytes(blake2b(everything, digest_size=8).digest(), "little") % vocab_size
-    while token in edits.banned:
-        token = (token + 1) % vocab_size
-    return token
+    allowed = edits.allowed
+    possible = [
+        each for each in range(vocab_size) if not len(allowed) or allowed[each // 32] >> each % 32 & 1
+    ]
+    spared = [each for each in possible if each not in edits.banned]
+    return next((each for each in spared or possible if each >= token), (spared or possible or [token])[0])
 
 
 def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:

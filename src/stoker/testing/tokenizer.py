@@ -1,8 +1,8 @@
 """A tokenizer for tests: one token a byte, and a few control tokens after them."""
 
 from stoker.models.config import TokenizerSpec
+from stoker.models.token_bytes import byte_alphabet
 from stoker.models.word_rules import WHOLE_WORDS
-from stoker.text.bpe import byte_alphabet
 
 BYTE_CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Control tokens of the byte tokenizer; their ids are 256, 257, 258."""

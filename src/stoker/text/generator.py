@@ -92,7 +92,8 @@ class LocalGenerator:
                 report=request.logprobs is not None,
                 report_end=request.echo,
                 held=b"" if echo is None else echo.held,
-                answers=isinstance(request.prompt, ChatPrompt),
+                # A grammar says itself how an answer begins.
+                answers=isinstance(request.prompt, ChatPrompt) and request.grammar is None,
             )
             for index, each in enumerate(sequences)
         ]

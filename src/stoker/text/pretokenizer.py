@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from stoker.models.config import SpacePrefix
+from stoker.models.token_bytes import SPACE
 from stoker.models.word_rules import word_rule
-
-SPACE = "\u2581"
-"""How SentencePiece spells a space."""
 
 
 @dataclass(frozen=True, slots=True)

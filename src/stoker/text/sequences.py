@@ -70,6 +70,7 @@ def token_requests(
                 logit_bias=request.logit_bias,
             ),
             prompt_logprobs=None if choice else prompt_logprobs,
+            grammar=request.grammar,
             cache_salt=request.cache_salt,
             priority=request.priority,
             queue_timeout_s=_left(request.queue_timeout_s, spent_s),

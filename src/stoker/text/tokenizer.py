@@ -9,15 +9,8 @@ from collections.abc import Callable, Iterable
 
 from stoker.core.errors import InvalidRequestError
 from stoker.models.config import TokenizerSpec
-from stoker.text.bpe import (
-    CONTROL,
-    UNKNOWN,
-    build_bpe,
-    bytes_of_tokens,
-    missing_bytes,
-    user_defined_texts,
-)
-from stoker.text.pretokenizer import SPACE
+from stoker.models.token_bytes import CONTROL, SPACE, UNKNOWN, bytes_of_tokens
+from stoker.text.bpe import build_bpe, missing_bytes, user_defined_texts
 
 _MAX_COMPOSED = 4
 """Most characters that normalization to NFC turns into one (U+1F82 and its like)."""

@@ -46,6 +46,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         kv_folder: Where KV blocks are kept in files.
         kv_disk_bytes: Most bytes of all files there; 0 to keep none.
         max_pinned_tokens: Most tokens of pinned prefixes.
+        grammar_timeout_s: Longest that compiling a grammar may take.
         packs_dir: Where repacked weights are kept; None to keep none.
         max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
@@ -74,6 +75,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_folder: Path | None = None
     kv_disk_bytes: int = 0
     max_pinned_tokens: int = 0
+    grammar_timeout_s: float = 2.0
     packs_dir: Path | None = None
     max_packs_bytes: int = 0
     log_format: LogFormat = "console"

@@ -14,6 +14,7 @@ from stoker.core.errors import (
     StokerError,
     UnsupportedFieldError,
 )
+from stoker.core.grammar import Grammar
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
@@ -52,12 +53,18 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         queue_timeout_s=request.queue_timeout_s,
         timeout_s=request.timeout_s,
         hold=request.hold,
+        grammar=None if request.grammar is None else _grammar_frame(request.grammar),
     )
+
+
+def _grammar_frame(grammar: Grammar) -> frames.Grammar:
+    return frames.Grammar(grammar.kind, grammar.source, grammar.field)
 
 
 def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
     """Return the submitted request under the id that it has inside the engine process."""
     sampling = frame.sampling
+    grammar = frame.grammar
     return TokenRequest(
         request_id=request_id,
         prompt=frame.prompt,
@@ -84,6 +91,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
         hold=frame.hold,
+        grammar=None if grammar is None else Grammar(grammar.kind, grammar.source, grammar.field),
     )
 
 
@@ -243,6 +251,9 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         late_steps_total=stats.late_steps_total,
         step_budget=stats.step_budget,
         step_time_ratio=stats.step_time_ratio,
+        grammars_compiled_total=stats.grammars_compiled_total,
+        grammar_compile_seconds_total=stats.grammar_compile_seconds_total,
+        grammar_mask_seconds_total=stats.grammar_mask_seconds_total,
     )
 
 
@@ -285,6 +296,9 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         late_steps_total=frame.late_steps_total,
         step_budget=frame.step_budget,
         step_time_ratio=frame.step_time_ratio,
+        grammars_compiled_total=frame.grammars_compiled_total,
+        grammar_compile_seconds_total=frame.grammar_compile_seconds_total,
+        grammar_mask_seconds_total=frame.grammar_mask_seconds_total,
     )
 
 

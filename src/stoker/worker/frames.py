@@ -27,9 +27,10 @@ import msgspec
 from stoker.core.abilities import Ability
 from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
+from stoker.core.grammar import GrammarKind
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -55,6 +56,14 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, gc=False):
     logit_bias: tuple[tuple[int, float], ...]
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`stoker.core.grammar.Grammar` on the wire."""
+
+    kind: GrammarKind
+    source: str
+    field: str
+
+
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Gateway to engine: continue this sequence."""
 
@@ -72,6 +81,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     timeout_s: float | None
     prompt_logprobs: int | None = None
     hold: bool = False
+    grammar: Grammar | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -189,6 +199,9 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     late_steps_total: int
     step_budget: int
     step_time_ratio: float
+    grammars_compiled_total: int
+    grammar_compile_seconds_total: float
+    grammar_mask_seconds_total: float
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -5,21 +5,24 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import CapacityError, RequestError, SettingsError
+from stoker.core.errors import CapacityError, RequestError, SettingsError, StokerError
 from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
+from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, ModelWork
+from stoker.grammar.compiler import GrammarCompiler
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
 from stoker.worker.checks import check_request
 from stoker.worker.config import EngineConfig
 from stoker.worker.frames import Abort, Submit, Tune
+from stoker.worker.grammars import Grammars
 from stoker.worker.mailbox import Letter, Mailbox, PeerChange
 from stoker.worker.peer import Peer
 from stoker.worker.pulse import Pulse
@@ -43,6 +46,7 @@ class LoadedEngine:
         name: What the engine is, for people.
         lacks: What it cannot do.
         work: Operations and bytes of the model.
+        grammars: Compiles grammars; None if the engine lacks that.
     """
 
     engine: StepEngine
@@ -54,6 +58,7 @@ class LoadedEngine:
     name: str = "the native engine"
     lacks: frozenset[Ability] = frozenset()
     work: ModelWork = TYPICAL_WORK
+    grammars: GrammarCompiler | None = None
 
 
 EngineFactory = Callable[[EngineConfig], LoadedEngine]
@@ -112,11 +117,13 @@ class EngineLoop:
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
+            grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, self._mailbox.nudge)
             try:
-                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions, tiers)
+                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info, grammars), tiers)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
             finally:
+                grammars.close()
                 if tiers is not None:
                     tiers.close()
         finally:
@@ -134,16 +141,17 @@ class EngineLoop:
         engine: StepEngine,
         scheduler: Scheduler,
         desk: "_Desk",
-        sessions: Sessions,
         tiers: BlockMover | None,
     ) -> None:
         clock = time.monotonic
+        sessions, grammars = desk.sessions, desk.grammars
         busy = False
         pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
         timeout_s = None
         while (letters := self._mailbox.take(wait=not busy, timeout_s=timeout_s)) is not None:
             for letter in letters:
                 desk.open(letter, clock())
+            begun = desk.begin_prepared(clock())
             expired = scheduler.expire(clock())
             for expiry in expired:
                 sessions.fail(expiry.request_id, expiry.error)
@@ -152,16 +160,24 @@ class EngineLoop:
             plan = scheduler.schedule(clock())
             busy = plan is not None
             moved_s = 0.0 if tiers is None else _move(tiers, pulse)
-            wake_at = None if busy else scheduler.wake_at
+            wake_at = None if busy else _earlier(scheduler.wake_at, grammars.wake_at)
             timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
-            if letters or expired or not busy:
-                sessions.publish(scheduler.stats(), clock(), idle=not busy)
+            if letters or begun or expired or not busy:
+                sessions.publish(desk.stats(), clock(), idle=not busy)
             if plan is not None:
+                lost = grammars.write_masks(plan)
                 with pulse:
                     result = engine.forward(plan)
                 now = clock()
+                for request_id, error in lost:
+                    scheduler.abort(request_id)
+                    sessions.fail(request_id, error)
                 sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
-                sessions.publish(scheduler.stats(), now, idle=False)
+                sessions.publish(desk.stats(), now, idle=False)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], None]) -> BlockMover | None:
@@ -192,11 +208,17 @@ def _move(tiers: BlockMover, pulse: AbstractContextManager[object]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Desk:
-    """Does what a letter says."""
+    """Does what a letter says.
+
+    Attributes:
+        waiting: Whose are the sequences that wait for their grammars, by their ids.
+    """
 
     scheduler: Scheduler
     sessions: Sessions
     info: EngineInfo
+    grammars: Grammars
+    waiting: dict[str, tuple[Peer, int]] = field(default_factory=dict)
 
     def open(self, letter: Letter, now: float) -> None:
         match letter.content:
@@ -211,6 +233,8 @@ class _Desk:
             case PeerChange.DISCONNECTED:
                 for request_id in self.sessions.close(letter.peer):
                     self.scheduler.abort(request_id)
+                for request_id in [one for one, (peer, _) in self.waiting.items() if peer is letter.peer]:
+                    self._abort(request_id)
 
     def _submit(self, peer: Peer, submit: Submit, now: float) -> None:
         request_id = self.sessions.request_id(peer, submit.sequence)
@@ -218,11 +242,33 @@ class _Desk:
             request = conversion.token_request(submit, request_id=request_id)
             check_request(request, vocab_size=self.info.vocab_size)
             refuse_lacking(request, self.info)
+            if request.grammar is not None:
+                self.grammars.prepare(request, now)
+                self.waiting[request_id] = (peer, submit.sequence)
+                return
             self.scheduler.submit(self._apart(request), now)
         except (RequestError, CapacityError) as error:
             self.sessions.refuse(peer, submit.sequence, error)
         else:
             self.sessions.admit(peer, submit.sequence)
+
+    def begin_prepared(self, now: float) -> bool:
+        """Queue those whose grammars are ready, or refuse them; return whether there were any."""
+        ready = self.grammars.take_ready(now)
+        for each in ready:
+            peer, sequence = self.waiting.pop(each.request.request_id)
+            try:
+                request = _with_time_left(each.request, now - each.since)
+                self.scheduler.submit(self._apart(request), now, each.constraint)
+            except StokerError as error:
+                self.sessions.refuse(peer, sequence, error)
+            else:
+                self.sessions.admit(peer, sequence)
+        return bool(ready)
+
+    def stats(self) -> EngineStats:
+        """Return counters and gauges as of now."""
+        return self.grammars.count(self.scheduler.stats())
 
     def _tune(self, tune: Tune) -> None:
         try:
@@ -237,8 +283,19 @@ class _Desk:
         return request
 
     def _abort(self, request_id: str) -> None:
+        if self.grammars.forget(request_id):
+            del self.waiting[request_id]
         if self.scheduler.abort(request_id):
             self.sessions.forget(request_id)
+
+
+def _with_time_left(request: TokenRequest, spent_s: float) -> TokenRequest:
+    """Return a request that is submitted so much later than it came."""
+
+    def left(limit_s: float | None) -> float | None:
+        return None if limit_s is None else max(0.0, limit_s - spent_s)
+
+    return replace(request, queue_timeout_s=left(request.queue_timeout_s), timeout_s=left(request.timeout_s))
 
 
 def warm_up(engine: StepEngine) -> None:

@@ -13,7 +13,7 @@ MAX_LETTERS = 4096
 """No more frames are read from any socket while this many wait for the engine."""
 
 MAX_LETTER_TOKENS = 2**20
-"""Nor while their prompts, biases and stop tokens are this many together."""
+"""Nor while their prompts, biases, stop tokens and characters of grammars are this many together."""
 
 
 class PeerChange(Enum):
@@ -111,4 +111,6 @@ class Mailbox:
 
 
 def _n_tokens(submit: Submit) -> int:
-    return len(submit.prompt) + len(submit.sampling.logit_bias) + len(submit.stop_token_ids)
+    n_listed = len(submit.sampling.logit_bias) + len(submit.stop_token_ids)
+    n_grammar = 0 if submit.grammar is None else len(submit.grammar.source)
+    return len(submit.prompt) + n_listed + n_grammar

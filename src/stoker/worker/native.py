@@ -3,6 +3,8 @@
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.engine.native.sizing import available_memory_bytes, choose_host_bytes
 from stoker.engine.native.work import model_work
+from stoker.grammar.compiler import GrammarCompiler
+from stoker.grammar.vocabulary import Vocabulary
 from stoker.models import open_model
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
@@ -45,4 +47,10 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             host_bytes=config.kv_host_bytes,
         ),
         work=work,
+        grammars=GrammarCompiler(lambda: _vocabulary(config, model.vocab_size)),
     )
+
+
+def _vocabulary(config: EngineConfig, vocab_size: int) -> Vocabulary:
+    with open_model(config.model_path, config.quantize) as source:
+        return Vocabulary.of(source.tokenizer, vocab_size)

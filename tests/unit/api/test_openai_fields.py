@@ -8,12 +8,23 @@ from openai.types.chat import completion_create_params as chat_create_params
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
+    JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
+    RESPONSE_FORMAT_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    STRUCTURED_OUTPUTS_FIELDS,
     Field,
     Treatment,
 )
-from stoker.api.openai.wire import ChatBody, CompletionBody, MessageBody, StreamOptions
+from stoker.api.openai.wire import (
+    ChatBody,
+    CompletionBody,
+    JsonSchemaFormat,
+    MessageBody,
+    ResponseFormat,
+    StreamOptions,
+    StructuredOutputs,
+)
 from stoker.testing.asgi import post
 from stoker.testing.scripted_api import ScriptedApi
 
@@ -31,7 +42,6 @@ ASKING: dict[str, Any] = {
     "moderation": {"model": "m"},
     "prompt_logprobs": 1,
     "reasoning_effort": "low",
-    "response_format": {"type": "json_object"},
     "service_tier": "flex",
     "suffix": "x",
     "tool_choice": "required",
@@ -51,7 +61,6 @@ NEUTRAL: list[tuple[str, str, Any]] = [
     (CHAT, "functions", []),
     (CHAT, "function_call", "none"),
     (CHAT, "function_call", "auto"),
-    (CHAT, "response_format", {"type": "text"}),
     (CHAT, "modalities", ["text"]),
     (CHAT, "reasoning_effort", "none"),
     (CHAT, "verbosity", "medium"),
@@ -102,6 +111,11 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "queue_timeout",
         "timeout",
         "prompt_logprobs",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
     }
     of_templates = {
         "add_generation_prompt",
@@ -114,7 +128,7 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "echo",
     }
     assert {field.name for field in CHAT_FIELDS} - chat == extensions | of_templates
-    assert {field.name for field in COMPLETION_FIELDS} - text == extensions
+    assert {field.name for field in COMPLETION_FIELDS} - text == extensions | {"response_format"}
 
 
 def test_honoured_fields_are_exactly_the_wire_types_fields() -> None:
@@ -125,6 +139,13 @@ def test_honoured_fields_are_exactly_the_wire_types_fields() -> None:
     assert honoured(COMPLETION_FIELDS) == {*CompletionBody.model_fields, "prompt"}
     assert honoured(MESSAGE_FIELDS) == set(MessageBody.model_fields)
     assert honoured(STREAM_OPTIONS_FIELDS) == set(StreamOptions.model_fields)
+    for table, wire in (
+        (RESPONSE_FORMAT_FIELDS, ResponseFormat),
+        (JSON_SCHEMA_FIELDS, JsonSchemaFormat),
+        (STRUCTURED_OUTPUTS_FIELDS, StructuredOutputs),
+    ):
+        names = {field.alias or name for name, field in wire.model_fields.items()}
+        assert honoured(table) == names
 
 
 @pytest.mark.parametrize(("url", "body", "name"), of(Treatment.REFUSED))

@@ -10,9 +10,9 @@ from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
 from stoker.models.huggingface.files import MAX_CONFIG_BYTES
 from stoker.models.huggingface.tokenizer_json import read_tokenizer_json
+from stoker.models.token_bytes import byte_alphabet
 from stoker.models.word_rules import WORD_RULES
 from stoker.text import Tokenizer
-from stoker.text.bpe import byte_alphabet
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 LLAMA3 = {"type": "Split", "pattern": {"Regex": WORD_RULES["llama-bpe"].words}, "behavior": "Isolated"}

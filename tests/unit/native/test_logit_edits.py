@@ -23,12 +23,14 @@ class Edits:
     repetition: float = 1.0
     biases: dict[int, float] = field(default_factory=dict)
     banned: list[int] = field(default_factory=list)
+    allowed: frozenset[int] | None = None
+    n_words: int = 2
 
     def native(self) -> LogitEdits:
         return of_rows([self])
 
     def apply(self, logits: Floats) -> Floats:
-        """Penalties, then bias, then mask; one operation after the other in single precision."""
+        """Penalties, then bias, then masks; one operation after the other in single precision."""
         edited = logits.copy()
         seen = np.unique(np.array(self.prompt + self.output, np.int64))
         repetition = np.float32(self.repetition)
@@ -38,8 +40,19 @@ class Edits:
         edited[generated] -= per_count + np.float32(self.presence)
         for token, bias in self.biases.items():
             edited[token] += np.float32(bias)
-        edited[self.banned] = -np.inf
+        spared = None if self.allowed is None else self.allowed - set(self.banned)
+        if spared is None or spared:
+            edited[self.banned] = -np.inf
+        if self.allowed is not None:
+            edited[[token for token in range(len(logits)) if token not in self.allowed]] = -np.inf
         return edited
+
+    def words(self) -> NDArray[np.uint32]:
+        if self.allowed is None:
+            return np.zeros(0, np.uint32)
+        bits = np.zeros(32 * self.n_words, np.uint8)
+        bits[list(self.allowed)] = 1
+        return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
 
 
 def of_rows(rows: list[Edits]) -> LogitEdits:
@@ -51,6 +64,7 @@ def of_rows(rows: list[Edits]) -> LogitEdits:
 
     histories = [row.prompt + row.output for row in rows]
     biased = [list(row.biases) for row in rows]
+    words = [row.words() for row in rows]
     return LogitEdits(
         rows=np.arange(len(rows), dtype=np.int32),
         presence=np.array([row.presence for row in rows], np.float32),
@@ -64,6 +78,8 @@ def of_rows(rows: list[Edits]) -> LogitEdits:
         bias_starts=starts(biased),
         banned=flat([row.banned for row in rows]),
         banned_starts=starts([row.banned for row in rows]),
+        allowed=np.concatenate([np.zeros(0, np.uint32), *words]),
+        allowed_starts=np.cumsum([0, *map(len, words)], dtype=np.int32),
     )
 
 
@@ -88,12 +104,16 @@ CASES = st.builds(
     repetition=st.sampled_from([1.0, 0.01, 0.5, 1.1, 1.3, 100.0]),
     biases=st.dictionaries(TOKENS, st.floats(-100, 100), max_size=10),
     banned=st.lists(TOKENS, max_size=10),
+    allowed=st.none() | st.frozensets(TOKENS, min_size=1),
 )
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(edits=CASES, seed=st.integers(0, 1000))
 @example(edits=Edits(banned=list(range(VOCAB))), seed=1)
+@example(edits=Edits(banned=[3, 3, 4], allowed=frozenset({3, 4})), seed=4)
+@example(edits=Edits(banned=[3, 3], allowed=frozenset({3, 4}), biases={3: 100}), seed=5)
+@example(edits=Edits(allowed=frozenset({VOCAB - 1})), seed=6)
 @example(edits=Edits(prompt=[3], output=[3, 3], presence=1.0, frequency=0.5, repetition=1.2), seed=2)
 def test_the_same_tokens_as_from_logits_edited_before(isa: str, edits: Edits, seed: int) -> None:
     logits = random_logits(seed, VOCAB)
@@ -145,6 +165,27 @@ def test_biases_ban_and_force(isa: str) -> None:
             assert sample(isa, logits, forcing, temperature=temperature, seed=seed)[0] == 7
 
 
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 500])
+def test_nothing_is_chosen_that_is_not_allowed(isa: str, n: int) -> None:
+    random = np.random.default_rng(n)
+    for seed in range(30):
+        logits = random_logits(seed, n)
+        allowed = frozenset(random.choice(n, random.integers(1, n + 1), replace=False).tolist())
+        edits = Edits(allowed=allowed, n_words=-(-n // 32), biases={int(logits.argmax()): 100.0}).native()
+        for temperature in (0.0, 1.0, 2.0):
+            assert sample(isa, logits, edits, temperature=temperature, seed=seed)[0] in allowed
+
+
+@pytest.mark.parametrize(
+    ("allowed", "n_words"), [(frozenset({1}), 1), (frozenset({1}), 3), (frozenset({40}), 2), (frozenset(), 2)]
+)
+def test_masks_of_another_vocabulary_or_of_nothing_are_refused(
+    isa: str, allowed: frozenset[int], n_words: int
+) -> None:
+    with pytest.raises(ValueError, match="a bit for each token"):
+        sample(isa, np.zeros(40, np.float32), Edits(allowed=allowed, n_words=n_words).native())
+
+
 def test_the_prompt_counts_for_the_repetition_penalty_alone(isa: str) -> None:
     logits = np.array([2.0, 1.9, -1.0], np.float32)
     in_prompt = Edits(prompt=[0], presence=2.0, frequency=2.0)
@@ -180,10 +221,12 @@ def test_rows_that_do_not_exist_are_refused(isa: str) -> None:
 
 ONE = np.zeros(1, np.int32)
 CUTS = np.array([0, 1], np.int32)
+ALL = np.array([63], np.uint32)
 ARRAYS = {
     **dict.fromkeys(("rows", "n_prompt", "history", "bias_tokens", "banned"), ONE),
     **dict.fromkeys(("presence", "frequency", "repetition", "bias"), np.ones(1, np.float32)),
-    **dict.fromkeys(("history_starts", "bias_starts", "banned_starts"), CUTS),
+    "allowed": ALL,
+    **dict.fromkeys(("history_starts", "bias_starts", "banned_starts", "allowed_starts"), CUTS),
 }
 
 

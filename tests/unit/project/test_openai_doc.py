@@ -23,6 +23,9 @@ def rows_below(page: str, heading: str) -> list[str]:
     [
         ("Fields of `POST /v1/chat/completions`", fields.CHAT_FIELDS),
         ("Fields of `POST /v1/completions`", fields.COMPLETION_FIELDS),
+        ("Fields of `response_format`", fields.RESPONSE_FORMAT_FIELDS),
+        ("Fields of `response_format.json_schema`", fields.JSON_SCHEMA_FIELDS),
+        ("Fields of `structured_outputs`", fields.STRUCTURED_OUTPUTS_FIELDS),
         ("Fields of `stream_options`", fields.STREAM_OPTIONS_FIELDS),
         ("Fields of one of `messages`", fields.MESSAGE_FIELDS),
         ("Fields of one part of a message's `content`", fields.PART_FIELDS),

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.core.errors import CorruptFileError, InvalidRequestError, UnsupportedModelError
+from stoker.models.token_bytes import byte_alphabet
 from stoker.testing.tokenizer import BYTE_CONTROLS, byte_tokenizer_spec
 from stoker.text import Tokenizer
-from stoker.text.bpe import byte_alphabet
 from stoker.text.pretokenizer import make_pretokenizer
 
 BYTES = Tokenizer(byte_tokenizer_spec())

@@ -8,6 +8,7 @@ import pytest
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import UnsupportedFieldError
+from stoker.core.grammar import Grammar, GrammarKind
 from stoker.core.protocols import EngineInfo
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
@@ -33,8 +34,11 @@ PLAIN = EngineInfo(
 )
 PENALIZED = SamplingParams(repetition_penalty=1.5)
 
+GRAMMAR = Grammar(GrammarKind.REGEX, "a+", "guided_regex")
+
 NEEDS: list[tuple[Ability, str, dict[str, Any]]] = [
     (Ability.PROMPT_SCORES, "echo", {"prompt_logprobs": 0}),
+    (Ability.GRAMMARS, "guided_regex", {"grammar": GRAMMAR}),
     (Ability.SALTED_PREFIXES, "cache_salt", {"cache_salt": "s"}),
     (
         Ability.PENALTY_BEFORE_BIAS,
@@ -61,7 +65,12 @@ def test_who_lacks_it_refuses_it_and_nobody_else(ability: Ability, field: str, n
     with pytest.raises(UnsupportedFieldError) as refused:
         refuse_lacking(request, replace(PLAIN, lacks=frozenset({ability})))
     assert refused.value.param == field
-    for words in (f"'{field}'", "'m'", "the poor engine", ability.value):
+    for words in (
+        "guided_" if ability is Ability.GRAMMARS else f"'{field}'",
+        "'m'",
+        "the poor engine",
+        ability.value,
+    ):
         assert words in str(refused.value)
 
 
@@ -105,6 +114,7 @@ async def test_blocks_are_shared_only_where_they_can_be(socket_path: Path, *, sh
         {"echo": True, "logprobs": 0, "max_tokens": 0},
         {"repetition_penalty": 1.2, "presence_penalty": 0.1},
         {"n": 2, "cache_salt": "s"},
+        {"grammar": GRAMMAR},
     ],
 )
 async def test_the_text_side_refuses_before_the_engine_is_asked(changes: dict[str, Any]) -> None:

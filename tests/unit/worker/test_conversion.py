@@ -15,6 +15,7 @@ from stoker.core.errors import (
     QueueFullError,
     StokerError,
 )
+from stoker.core.grammar import Grammar, GrammarKind
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
@@ -46,6 +47,7 @@ REQUEST = TokenRequest(
     priority=-4,
     queue_timeout_s=2.5,
     timeout_s=60.0,
+    grammar=Grammar(GrammarKind.REGEX, "a+", "guided_regex"),
 )
 INFO = EngineInfo(
     model="model",
@@ -112,6 +114,9 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         late_steps_total=14,
         step_budget=15,
         step_time_ratio=1.5,
+        grammars_compiled_total=16,
+        grammar_compile_seconds_total=17.5,
+        grammar_mask_seconds_total=18.5,
     )
     assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
 

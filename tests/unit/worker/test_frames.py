@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from stoker.core.abilities import Ability
 from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
+from stoker.core.grammar import GrammarKind
 from stoker.core.tokens import FinishReason
 from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 
 STATS = frames.Stats(
     *(1, 2, 30, 3, 4, 5, 12, 13, 14, 15, 1, 6, 7, 8, 9, 11, 16, 17, 18, 19, 20, 21, 10),
-    *(1.5, 2.5, 2.25, 3, 1, 512, 1.25),
+    *(1.5, 2.5, 2.25, 3, 1, 512, 1.25, 2, 0.5, 0.25),
 )
 U64 = st.integers(0, 2**64 - 1)
 TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
@@ -57,6 +58,9 @@ TO_ENGINE: st.SearchStrategy[frames.ToEngine] = st.one_of(
         st.integers(-(2**31), 2**31),
         st.none() | st.floats(0, 1e5),
         st.none() | st.floats(0, 1e5),
+        st.none() | st.integers(0, 20),
+        st.booleans(),
+        st.none() | st.builds(frames.Grammar, st.sampled_from(GrammarKind), st.text(), st.text()),
     ),
 )
 TO_GATEWAY: tuple[frames.ToGateway, ...] = (

@@ -5,7 +5,7 @@ from typing import Any
 from stoker.api.body import shown
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import CHAT_FIELDS, MESSAGE_FIELDS, PART_FIELDS, FieldTable
-from stoker.api.openai.job import Job, make_job, sift_stream_options
+from stoker.api.openai.job import Job, make_job, sift_objects
 from stoker.api.openai.validation import validate
 from stoker.api.openai.wire import ChatBody, MessageBody, TemplateFields
 from stoker.core.errors import InvalidRequestError, UnsupportedFieldError
@@ -24,7 +24,7 @@ def parse_chat(body: dict[str, Any], limits: ApiLimits, request_id: str) -> Job:
         InvalidRequestError: Whatever is wrong with it, with the field's path.
     """
     fields = _CHAT.sift(body)
-    sift_stream_options(fields)
+    sift_objects(fields)
     messages = fields.pop("messages", None)
     chat = validate(ChatBody, fields)
     prompt = chat_prompt(chat, messages, limits)

@@ -4,7 +4,7 @@ from typing import Any
 
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import COMPLETION_FIELDS, FieldTable
-from stoker.api.openai.job import Job, make_job, sift_stream_options
+from stoker.api.openai.job import Job, make_job, sift_objects
 from stoker.api.openai.validation import validate
 from stoker.api.openai.wire import CompletionBody
 from stoker.core.errors import ContextLengthError, InvalidRequestError
@@ -20,7 +20,7 @@ def parse_completion(body: dict[str, Any], limits: ApiLimits, request_id: str) -
         InvalidRequestError: Whatever is wrong with it, with the field's path.
     """
     fields = _COMPLETION.sift(body)
-    sift_stream_options(fields)
+    sift_objects(fields)
     prompt = fields.pop("prompt", None)
     completion = validate(CompletionBody, fields)
     _check_best_of(completion)

@@ -84,6 +84,12 @@ _SHARED = (
     honoured("priority", "extension: -1,000 to 1,000, default 0; the lower is served first"),
     honoured("queue_timeout", "extension: seconds in which it must begin, at most `queue_timeout_s`"),
     honoured("timeout", "extension: seconds in which it must be finished, at most `request_timeout_s`"),
+    honoured("response_format", "`text`, `json_object` or `json_schema`; see below"),
+    honoured("structured_outputs", "extension: what the answer must look like; see below"),
+    honoured("guided_json", "extension: `structured_outputs.json`"),
+    honoured("guided_regex", "extension: `structured_outputs.regex`"),
+    honoured("guided_choice", "extension: `structured_outputs.choice`"),
+    honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
     no_op("user", "names the end user"),
     refused("prompt_logprobs", note="instead: `echo` with `logprobs` on `/v1/completions`"),
 )
@@ -119,7 +125,6 @@ CHAT_FIELDS = (
     refused("tool_choice", "none", "auto", note='accepted: `"none"`, `"auto"`'),
     refused("functions", [], note="accepted: `[]`"),
     refused("function_call", "none", "auto", note='accepted: `"none"`, `"auto"`'),
-    refused("response_format", {"type": "text"}, note='accepted: `{"type": "text"}`'),
     refused("modalities", ["text"], note='accepted: `["text"]`'),
     refused("audio"),
     refused("reasoning_effort", "none", note='accepted: `"none"`; some templates have it as a variable'),
@@ -146,6 +151,34 @@ STREAM_OPTIONS_FIELDS = (
     no_op("include_obfuscation", "no padding is ever added"),
 )
 """Fields of ``stream_options``."""
+
+RESPONSE_FORMAT_FIELDS = (
+    honoured("type", 'required; `"text"`, `"json_object"` (any JSON object) or `"json_schema"`'),
+    honoured("json_schema", "required with this type"),
+)
+"""Fields of ``response_format``."""
+
+JSON_SCHEMA_FIELDS = (
+    honoured("name", "required; 1 to 64 letters, digits, `_` or `-`"),
+    honoured("schema", "required; a JSON Schema of the keywords in structured-output.md"),
+    honoured("strict", "the schema is held to either way"),
+    no_op("description", "for the reader"),
+)
+"""Fields of ``response_format.json_schema``."""
+
+STRUCTURED_OUTPUTS_FIELDS = (
+    honoured("json", "a JSON Schema, as an object or a string"),
+    honoured("regex", "a regular expression that the whole answer matches"),
+    honoured("choice", "1 to 1,024 texts, one of which is the answer"),
+    honoured("grammar", "a grammar in Lark's or GBNF's notation"),
+    honoured("json_object", "true: any JSON object"),
+    no_op("disable_fallback", "there is one way to do it"),
+    refused("structural_tag"),
+    refused("disable_any_whitespace", False, note="accepted: false"),
+    refused("disable_additional_properties", False, note="accepted: false; the schema says it"),
+    refused("whitespace_pattern"),
+)
+"""Fields of ``structured_outputs``, which are vLLM's."""
 
 MESSAGE_FIELDS = (
     honoured("role", "required; `system`, `developer` (the same), `user` or `assistant`"),

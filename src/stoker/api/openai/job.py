@@ -6,6 +6,7 @@ from typing import Any
 
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import STREAM_OPTIONS_FIELDS, FieldTable
+from stoker.api.openai.structured import grammar_of, sift_grammars
 from stoker.api.openai.wire import GenerationBody
 from stoker.core.errors import InvalidRequestError
 from stoker.core.sampling import MAX_SEED
@@ -48,8 +49,9 @@ ParseJob = Callable[[dict[str, Any], ApiLimits, str], Job]
 """Body, limits and a unique request id to a job; raises `InvalidRequestError`."""
 
 
-def sift_stream_options(fields: dict[str, Any]) -> None:
-    """Apply the table of ``stream_options`` in place, if that is an object."""
+def sift_objects(fields: dict[str, Any]) -> None:
+    """Apply the tables of those fields in place that are objects."""
+    sift_grammars(fields)
     options = fields.get("stream_options")
     if isinstance(options, dict):
         fields["stream_options"] = _STREAM_OPTIONS.sift(options, path="stream_options.")
@@ -69,9 +71,11 @@ def make_job(
     """Check what depends on several fields or on settings, and build the job.
 
     Raises:
-        InvalidRequestError: Too many choices, or ``stream_options`` without ``stream``.
+        InvalidRequestError: Too many choices, ``stream_options`` without ``stream``, or a grammar that
+            could not be held to.
     """
     _check_choices(len(prompts), body.n, best_of, limits)
+    grammar = grammar_of(body, limits)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError(
             "'stream_options' is only allowed together with 'stream': true.",
@@ -103,6 +107,7 @@ def make_job(
                 min_tokens=body.min_tokens,
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
+                grammar=grammar,
                 priority=-body.priority,  # on the wire lower is earlier, as in vLLM
                 queue_timeout_s=_least(body.queue_timeout, limits.queue_timeout_s),
                 timeout_s=_least(body.timeout, limits.request_timeout_s),

@@ -13,9 +13,12 @@ from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
+    RESPONSE_FORMAT_FIELDS,
     STREAM_OPTIONS_FIELDS,
+    STRUCTURED_OUTPUTS_FIELDS,
     TOKENIZE_FIELDS,
     Field,
     Treatment,
@@ -24,8 +27,11 @@ from stoker.api.openai.wire import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    JsonSchemaFormat,
     MessageBody,
+    ResponseFormat,
     StreamOptions,
+    StructuredOutputs,
     TokenizeBody,
 )
 from stoker.api.openapi import Part, Schema, content, nullable, record, ref, response
@@ -177,6 +183,13 @@ def openai_part() -> Part:
     """Return the dialect's routes and their schemas."""
     chat_logprobs, legacy_logprobs = _logprobs()
     stream_options = request_schema(STREAM_OPTIONS_FIELDS, StreamOptions, {}, ())
+    json_schema = request_schema(JSON_SCHEMA_FIELDS, JsonSchemaFormat, {}, ("name", "schema"))
+    grammars = {
+        "response_format": request_schema(
+            RESPONSE_FORMAT_FIELDS, ResponseFormat, {"json_schema": json_schema}, ("type",)
+        ),
+        "structured_outputs": request_schema(STRUCTURED_OUTPUTS_FIELDS, StructuredOutputs, {}, ()),
+    }
     messages: Schema = {"type": "array", "items": ref("Message"), "minItems": 1}
     message = {"role": {"const": "assistant"}, "content": _TEXT, "refusal": {"type": "null"}}
     error = {"message": _TEXT, "type": _TEXT, "param": nullable(_TEXT), "code": nullable(_TEXT)}
@@ -191,13 +204,13 @@ def openai_part() -> Part:
         "ChatRequest": request_schema(
             CHAT_FIELDS,
             ChatBody,
-            {"messages": messages, "stream_options": stream_options},
+            {"messages": messages, "stream_options": stream_options, **grammars},
             ("model", "messages"),
         ),
         "CompletionRequest": request_schema(
             COMPLETION_FIELDS,
             CompletionBody,
-            {"prompt": _PROMPT, "stream_options": stream_options},
+            {"prompt": _PROMPT, "stream_options": stream_options, **grammars},
             ("model", "prompt"),
         ),
         "TokenizeRequest": request_schema(TOKENIZE_FIELDS, TokenizeBody, {"messages": messages}, ()),

@@ -28,6 +28,7 @@ MAX_STOP_CHARS = 512
 MAX_MODEL_CHARS = 256
 MAX_VARIABLES = 16
 MAX_VARIABLE_CHARS = 4096
+MAX_GUIDED_CHOICES = 1024
 
 _MAX_INT32 = 2**31 - 1
 _MIN_INT64 = -(2**63)
@@ -161,7 +162,50 @@ class StreamOptions(Wire):
     include_usage: bool = False
 
 
-class GenerationBody(Wire):
+class JsonSchemaFormat(Wire):
+    """``response_format.json_schema``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool = False
+
+
+class ResponseFormat(Wire):
+    """``response_format``."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+Schema = dict[str, Any] | Annotated[str, Field(min_length=1)]
+Expression = Annotated[str, Field(min_length=1)]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_GUIDED_CHOICES)
+]
+
+
+class StructuredOutputs(Wire):
+    """``structured_outputs``."""
+
+    json_: Annotated[Schema | None, Field(alias="json")] = None
+    regex: Expression | None = None
+    choice: Choices | None = None
+    grammar: Expression | None = None
+    json_object: bool = False
+
+
+class GrammarFields(Wire):
+    """What an answer must look like."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Expression | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Expression | None = None
+
+
+class GenerationBody(GrammarFields):
     """What both requests share; the names are OpenAI's."""
 
     model: ModelName

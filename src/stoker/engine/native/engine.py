@@ -31,6 +31,7 @@ def _native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
     histories = [one.history for one in each]
     biases = [one.bias for one in each]
     banned = [one.banned for one in each]
+    allowed = [np.asarray(one.allowed, np.uint32) for one in each]
     # The copies leave the sequences' own arrays free to grow.
     return _native.LogitEdits(
         rows=np.array(list(edits), np.int32),
@@ -45,6 +46,8 @@ def _native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
         bias_starts=_starts(biases),
         banned=np.concatenate(banned, dtype=np.int32),
         banned_starts=_starts(banned),
+        allowed=np.concatenate(allowed),
+        allowed_starts=_starts(allowed),
     )
 
 

@@ -10,7 +10,7 @@ To add one, write a function of bytes in a module here and name it in `TARGETS`.
 from collections.abc import Callable, Mapping
 
 from stoker.core.errors import StokerError
-from stoker.testing.fuzz import api, folders, models, text, worker
+from stoker.testing.fuzz import api, folders, grammars, models, text, worker
 
 Target = Callable[[bytes], None]
 
@@ -20,6 +20,7 @@ TARGETS: Mapping[str, Target] = {
     "folder": folders.folder,
     "frames": worker.frames,
     "gguf": models.gguf,
+    "grammar": grammars.grammar,
     "header": models.header,
     "kv_file": worker.kv_file,
     "manifest": models.manifest,

@@ -1,0 +1,48 @@
+"""What an answer must look like: a grammar, and what holds a sequence to it token by token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class GrammarKind(StrEnum):
+    """How a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"
+    """A JSON Schema; answers are JSON that it accepts."""
+
+    REGEX = "regex"
+    """A regular expression that the whole answer matches."""
+
+    LARK = "lark"
+    """A context-free grammar in the Lark or the GBNF notation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A grammar as a client has sent it.
+
+    Attributes:
+        kind: How it is written.
+        source: Its text.
+        field: Path of the request's field that has it, for errors.
+    """
+
+    kind: GrammarKind
+    source: str
+    field: str
+
+
+class Constraint(Protocol):
+    """Holds one sequence to its grammar; owned by the thread that runs the steps."""
+
+    @property
+    def allowed(self) -> memoryview:
+        """Which tokens may come next, 32-bit words: bit ``t % 32`` of word ``t // 32`` is token ``t``'s.
+
+        It is of the step that has been planned last.
+        """
+
+    def advance(self, token_ids: Sequence[int]) -> bool:
+        """Take in what was sampled, and return whether the answer is complete: nothing may follow."""

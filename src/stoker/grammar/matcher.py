@@ -1,0 +1,114 @@
+"""`TokenMatcher` holds one sequence to its grammar, `MaskWriter` computes a step's masks."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+    from numpy.typing import NDArray
+
+_PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): (?P<text>.*)")
+
+
+class TokenMatcher:
+    """A `Constraint`.
+
+    Args:
+        matcher: llguidance's state of this sequence.
+        field: Path of the request's field that has the grammar.
+
+    Attributes:
+        matcher: As given.
+        field: As given.
+    """
+
+    __slots__ = ("_allowed", "field", "matcher")
+
+    def __init__(self, matcher: "LLMatcher", field: str) -> None:
+        self.matcher = matcher
+        self.field = field
+        self._allowed = memoryview(b"")
+
+    @property
+    def allowed(self) -> memoryview:
+        """Which tokens may come next, as `MaskWriter.write` has found last."""
+        return self._allowed
+
+    def show(self, allowed: memoryview) -> None:
+        """Have these words as `allowed`."""
+        self._allowed = allowed
+
+    def advance(self, token_ids: Sequence[int]) -> bool:
+        """Take in what was sampled, and return whether nothing may follow.
+
+        What goes wrong is found when the next mask is computed.
+        """
+        return self.matcher.consume_tokens(list(token_ids)) and self.matcher.is_stopped()
+
+    @property
+    def fault(self) -> str | None:
+        """Why no mask could be computed, or None."""
+        return reason(self.matcher.get_error()) if self.matcher.is_error() else None
+
+
+class MaskWriter:
+    """Computes the masks of all constrained sequences of a step.
+
+    Args:
+        sayable: Bits of the tokens that any grammar may lead to, as in a mask: text, and what ends an
+            answer.
+    """
+
+    def __init__(self, sayable: "NDArray[np.uint32]") -> None:
+        self._sayable = sayable
+        self._masks: NDArray[np.uint32] = np.empty((0, len(sayable)), np.uint32)
+
+    def write(self, matchers: Sequence[TokenMatcher]) -> list[int]:
+        """Compute every matcher's mask, valid until the next call.
+
+        Returns:
+            Indices of those that have none, because something went wrong or nothing can follow; all tokens
+            are allowed there.
+        """
+        n = len(matchers)
+        n_words = len(self._sayable)
+        if len(self._masks) < n:
+            self._masks = np.empty((2 * n, n_words), np.uint32)
+        masks = self._masks[:n]
+        row_bytes = 4 * n_words
+        for row, each in zip(masks, matchers, strict=True):
+            each.matcher.unsafe_compute_mask_ptr(row.ctypes.data, row_bytes)
+        masks &= self._sayable
+        some: list[bool] = np.any(masks, axis=1).tolist()
+        lost = [
+            index
+            for index, (each, has_some) in enumerate(zip(matchers, some, strict=True))
+            if not has_some or each.matcher.is_error()
+        ]
+        masks[lost] = self._sayable
+        for row, each in zip(masks, matchers, strict=True):
+            each.show(row.data)
+        return lost
+
+
+def reason(message: str, *, head_lines: int = 0) -> str:
+    """Return what an error of llguidance says in a sentence, without the state that it may go on with.
+
+    Args:
+        message: The error.
+        head_lines: Lines before a grammar that its author has not written.
+    """
+    lines = [line.strip() for line in message.strip().splitlines()] or [""]
+    explained = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    said = _PLACE.match(lines[0])
+    text = lines[0] if said is None else said["text"]
+    if "oneOf" in text:
+        text = "the cases of 'oneOf' may overlap; use 'anyOf'"
+    line = 0 if said is None else int(said["line"]) - head_lines
+    where = f"line {line}: " if line > 0 else ""
+    if explained is not None:
+        text = f"regular expression: {explained}"
+    return where + text.removeprefix("failed to compile JSON schema: ")[:300]
