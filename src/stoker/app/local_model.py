@@ -130,6 +130,18 @@ class LocalModel:
         await self.pins.close()
         await self.supervisor.stop(at_once=at_once)
 
+    async def sleep(self) -> None:
+        """End the engine; the text side and what is known of the engine stay."""
+        await self.supervisor.sleep()
+
+    async def wake(self) -> None:
+        """Start an engine again.
+
+        Raises:
+            StokerError: It cannot start; the model is asleep as before.
+        """
+        await self.supervisor.wake()
+
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
