@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from stoker.api.admin.control import ModelState, ModelStatus
@@ -334,7 +333,7 @@ class Fleet:
             await host.wake()
             return
         generator = await host.start()
-        hosted.open(generator, host, _Door(self._sleepers, hosted.name))
+        hosted.open(generator, host, self._sleepers.door(hosted.name))
 
     def _fail(self, hosted: HostedModel, reason: str) -> None:
         if hosted.status is ModelStatus.UNLOADING:
@@ -363,17 +362,6 @@ class Fleet:
         self._remove(hosted)
         self._unloads.pop(hosted.name, None)
         _log.info("the model %s is unloaded", hosted.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Door:
-    """A `Door` of one model."""
-
-    sleepers: Sleepers
-    name: str
-
-    def awake(self) -> AbstractAsyncContextManager[None]:
-        return self.sleepers.awake(self.name)
 
 
 def _settings_for(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from stoker.core.errors import ConflictError, NotReadyError, StokerError
 from stoker.observe.metrics import Metrics
 from stoker.policy.sleep_book import Change, Rest, SleepBook, SleepReason
+from stoker.policy.waking import Door
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,14 @@ class Bed:
     wake: Callable[[], Awaitable[None]]
     sleep: Callable[[], Awaitable[None]]
     changed: Callable[[Rest], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelDoor:
+    enter: Callable[[], AbstractAsyncContextManager[None]]
+
+    def awake(self) -> AbstractAsyncContextManager[None]:
+        return self.enter()
 
 
 @dataclass(slots=True, eq=False)
@@ -112,12 +121,12 @@ class Sleepers:
         """
         self._leave(name, await self._enter(name, timed_to_the_end=False))
 
-    def awake(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Wait until a model is awake, and keep it so while the context lasts; see `Door.awake`."""
-        return self._awake(name)
+    def door(self, name: str) -> Door:
+        """Return where this model is entered."""
+        return _ModelDoor(lambda: self._awake(name))
 
     async def wake(self, name: str) -> None:
-        """Wait until a model is awake; raises as `awake` does."""
+        """Wait until a model is awake; raises as `Door.awake` does."""
         async with self._awake(name):
             pass
 
