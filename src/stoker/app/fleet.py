@@ -301,7 +301,7 @@ class Fleet:
         name, budget_bytes = hosted.name, self._settings().memory_budget
         if budget_bytes is not None and host.need_bytes > budget_bytes:
             raise OutOfMemoryError(
-                f"the model {name} needs {host.need_bytes / 1e6:.0f} MB for weights, KV caches and steps, and "
+                f"the model {name} needs {host.need_bytes / 1e6:.0f} MB for weights, KV cache and steps, and "
                 f"memory_budget is {budget_bytes / 1e6:.0f} MB; raise it, or set a smaller kv_memory, "
                 "context_length, max_running or step_tokens"
             )

@@ -26,7 +26,7 @@ class ModelMemory:
 
     Attributes:
         kv_bytes: Size of its KV cache; None for a share of what is available when it starts.
-        need_bytes: Everything that it may come to take: weights, KV cache, host tier, buffers of steps, process.
+        need_bytes: All that it may come to take: weights, KV cache, host tier, buffers of steps, process.
     """
 
     kv_bytes: int | None
@@ -59,6 +59,7 @@ def model_memory(
 
     Raises:
         ModelError: The file is damaged or of a model that cannot be run.
+        SettingsError: A setting does not go with this model or this processor.
     """
     parts = _of_llamacpp(settings, located) if kind == "llamacpp" else _of_native(settings, located)
     kv_bytes = None if settings.kv_memory is None else int(settings.kv_memory)
@@ -79,10 +80,11 @@ def model_memory(
 
 def _of_native(settings: Settings, located: LocatedModel) -> _Parts:
     # The library is loaded in the gateway only where there is a budget to be kept.
-    from stoker.engine.native.loader import NativeEngineSettings  # noqa: PLC0415
+    from stoker.engine.native.loader import NativeEngineSettings, check_isa  # noqa: PLC0415
     from stoker.engine.native.precision import choose_precise  # noqa: PLC0415
     from stoker.engine.native.sizing import kv_block_bytes, packed_bytes, scratch_bytes  # noqa: PLC0415
 
+    check_isa(settings.isa)
     threads = settings.threads or available_processors()
     with open_model(located.path, settings.quantize) as source:
         config = source.config

@@ -113,7 +113,7 @@ class Sleepers:
             self._timer.cancel()
 
     async def start(self, name: str) -> None:
-        """Bring a model up for the first time: wait for room as a request does, and without limit from then on.
+        """Bring a model up for the first time: wait for room as a request does, from then on without limit.
 
         Raises:
             NotReadyError: There was no room for it in time.
@@ -158,8 +158,8 @@ class Sleepers:
             ) from error
         except Exception as error:
             raise NotReadyError(
-                f"The model '{name}' sleeps and could not be woken; the server's log says why. The next request "
-                "tries again."
+                f"The model '{name}' sleeps and could not be woken; the server's log says why. The next "
+                "request tries again."
             ) from error
         try:
             yield
@@ -175,8 +175,8 @@ class Sleepers:
         budget_bytes, need_bytes = self._book.memory_budget_bytes, self._book.need_bytes(name)
         if budget_bytes is not None and need_bytes > budget_bytes:
             raise NotReadyError(
-                f"The model '{name}' needs {_mb(need_bytes)} and memory_budget is {_mb(budget_bytes)}; raise it, "
-                "or load the model with less kv_memory or a shorter context_length."
+                f"The model '{name}' needs {_mb(need_bytes)} and memory_budget is {_mb(budget_bytes)}; raise "
+                "it, or load the model with less kv_memory or a shorter context_length."
             )
         waiter = _Waiter(asyncio.get_running_loop().create_future())
         self._book.wait(name)
@@ -213,8 +213,8 @@ class Sleepers:
             return f"{waited}. Try again later."
         return (
             f"{waited}: it needs {_mb(self._book.need_bytes(name))}, models that answer requests hold "
-            f"{_mb(self._book.held_bytes)}, and memory_budget is {_mb(budget_bytes)}. Try again later, unload a "
-            "model, or raise memory_budget."
+            f"{_mb(self._book.held_bytes)}, and memory_budget is {_mb(budget_bytes)}. Try again later, "
+            "unload a model, or raise memory_budget."
         )
 
     def _leave(self, name: str, sleeper: _Sleeper) -> None:
@@ -273,7 +273,7 @@ class Sleepers:
     async def _sleep(self, name: str, sleeper: _Sleeper, reason: SleepReason) -> None:
         try:
             await sleeper.bed.sleep()
-        except Exception:  # whatever it is, the engine is not used any more
+        except Exception:  # noqa: BLE001 - whatever it is, the engine is not used any more
             _log.exception("the model %s did not fall asleep as it should", name)
         self._metrics.model_slept(name, reason.value)
         _log.info("the model %s sleeps (%s)", name, reason.value)

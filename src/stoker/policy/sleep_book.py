@@ -65,8 +65,8 @@ class SleepBook:
         memory_budget_bytes: What all models that are not asleep may need together; None for no bound.
 
     Attributes:
-        memory_budget_bytes: As given; may be changed at any time. Less than what is awake puts nobody to sleep
-            until somebody is to be woken.
+        memory_budget_bytes: As given; may be changed at any time. Less than what is awake puts nobody to
+            sleep until somebody is to be woken.
     """
 
     def __init__(self, memory_budget_bytes: int | None = None) -> None:
@@ -211,13 +211,11 @@ class SleepBook:
         return held_bytes + model.need_bytes - self.memory_budget_bytes
 
     def _make_room(self, short_bytes: int) -> list[Change]:
-        """Put the idle models used least recently to sleep, as many as are needed, or none if all are too few."""
+        """Put the idle models used least recently to sleep: as many as are needed, or none if in vain."""
         models = self._models
         head = self._queue[0]
         coming = sum(
-            each.need_bytes
-            for name, each in models.items()
-            if each.rest is Rest.FALLING and name != head
+            each.need_bytes for name, each in models.items() if each.rest is Rest.FALLING and name != head
         )
         short_bytes -= coming
         idle = sorted(
