@@ -145,7 +145,6 @@ class Fleet:
             own = _settings_for(settings, hosted.model, hosted.overrides)[0]
             hosted.apply(own)
             self._sleepers.tune(hosted.name, own.sleep_after_s)
-        self._sleepers.limit_memory(settings.memory_budget)
 
     def states(self) -> list[ModelState]:
         """Return every model, in the order in which they were asked for."""

@@ -61,9 +61,11 @@ class Sleepers:
 
     Args:
         metrics: Where sleeps and wakes are counted.
+        wake_timeout_s: For so long a request waits for its model to be awake.
+        memory_budget_bytes: What all models that are not asleep may need together; None for no bound.
 
     Attributes:
-        wake_timeout_s: For so long a request waits for its model to be awake; may be changed at any time.
+        wake_timeout_s: As given; may be changed at any time.
     """
 
     def __init__(self, metrics: Metrics, *, wake_timeout_s: float, memory_budget_bytes: int | None) -> None:
@@ -76,11 +78,6 @@ class Sleepers:
     def __contains__(self, name: str) -> bool:
         """Tell whether there is a model of this name."""
         return name in self._sleepers
-
-    def limit_memory(self, memory_budget_bytes: int | None) -> None:
-        """Change what all models that are not asleep may need together."""
-        self._book.memory_budget_bytes = memory_budget_bytes
-        self._act()
 
     def add(self, name: str, bed: Bed) -> None:
         """Take in a model, asleep."""
@@ -172,12 +169,6 @@ class Sleepers:
             raise NotReadyError(f"The model '{name}' was unloaded meanwhile.")
         if self._book.enter(name):
             return sleeper
-        budget_bytes, need_bytes = self._book.memory_budget_bytes, self._book.need_bytes(name)
-        if budget_bytes is not None and need_bytes > budget_bytes:
-            raise NotReadyError(
-                f"The model '{name}' needs {_mb(need_bytes)} and memory_budget is {_mb(budget_bytes)}; raise "
-                "it, or load the model with less kv_memory or a shorter context_length."
-            )
         waiter = _Waiter(asyncio.get_running_loop().create_future())
         self._book.wait(name)
         sleeper.waiters.append(waiter)

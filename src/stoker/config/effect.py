@@ -23,7 +23,6 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "api_key",
         "allowed_hosts",
         "max_models",
-        "memory_budget",
         "sleep_after_s",
         "wake_timeout_s",
         "max_choices",
@@ -74,7 +73,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "context_length",
         "chat_template",
     ),
-    Effect.RESTART: ("home", "model", "host", "port", "log_format"),
+    Effect.RESTART: ("home", "model", "memory_budget", "host", "port", "log_format"),
 }
 """Every setting under the time at which its change is felt."""
 

@@ -93,8 +93,8 @@ class Settings(EngineSettings):
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
         "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
-        "`max_running`, `max_waiting`, `quantize`, `sleep_after_s` and `threads`; what is left out is as for all "
-        "models. A table does not load its model.",
+        "`max_running`, `max_waiting`, `quantize`, `sleep_after_s` and `threads`; what is left out is as "
+        "for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",

@@ -65,8 +65,7 @@ class SleepBook:
         memory_budget_bytes: What all models that are not asleep may need together; None for no bound.
 
     Attributes:
-        memory_budget_bytes: As given; may be changed at any time. Less than what is awake puts nobody to
-            sleep until somebody is to be woken.
+        memory_budget_bytes: As given.
     """
 
     def __init__(self, memory_budget_bytes: int | None = None) -> None:

@@ -222,19 +222,6 @@ async def test_a_first_start_is_timed_only_until_there_is_room() -> None:
     await yard.sleepers.close()
 
 
-async def test_a_budget_that_was_lowered_below_a_model_s_need() -> None:
-    yard = Yard(budget=20)
-    await yard.started("a", need_bytes=15)
-    yard.sleepers.limit_memory(10)
-    await use(yard, "a")
-    await yard.sleepers.sleep("a")
-    with pytest.raises(NotReadyError, match="memory_budget"):
-        await use(yard, "a")
-    yard.sleepers.limit_memory(None)
-    await use(yard, "a")
-    await yard.sleepers.close()
-
-
 async def test_sleep_is_refused_while_a_model_is_used_or_wakes() -> None:
     yard = Yard()
     host = await yard.started("a")
