@@ -161,7 +161,6 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("max_pinned_tokens", "tokens of pinned prefixes", "400 `pinned_limit_exceeded`"),
             ("", f"{pins.MAX_PINS} pinned prefixes of a model", "409"),
             ("max_models", "models", "409"),
-            ("memory_budget", "memory of models that are awake", "idle ones sleep, or requests wait"),
             ("wake_timeout_s", "time that a request waits for its model to be awake", "503"),
         ),
     ),
@@ -251,7 +250,6 @@ UNSET = {
     "context_length": "the model's",
     "kv_host_memory": "half of `kv_memory`",
     "kv_memory": "a share of what is free",
-    "memory_budget": "none",
     "request_timeout_s": "none",
 }
 """What the default of a limit that is unset comes to."""
@@ -266,7 +264,7 @@ def _range(name: str, settings: type[BaseModel]) -> str:
 
 
 def _amount(name: str, value: object) -> str:
-    if name.endswith("_bytes") or name in {"kv_memory", "memory_budget"}:
+    if name.endswith("_bytes") or name == "kv_memory":
         size_bytes = int(str(value))
         if size_bytes == 0:
             return "0"

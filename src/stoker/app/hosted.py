@@ -21,12 +21,15 @@ from stoker.policy.waking import Door, WakingGenerator, WakingPins
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
 """A model of one of these takes no requests yet."""
 
-SERVED = frozenset({ModelStatus.READY, ModelStatus.SLEEPING, ModelStatus.WAKING})
+RESTING = frozenset({ModelStatus.FALLING_ASLEEP, ModelStatus.SLEEPING, ModelStatus.WAKING})
+"""A model of one of these has requests wait until it is awake."""
+
+SERVED = RESTING | {ModelStatus.READY}
 """A model of one of these takes requests."""
 
 _OF_REST = {
     Rest.AWAKE: ModelStatus.READY,
-    Rest.FALLING: ModelStatus.SLEEPING,
+    Rest.FALLING: ModelStatus.FALLING_ASLEEP,
     Rest.ASLEEP: ModelStatus.SLEEPING,
     Rest.WAKING: ModelStatus.WAKING,
 }
@@ -163,7 +166,7 @@ class HostedModel:
 
     def unreadiness(self) -> str | None:
         """Return why requests for it would not be answered now, or None; one that sleeps is woken by them."""
-        if self.status in {ModelStatus.SLEEPING, ModelStatus.WAKING}:
+        if self.status in RESTING:
             return None
         if self.status is ModelStatus.READY and self.host is not None:
             return self.host.readiness()

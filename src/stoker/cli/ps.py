@@ -30,6 +30,9 @@ _HEADINGS = (
     "KV",
     "MEMORY",
 )
+_SERVED = frozenset({"ready", "unready", "falling_asleep", "sleeping", "waking"})
+"""A model of one of these takes requests."""
+
 _MINUTE_S, _HOUR_S = 60, 3600
 
 
@@ -119,7 +122,7 @@ def load(
     }
     state = control.load(name, {key: value for key, value in overrides.items() if value is not None})
     served, told = state["name"], ""
-    while state["status"] not in {"ready", "unready", "sleeping", "waking"}:
+    while state["status"] not in _SERVED:
         if state["status"] == "failed":
             raise ModelError(
                 f"the server could not load {served}: {state.get('reason', 'it does not say why')}"

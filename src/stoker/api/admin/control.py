@@ -25,8 +25,11 @@ class ModelStatus(StrEnum):
     UNREADY = "unready"
     """It is served, but its engine died or hangs; requests that have begun will go on."""
 
+    FALLING_ASLEEP = "falling_asleep"
+    """Its engine is ending to give its memory back; a request wakes it then."""
+
     SLEEPING = "sleeping"
-    """Its engine has ended, or is ending, to give its memory back; a request wakes it."""
+    """Its engine has ended; a request wakes it."""
 
     WAKING = "waking"
     """Its engine is starting again; requests wait for it."""
