@@ -40,7 +40,7 @@ def test_the_engine_gets_the_kv_cache_that_was_counted(located: LocatedModel) ->
         )
     )
     try:
-        assert loaded.engine.kv_blocks * loaded.engine.kv_block_bytes == memory.kv_bytes
+        assert loaded.engine.kv_blocks * loaded.kv_block_bytes == memory.kv_bytes
         assert loaded.kv_host_bytes <= memory.kv_bytes // 2
     finally:
         loaded.engine.close()
