@@ -176,6 +176,7 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("max_pinned_tokens", "tokens of pinned prefixes", "400 `pinned_limit_exceeded`"),
             ("", f"{pins.MAX_PINS} pinned prefixes of a model", "409"),
             ("max_models", "models", "409"),
+            ("wake_timeout_s", "time that a request waits for its model to be awake", "503"),
         ),
     ),
     (

@@ -77,6 +77,8 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
         *of("docs/serving.md", "toml"),
         *of("docs/batching.md", "toml"),  # in test_batching.py
         *of("docs/kv-cache.md", "console"),
+        *of("docs/sleep.md", "console"),
+        *of("docs/sleep.md", "toml"),
     ]
     run += of("README.md", "python") + of("docs/structured-output.md", "python")
     run += of("docs/structured-output.md", "console")
@@ -242,3 +244,40 @@ def test_the_commands_of_the_kv_cache_page_do_what_it_says(home: Path) -> None:
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == pin["pinned_tokens"]
         server.wait_metric("stoker_kv_disk_failures_total", 0)
         assert server.metrics()["stoker_kv_disk_writing"] == 1
+
+
+def test_the_commands_of_the_sleep_page_do_what_it_says(home: Path, default_model_path: Path) -> None:
+    (settings,) = of("docs/sleep.md", "toml")
+    serve, by_hand, by_http = of("docs/sleep.md", "console")
+    ((program, command, *arguments),) = serve.commands
+    assert (program, command) == ("stoker", "serve")
+    (home / "config.toml").write_text(settings.text)
+    (home / "my-model.gguf").symlink_to(default_model_path)
+    with ServerProcess(home, *arguments) as server:
+        server.wait_ready()
+        environment = clean_environment(home, {"STOKER_PORT": server.url.rpartition(":")[2]})
+        commands = by_hand.commands
+        assert [each[1] for each in commands] == ["sleep", "ps", "wake"]
+        printed = []
+        for _, *words in commands:
+            ended = subprocess.run(
+                [sys.executable, "-m", "stoker", *words],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=60,
+                check=False,
+            )
+            assert ended.returncode == 0, ended.stderr
+            printed.append(ended.stdout)
+        assert printed[0] == "mine sleeps\n"
+        rows = [line.split()[:2] for line in printed[1].splitlines()[1:]]
+        assert ["mine", "sleeping"] in rows
+        assert printed[2] == "mine is awake\n"
+        told = []
+        for _, *words in by_http.commands:
+            method = "POST" if "-X" in words else "GET"
+            answer = httpx2.request(method, words[-1].replace(ADDRESS, server.url), timeout=60)
+            assert answer.status_code == 200, answer.text
+            told.append(answer.json())
+        assert [each.get("is_sleeping", each.get("status")) for each in told] == ["sleeping", True, "ready"]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModels, Snapshot
-from stoker.app.hosted import COMING, HostedModel, ModelHost
+from stoker.app.hosted import COMING, SERVED, HostedModel, ModelHost
+from stoker.app.sleepers import Bed, Sleepers
 from stoker.config import ModelSettings, Settings, settings_of_model
 from stoker.core.errors import (
     ConflictError,
     InvalidRequestError,
     ModelNotFoundError,
+    OutOfMemoryError,
     SettingsError,
     SourceError,
     StokerError,
@@ -65,6 +67,10 @@ class Fleet:
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._unloads: dict[str, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
+        now = settings()
+        self._sleepers = Sleepers(
+            metrics, wake_timeout_s=now.wake_timeout_s, memory_budget_bytes=now.memory_budget
+        )
 
     def prepare(self, names: Sequence[str], progress: Callable[[str], Progress]) -> None:
         """Find, or pull, the models that are served from the start, and read their headers.
@@ -119,6 +125,7 @@ class Fleet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._sleepers.close()
         hosts = [hosted.host for hosted in self._hosted.values() if hosted.host is not None]
         await asyncio.gather(*(host.stop(at_once=at_once) for host in hosts))
 
@@ -133,8 +140,11 @@ class Fleet:
 
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while models are served."""
+        self._sleepers.wake_timeout_s = settings.wake_timeout_s
         for hosted in self._hosted.values():
-            hosted.apply(_settings_for(settings, hosted.model, hosted.overrides)[0])
+            own = _settings_for(settings, hosted.model, hosted.overrides)[0]
+            hosted.apply(own)
+            self._sleepers.tune(hosted.name, own.sleep_after_s)
 
     def states(self) -> list[ModelState]:
         """Return every model, in the order in which they were asked for."""
@@ -173,10 +183,7 @@ class Fleet:
 
     def unload(self, name: str) -> ModelState:
         """Begin to unload a model, or forget one that failed; see `ModelControl.unload`."""
-        hosted = self._hosted.get(name)
-        if hosted is None:
-            known = ", ".join(f"'{other}'" for other in self._hosted) or "none"
-            raise ModelNotFoundError(f"There is no model '{name[:100]}' here. Models: {known}.")
+        hosted = self._named(name)
         if hosted.status is ModelStatus.UNLOADING:
             raise ConflictError(f"The model '{name}' is being unloaded already.")
         hosted.given_up.set()
@@ -185,6 +192,35 @@ class Fleet:
         self._publish()
         self._unloads[name] = asyncio.create_task(self._unload(hosted))
         return hosted.state()
+
+    async def sleep(self, name: str) -> ModelState:
+        """Put an idle model to sleep; see `ModelControl.sleep`."""
+        hosted = self._served(name)
+        await self._sleepers.sleep(name)
+        return hosted.state()
+
+    async def wake(self, name: str) -> ModelState:
+        """Wake a model; see `ModelControl.wake`."""
+        hosted = self._served(name)
+        await self._sleepers.wake(name)
+        return hosted.state()
+
+    def is_sleeping(self, name: str) -> bool:
+        """Tell whether a model sleeps; see `ModelControl.is_sleeping`."""
+        return self._named(name).status is ModelStatus.SLEEPING
+
+    def _named(self, name: str) -> HostedModel:
+        hosted = self._hosted.get(name)
+        if hosted is None:
+            known = ", ".join(f"'{other}'" for other in self._hosted) or "none"
+            raise ModelNotFoundError(f"There is no model '{name[:100]}' here. Models: {known}.")
+        return hosted
+
+    def _served(self, name: str) -> HostedModel:
+        hosted = self._named(name)
+        if hosted.status not in SERVED:
+            raise ConflictError(f"The model '{name}' is {hosted.status.value}; it must be served for this.")
+        return hosted
 
     def _library_with(self, key: str, settings: Settings) -> ModelLibrary:
         """Return the library if the store or the catalogue has this name; reads files."""
@@ -218,7 +254,7 @@ class Fleet:
                 serving={
                     hosted.name: hosted.served
                     for hosted in self._hosted.values()
-                    if hosted.served is not None and hosted.status is ModelStatus.READY
+                    if hosted.served is not None and hosted.status in SERVED
                 },
                 coming=frozenset(hosted.name for hosted in self._hosted.values() if hosted.status in COMING),
             )
@@ -232,7 +268,7 @@ class Fleet:
                 n_models = sum(each.status is not ModelStatus.FAILED for each in self._hosted.values())
                 renamed = LocatedModel(hosted.name, located.path)
                 hosted.host = await asyncio.to_thread(self._makers.prepare, settings, renamed, n_models)
-                await self._start(hosted, hosted.host)
+                await self._start(hosted, hosted.host, settings)
         except StokerError as error:
             self._fail(hosted, str(error))
         except Exception:  # noqa: BLE001 - whatever it is, the other models are not concerned
@@ -256,18 +292,47 @@ class Fleet:
         async with self._turn:
             if hosted.host is not None:
                 hosted.becomes(ModelStatus.LOADING)
-                await self._start(hosted, hosted.host)
+                own, _ = _settings_for(self._settings(), hosted.model, hosted.overrides)
+                await self._start(hosted, hosted.host, own)
 
-    async def _start(self, hosted: HostedModel, host: ModelHost) -> None:
-        self._metrics.watch_engine(hosted.name, host.report)
-        generator = await host.start()
-        hosted.open(generator, host)
-        self._metrics.watch_choices(hosted.name, lambda: hosted.in_flight)
-        self._metrics.watch_memory(
-            hosted.name, prompt_bytes=lambda: hosted.prompt_bytes, unread_tokens=lambda: host.unread
+    async def _start(self, hosted: HostedModel, host: ModelHost, settings: Settings) -> None:
+        """Start a model within the memory that models may have; others may have to sleep for it."""
+        name, budget_bytes = hosted.name, self._settings().memory_budget
+        if budget_bytes is not None and host.need_bytes > budget_bytes:
+            raise OutOfMemoryError(
+                f"the model {name} needs {host.need_bytes / 1e6:.0f} MB for weights, KV cache and steps, and "
+                f"memory_budget is {budget_bytes / 1e6:.0f} MB; raise it, or set a smaller kv_memory, "
+                "context_length, max_running or step_tokens"
+            )
+        self._metrics.watch_engine(name, host.report)
+        bed = Bed(
+            need_bytes=host.need_bytes,
+            sleep_after_s=settings.sleep_after_s,
+            wake=lambda: self._bring_up(hosted, host),
+            sleep=host.sleep,
+            changed=hosted.rests,
         )
+        self._sleepers.add(name, bed)
+        try:
+            await self._sleepers.start(name)
+        except BaseException:
+            await self._sleepers.remove(name)
+            raise
+        self._metrics.watch_choices(name, lambda: hosted.in_flight)
+        self._metrics.watch_memory(
+            name, prompt_bytes=lambda: hosted.prompt_bytes, unread_tokens=lambda: host.unread
+        )
+        self._metrics.watch_sleep(name, lambda: hosted.status is ModelStatus.SLEEPING)
         self._publish()
-        _log.info("the model %s is ready", hosted.name)
+        _log.info("the model %s is ready", name)
+
+    async def _bring_up(self, hosted: HostedModel, host: ModelHost) -> None:
+        """Start a model's engine, the first time with all that stays while it sleeps."""
+        if hosted.served is not None:
+            await host.wake()
+            return
+        generator = await host.start()
+        hosted.open(generator, host, self._sleepers.door(hosted.name))
 
     def _fail(self, hosted: HostedModel, reason: str) -> None:
         if hosted.status is ModelStatus.UNLOADING:
@@ -289,6 +354,7 @@ class Fleet:
             await asyncio.sleep(DRAIN_CHECK_S)
         if hosted.in_flight:
             _log.warning("the model %s is unloaded with %d choices", hosted.name, hosted.in_flight)
+        await self._sleepers.remove(hosted.name)
         if hosted.host is not None:
             await hosted.host.stop()
         self._metrics.forget(hosted.name)

@@ -15,9 +15,24 @@ from stoker.config import Settings
 from stoker.core.protocols import Generator, Pins, TextCodec
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
+from stoker.policy.sleep_book import Rest
+from stoker.policy.waking import Door, WakingGenerator, WakingPins
 
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
 """A model of one of these takes no requests yet."""
+
+RESTING = frozenset({ModelStatus.FALLING_ASLEEP, ModelStatus.SLEEPING, ModelStatus.WAKING})
+"""A model of one of these has requests wait until it is awake."""
+
+SERVED = RESTING | {ModelStatus.READY}
+"""A model of one of these takes requests."""
+
+_OF_REST = {
+    Rest.AWAKE: ModelStatus.READY,
+    Rest.FALLING: ModelStatus.FALLING_ASLEEP,
+    Rest.ASLEEP: ModelStatus.SLEEPING,
+    Rest.WAKING: ModelStatus.WAKING,
+}
 
 
 class TextSide(Generator, Protocol):
@@ -67,11 +82,21 @@ class ModelHost(Protocol):
     def unread(self) -> int:
         """Tokens that its clients have not read yet."""
 
+    @property
+    def need_bytes(self) -> int:
+        """Memory that its engine is taken to need; 0 if nobody asks."""
+
     async def start(self) -> TextSide:
         """Start the engine and return what answers requests; on failure nothing is left running."""
 
     async def stop(self, *, at_once: bool = False) -> None:
         """End the engine."""
+
+    async def sleep(self) -> None:
+        """End the engine; the rest stays."""
+
+    async def wake(self) -> None:
+        """Start an engine again; on failure nothing is left running."""
 
     def readiness(self) -> str | None:
         """Return None if a request would get its first token now, otherwise why not."""
@@ -128,13 +153,21 @@ class HostedModel:
             self.becomes(ModelStatus.PULLING)
         self.pulled = (done_bytes, total_bytes)
 
+    def rests(self, rest: Rest) -> None:
+        """Note that its engine ended, or is there again; says nothing of one that is not served."""
+        status = _OF_REST[rest]
+        if self.status in SERVED and status is not self.status:
+            self.becomes(status)
+
     @property
     def in_flight(self) -> int:
         """Choices that hold a place."""
         return 0 if self.admission is None else self.admission.in_flight
 
     def unreadiness(self) -> str | None:
-        """Return why requests for it would not be answered now, or None."""
+        """Return why requests for it would not be answered now, or None; one that sleeps is woken by them."""
+        if self.status in RESTING:
+            return None
         if self.status is ModelStatus.READY and self.host is not None:
             return self.host.readiness()
         return f"the model {self.name} is {self.status.value}"
@@ -144,10 +177,10 @@ class HostedModel:
         """Bytes that the prompts of its requests are taken to need."""
         return 0 if self.admission is None else self.admission.prompt_bytes
 
-    def open(self, generator: TextSide, host: ModelHost) -> None:
-        """Take requests from now on."""
+    def open(self, generator: TextSide, host: ModelHost, door: Door) -> None:
+        """Take requests from now on, which enter by this door."""
         self.admission = Admission(
-            generator,
+            WakingGenerator(generator, door),
             AdmissionLimits(
                 max_choices=host.max_running + host.max_waiting,
                 max_prompt_bytes=host.max_prompt_bytes,
@@ -159,7 +192,7 @@ class HostedModel:
             generator=self.admission,
             reserve=self.admission.reserve,
             codec=generator.codec,
-            pins=host.pins,
+            pins=WakingPins(host.pins, door),
             created=host.created,
             fingerprint=host.fingerprint,
             context_length=host.context_length,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stoker.app.engine_choice import choose_engine
+from stoker.app.model_memory import ModelMemory, model_memory
 from stoker.config import Settings
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
@@ -42,6 +43,7 @@ class LocalModel:
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
         pins: Its pinned prefixes.
+        need_bytes: Memory that its engine is taken to need; 0 without a memory budget.
     """
 
     located: LocatedModel
@@ -55,6 +57,7 @@ class LocalModel:
     supervisor: EngineSupervisor
     engine: ResumingEngine
     pins: PinnedPrefixes
+    need_bytes: int = 0
 
     @property
     def created(self) -> int:
@@ -130,6 +133,18 @@ class LocalModel:
         await self.pins.close()
         await self.supervisor.stop(at_once=at_once)
 
+    async def sleep(self) -> None:
+        """End the engine; the text side and what is known of the engine stay."""
+        await self.supervisor.sleep()
+
+    async def wake(self) -> None:
+        """Start an engine again.
+
+        Raises:
+            StokerError: It cannot start; the model is asleep as before.
+        """
+        await self.supervisor.wake()
+
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
@@ -162,6 +177,9 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             f"{longest} tokens"
         )
     own_template = settings.chat_template
+    memory = ModelMemory(kv_bytes=settings.kv_memory, need_bytes=0)
+    if settings.memory_budget is not None:
+        memory = model_memory(settings, located, facts.engine, settings.memory_budget)
     engine = EngineConfig(
         model_path=located.path.absolute(),
         quantize=settings.quantize,
@@ -178,7 +196,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         isa=settings.isa,
         precise=settings.precise,
         kv_type=settings.kv_type,
-        kv_memory_bytes=settings.kv_memory,
+        kv_memory_bytes=memory.kv_bytes,
         kv_sharers=kv_sharers,
         kv_host_bytes=settings.kv_host_memory,
         kv_folder=settings.kv_folder.absolute(),
@@ -202,6 +220,7 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
         pins=PinnedPrefixes(supervisor),
+        need_bytes=memory.need_bytes,
     )
 
 

@@ -36,6 +36,8 @@ app.command("stoker.cli.serve:serve", name="serve", help="Serve models over an O
 app.command("stoker.cli.ps:ps", name="ps", help="List the models of a running server.")
 app.command("stoker.cli.ps:load", name="load", help="Have a running server load a model.")
 app.command("stoker.cli.ps:unload", name="unload", help="Have a running server unload a model.")
+app.command("stoker.cli.ps:sleep", name="sleep", help="Have a running server put a model to sleep.")
+app.command("stoker.cli.ps:wake", name="wake", help="Have a running server wake a model.")
 app.command("stoker.cli.run:run", name="run", help="Answer one prompt, or chat, without a server.")
 app.command("stoker.cli.bench:bench", name="bench", help="Measure a server under load, or the engine.")
 app.command("stoker.cli.models:pull", name="pull", help="Fetch a model into the model store.")

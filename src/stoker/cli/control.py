@@ -10,7 +10,10 @@ from stoker.config import Settings
 from stoker.core.errors import SettingsError, StokerError
 
 TIMEOUT_S = 30.0
-"""Longest wait for one answer; none of these routes waits for a model."""
+"""Longest wait for one answer of a route that waits for no model."""
+
+WAKE_TIMEOUT_S = 3700.0
+"""Longest wait for a model to wake: the server's own limit, `wake_timeout_s`, is an hour at most."""
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where such a server is reached from here
 _OK = 300
@@ -62,9 +65,19 @@ class ServerControl:
         """Begin to unload a model; raises as `models` does."""
         return self._ask("DELETE", f"/admin/models/{quote(name)}")
 
-    def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def sleep(self, name: str) -> dict[str, Any]:
+        """Put an idle model to sleep; raises as `models` does."""
+        return self._ask("POST", f"/admin/models/{quote(name)}/sleep")
+
+    def wake(self, name: str) -> dict[str, Any]:
+        """Wake a model and wait until it is awake; raises as `models` does."""
+        return self._ask("POST", f"/admin/models/{quote(name)}/wake_up", timeout_s=WAKE_TIMEOUT_S)
+
+    def _ask(
+        self, method: str, path: str, body: object = None, *, timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
         kind = HTTPSConnection if self._encrypted else HTTPConnection
-        connection = kind(self._host, self._port, timeout=TIMEOUT_S)
+        connection = kind(self._host, self._port, timeout=timeout_s)
         headers = {"content-type": "application/json"}
         if self._key is not None:
             headers["authorization"] = f"Bearer {self._key}"

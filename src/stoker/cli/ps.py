@@ -1,4 +1,4 @@
-"""``stoker ps``, ``load`` and ``unload``: the models of a running server."""
+"""``stoker ps``, ``load``, ``unload``, ``sleep`` and ``wake``: the models of a running server."""
 
 import json
 import sys
@@ -30,6 +30,9 @@ _HEADINGS = (
     "KV",
     "MEMORY",
 )
+_SERVED = frozenset({"ready", "unready", "falling_asleep", "sleeping", "waking"})
+"""A model of one of these takes requests."""
+
 _MINUTE_S, _HOUR_S = 60, 3600
 
 
@@ -78,6 +81,7 @@ def load(
     max_waiting: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     precise: str | None = None,
     quantize: Literal["none", "q8", "q4"] | None = None,
+    sleep_after_s: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     threads: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
     """Have a running server load a model, and wait until it is ready.
@@ -98,6 +102,7 @@ def load(
         max_waiting: Most sequences that wait for a place.
         precise: Matrices whose activations have 16 bits instead of 8, as `stoker quality` names them.
         quantize: How a folder of safetensors is served whose weights are floats.
+        sleep_after_s: Seconds without a request after which it is put to sleep.
         threads: Compute threads of its engine.
     """
     control = ServerControl(settings, url)
@@ -112,11 +117,12 @@ def load(
         "max_waiting": max_waiting,
         "precise": precise,
         "quantize": quantize,
+        "sleep_after_s": sleep_after_s,
         "threads": threads,
     }
     state = control.load(name, {key: value for key, value in overrides.items() if value is not None})
     served, told = state["name"], ""
-    while state["status"] not in {"ready", "unready"}:
+    while state["status"] not in _SERVED:
         if state["status"] == "failed":
             raise ModelError(
                 f"the server could not load {served}: {state.get('reason', 'it does not say why')}"
@@ -149,6 +155,32 @@ def unload(settings: Settings, name: str, /, *, url: str | None = None) -> None:
     while (state := control.find(name)) is not None and state["status"] == "unloading":
         time.sleep(POLL_S)
     sys.stdout.write(f"unloaded {name}\n")
+
+
+@with_settings(*_SERVER)
+def sleep(settings: Settings, name: str, /, *, url: str | None = None) -> None:
+    """Have a running server put an idle model to sleep, and wait until its memory is free.
+
+    Args:
+        settings: The merged settings.
+        name: A name that `stoker ps` shows.
+        url: The server's address. Unset, it is that of `host` and `port`.
+    """
+    ServerControl(settings, url).sleep(name)
+    sys.stdout.write(f"{name} sleeps\n")
+
+
+@with_settings(*_SERVER)
+def wake(settings: Settings, name: str, /, *, url: str | None = None) -> None:
+    """Have a running server wake a model, and wait until it is awake.
+
+    Args:
+        settings: The merged settings.
+        name: A name that `stoker ps` shows.
+        url: The server's address. Unset, it is that of `host` and `port`.
+    """
+    ServerControl(settings, url).wake(name)
+    sys.stdout.write(f"{name} is awake\n")
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

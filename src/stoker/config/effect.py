@@ -23,6 +23,8 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "api_key",
         "allowed_hosts",
         "max_models",
+        "sleep_after_s",
+        "wake_timeout_s",
         "max_choices",
         "max_grammar_bytes",
         "max_schema_depth",
@@ -74,7 +76,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "chat_template",
         "grammar_timeout_s",
     ),
-    Effect.RESTART: ("home", "model", "host", "port", "log_format"),
+    Effect.RESTART: ("home", "model", "memory_budget", "host", "port", "log_format"),
 }
 """Every setting under the time at which its change is felt."""
 

@@ -159,6 +159,19 @@ class EngineSettings(BaseModel):
         description="Seconds that compiling a request's grammar may take, which goes on beside the engine's "
         "steps; one that takes longer gets status 400.",
     )
+    sleep_after_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds without a request after which a model is put to sleep: its engine ends and its "
+        "memory is free, its name stays, and the next request wakes it. With 0 no time does (sleep.md).",
+    )
+    wake_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request waits for its model to be awake; after them it gets status 503.",
+    )
     engine_timeout_s: float = Field(
         default=60.0,
         ge=6,

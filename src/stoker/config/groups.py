@@ -5,7 +5,7 @@ from collections.abc import Mapping
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model and folders": ("home", "model"),
     "Model sources": ("offline", "hf_endpoint", "hf_token", "allow_http"),
-    "Several models": ("max_models",),
+    "Several models": ("max_models", "memory_budget", "sleep_after_s", "wake_timeout_s"),
     "Single models": ("models",),
     "Server": (
         "host",

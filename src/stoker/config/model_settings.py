@@ -36,6 +36,7 @@ class ModelSettings(BaseModel):
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
     precise: Precise | None = None
     quantize: Literal["none", "q8", "q4"] | None = None
+    sleep_after_s: float | None = Field(default=None, ge=0, le=31_536_000)
     threads: int | None = Field(default=None, ge=1, le=1024)
 
     @field_validator("*", mode="before")

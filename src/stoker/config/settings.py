@@ -81,13 +81,20 @@ class Settings(EngineSettings):
         description="Most models served at a time, those being loaded or unloaded included. Each is an "
         "engine process of its own; all of them compute on the same cores.",
     )
+    memory_budget: ByteSize | None = Field(
+        default=None,
+        ge=2**20,
+        description="Most memory that the engines of all models may need together, such as `8GiB`. Before a "
+        "model is loaded or woken that does not fit, the idle ones used least recently are put to sleep. "
+        "Unset, models sleep only by `sleep_after_s` and when asked to (sleep.md).",
+    )
     models: Mapping[str, ModelSettings] = Field(
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
         "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
-        "`max_running`, `max_waiting`, `quantize` and `threads`; what is left out is as for all models. A "
-        "table does not load its model.",
+        "`max_running`, `max_waiting`, `quantize`, `sleep_after_s` and `threads`; what is left out is as "
+        "for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",

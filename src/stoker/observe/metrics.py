@@ -16,6 +16,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300, 900)
 _FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 _INTER_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_WAKE_SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 25, 60)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
 
@@ -126,6 +127,31 @@ class Metrics:
             buckets=_TOKENS,
             registry=self.registry,
         )
+        self._asleep = Gauge(
+            "stoker_model_asleep",
+            "1 while the model sleeps: its engine has ended until a request wakes it.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._sleeps = Counter(
+            "stoker_model_sleeps_total",
+            "Times that a model was put to sleep, by reason.",
+            ["model", "reason"],
+            registry=self.registry,
+        )
+        self._wakes = Counter(
+            "stoker_model_wakes_total",
+            "Times that a model was woken, by outcome.",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self._wake_seconds = Histogram(
+            "stoker_model_wake_seconds",
+            "Time from the beginning of a wake to a ready engine.",
+            ["model"],
+            buckets=_WAKE_SECONDS,
+            registry=self.registry,
+        )
         self._forgotten: set[str] = set()
         self._engines = EngineCollector()
         self.registry.register(self._engines)
@@ -150,13 +176,40 @@ class Metrics:
         self._prompts.labels(model).set_function(lambda: float(prompt_bytes()))
         self._unread.labels(model).set_function(lambda: float(unread_tokens()))
 
+    def watch_sleep(self, model: str, asleep: Callable[[], bool]) -> None:
+        """Report whether this model sleeps; `asleep` is called at every scrape."""
+        self._asleep.labels(model).set_function(lambda: float(asleep()))
+
+    def model_slept(self, model: str, reason: str) -> None:
+        """Count that a model was put to sleep."""
+        self._sleeps.labels(model, reason).inc()
+
+    def model_woke(self, model: str, took_s: float) -> None:
+        """Count that a model was woken."""
+        self._wakes.labels(model, "awake").inc()
+        self._wake_seconds.labels(model).observe(took_s)
+
+    def model_failed_to_wake(self, model: str) -> None:
+        """Count that a model could not be woken."""
+        self._wakes.labels(model, "failed").inc()
+
     def forget(self, model: str) -> None:
         """Drop every series of a model that is served no more; requests that end later leave none."""
         self._engines.forget(model)
         self._forgotten.add(model)
-        for metric in (self._choices, self._prompts, self._unread, self._first_token, self._inter_token):
+        for metric in (
+            self._choices,
+            self._prompts,
+            self._unread,
+            self._first_token,
+            self._inter_token,
+            self._request_tokens,
+            self._asleep,
+            self._sleeps,
+            self._wakes,
+            self._wake_seconds,
+        ):
             metric.remove_by_labels({"model": model})
-        self._request_tokens.remove_by_labels({"model": model})
 
     def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
         """Return the timer of one request's tokens."""

@@ -11,6 +11,12 @@ from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class ScriptedHost:
     """Starts when told to, and answers with a scripted generator.
@@ -23,6 +29,11 @@ class ScriptedHost:
         started: Whether it was started.
         stopped: Whether it was stopped.
         applied: Settings that it was given later.
+        need_bytes: Memory that it says it needs.
+        may_wake: Waking waits for it; set at first.
+        wake_failure: Raised instead of waking, if set.
+        n_sleeps: How often it was put to sleep.
+        n_wakes: How often it was woken.
     """
 
     generator: ScriptedGenerator = field(default_factory=lambda: ScriptedGenerator(reply("Hi")))
@@ -32,6 +43,11 @@ class ScriptedHost:
     started: bool = False
     stopped: bool = False
     applied: list[Settings] = field(default_factory=list)
+    need_bytes: int = 0
+    may_wake: asyncio.Event = field(default_factory=_set_event)
+    wake_failure: Exception | None = None
+    n_sleeps: int = 0
+    n_wakes: int = 0
     engine_kind: str = "native"
     context_length: int = 512
     max_running: int = 2
@@ -53,6 +69,17 @@ class ScriptedHost:
     async def stop(self, *, at_once: bool = False) -> None:  # noqa: ARG002 - the protocol's signature
         """Stop."""
         self.stopped = True
+
+    async def sleep(self) -> None:
+        """Count."""
+        self.n_sleeps += 1
+
+    async def wake(self) -> None:
+        """Wait for `may_wake`."""
+        await self.may_wake.wait()
+        if self.wake_failure is not None:
+            raise self.wake_failure
+        self.n_wakes += 1
 
     def readiness(self) -> str | None:
         """Return `not_ready`."""

@@ -45,6 +45,7 @@ class EngineStatus(Enum):
     SILENT = "does not answer"
     RESTARTING = "died and is being restarted"
     CRASH_LOOP = "keeps dying; it is restarted from time to time"
+    ASLEEP = "is asleep"
     STOPPED = "is stopped"
 
 
@@ -89,6 +90,8 @@ class EngineSupervisor:
         self._child: EngineChild | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._n_starts = 0
+        self._n_wakes = 0
+        self._asleep = False
         self._started = asyncio.Event()  # set, and replaced, when an engine is ready or none will be
         self._counted = EngineStats()  # by the engines before this one
         self._stopped = False
@@ -120,11 +123,40 @@ class EngineSupervisor:
         if self._folder is not None:
             _remove_folder(self._folder)
 
+    async def sleep(self) -> None:
+        """End the engine, and start none until `wake`; what streams it has end with `EngineDiedError`.
+
+        Its memory is given back when this returns. It is no death: the pace of restarts does not change.
+        """
+        self._asleep = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait((self._watcher,))
+        if self._child is not None:
+            await self._child.stop(grace_s=self._stop_grace_s)
+
+    async def wake(self) -> None:
+        """Start an engine after `sleep`, and return when it is ready.
+
+        Raises:
+            NotReadyError: It is stopped, or was never started.
+            StokerError: The engine cannot start; the error is its own. It is asleep as before.
+        """
+        if self._folder is None or self._stopped:
+            raise NotReadyError(f"the engine {self.status.value}")
+        self._n_wakes += 1
+        child = await self._start_child(self._folder)
+        self._asleep = False
+        self._announce()
+        self._watcher = asyncio.create_task(self._watch(child, self._folder), name="engine-supervisor")
+
     @property
     def status(self) -> EngineStatus:
         """What the engine is doing."""
         if self._stopped:
             return EngineStatus.STOPPED
+        if self._asleep:
+            return EngineStatus.ASLEEP
         if self._child is not None and self._child.client.connected:
             silent = self._child.client.silence_s > self.timeout_s * UNREADY_SHARE
             return EngineStatus.SILENT if silent else EngineStatus.READY
@@ -139,8 +171,8 @@ class EngineSupervisor:
 
     @property
     def restarts(self) -> int:
-        """How often an engine was started after the first one."""
-        return max(0, self._n_starts - 1)
+        """How often an engine was started after the first one, wakes left out."""
+        return max(0, self._n_starts - self._n_wakes - 1)
 
     @property
     def pid(self) -> int:

@@ -26,6 +26,29 @@ async def test_a_model_is_loaded_listed_and_unloaded(api: ScriptedApi) -> None:
     assert (await get(api.app, URL)).json() == {"models": []}
 
 
+async def test_a_model_is_put_to_sleep_and_woken(api: ScriptedApi) -> None:
+    await post(api.app, URL, {"model": "big", "alias": "org/b"}).done()
+    url = f"{URL}/org/b"
+    assert (await get(api.app, f"{url}/is_sleeping")).json() == {"is_sleeping": False}
+    slept = await AsgiCall(api.app, "POST", f"{url}/sleep").done()
+    assert (slept.status, slept.json()["status"]) == (200, "sleeping")
+    assert (await get(api.app, f"{url}/is_sleeping")).json() == {"is_sleeping": True}
+    woken = await AsgiCall(api.app, "POST", f"{url}/wake_up").done()
+    assert (woken.status, woken.json()["status"]) == (200, "ready")
+    assert api.control.asleep == set()
+    for method, path in (("POST", "sleep"), ("POST", "wake_up"), ("GET", "is_sleeping")):
+        assert (await AsgiCall(api.app, method, f"{URL}/no/{path}").done()).status == 404
+
+
+async def test_pages_of_other_origins_may_not_put_models_to_sleep(api: ScriptedApi) -> None:
+    await post(api.app, URL, {"model": "big"}).done()
+    headers = [LOCAL, ("origin", "https://evil.example")]
+    for method, path in (("POST", "sleep"), ("POST", "wake_up"), ("GET", "is_sleeping")):
+        call = AsgiCall(api.app, method, f"{URL}/big/{path}", headers=headers)
+        assert (await call.done()).status == 403
+    assert api.control.asleep == set()
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -305,3 +305,84 @@ async def test_new_settings_reach_models_and_their_queues(yard: Yard) -> None:
             reserve(n_places + 1)
     assert len(yard.hosts["one"].applied) == 2
     await yard.fleet.stop()
+
+
+async def test_a_sleeping_model_is_served_listed_and_ready(yard: Yard) -> None:
+    await yard.started("one")
+    state = await yard.fleet.sleep("one")
+    assert (state.status, state.reason) == (ModelStatus.SLEEPING, None)
+    assert yard.fleet.is_sleeping("one")
+    yard.hosts["one"].not_ready = "the engine is asleep"
+    assert yard.fleet.readiness() == {"one": None}
+    assert b'stoker_model_asleep{model="one"} 1.0' in yard.metrics.render()
+    yard.hosts["one"].not_ready = None
+    model = yard.models.find("one")
+    assert [event async for event in model.generator.generate(request("one"))]
+    assert yard.status("one") is ModelStatus.READY
+    assert not yard.fleet.is_sleeping("one")
+    assert (yard.hosts["one"].n_sleeps, yard.hosts["one"].n_wakes) == (1, 1)
+    await yard.fleet.sleep("one")
+    assert (await yard.fleet.wake("one")).status is ModelStatus.READY
+    await yard.fleet.stop()
+
+
+async def test_models_share_a_memory_budget(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, memory_budget=2**20)
+    for name in ("one", "two"):
+        yard.hosts[name] = ScriptedHost(need_bytes=2**20)
+    await yard.started("one", "two")
+    assert (yard.status("one"), yard.status("two")) == (ModelStatus.SLEEPING, ModelStatus.READY)
+    assert yard.fleet.readiness() == {"one": None, "two": None}
+    async with aclosing(yard.models.find("two").generator.generate(request("two"))) as events:
+        await anext(events)
+        waits = asyncio.create_task(anext(yard.models.find("one").generator.generate(request("one"))))
+        await asyncio.sleep(0.02)
+        assert not waits.done(), "a model that answers is not put to sleep"
+        with pytest.raises(ConflictError, match="answers requests"):
+            await yard.fleet.sleep("two")
+    await waits
+    assert (yard.status("one"), yard.status("two")) == (ModelStatus.READY, ModelStatus.SLEEPING)
+    yard.host("three", need_bytes=2**20 + 1)
+    await yard.fleet.load("three", NO_OVERRIDES)
+    await yard.until(lambda: yard.status("three") is ModelStatus.FAILED)
+    assert "memory_budget" in str(yard.fleet.states()[-1].reason)
+    await yard.fleet.stop()
+
+
+async def test_sleep_of_what_is_not_served(yard: Yard) -> None:
+    with pytest.raises(ModelNotFoundError):
+        await yard.fleet.sleep("one")
+    with pytest.raises(ModelNotFoundError):
+        yard.fleet.is_sleeping("one")
+    await yard.fleet.load("one", NO_OVERRIDES)
+    with pytest.raises(ConflictError, match="must be served"):
+        await yard.fleet.wake("one")
+    await yard.fleet.stop()
+
+
+async def test_new_settings_change_after_how_long_models_sleep(yard: Yard) -> None:
+    await yard.started("one")
+    yard.fleet.apply(yard.settings.model_copy(update={"sleep_after_s": 0.01}))
+    await yard.until(lambda: yard.status("one") is ModelStatus.SLEEPING)
+    await yard.fleet.stop()
+
+
+async def test_a_server_ends_during_a_wake(yard: Yard) -> None:
+    await yard.started("one")
+    await yard.fleet.sleep("one")
+    yard.hosts["one"].may_wake.clear()
+    waits = asyncio.create_task(anext(yard.models.find("one").generator.generate(request("one"))))
+    await yard.until(lambda: yard.status("one") is ModelStatus.WAKING)
+    await yard.fleet.stop()
+    with pytest.raises(NotReadyError):
+        await waits
+    assert yard.hosts["one"].stopped
+
+
+async def test_a_sleeping_model_is_unloaded(yard: Yard) -> None:
+    await yard.started("one")
+    await yard.fleet.sleep("one")
+    yard.fleet.unload("one")
+    await yard.until(lambda: yard.status("one") is None)
+    assert yard.hosts["one"].stopped
+    assert b'model="one"' not in yard.metrics.render()

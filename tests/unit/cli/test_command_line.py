@@ -120,6 +120,7 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
         "max_waiting": 3,
         "precise": "v,output",
         "quantize": "q8",
+        "sleep_after_s": 30.0,
         "threads": 1,
         "batching": "time",
         "itl_target_s": 0.05,

@@ -25,6 +25,15 @@ class ModelStatus(StrEnum):
     UNREADY = "unready"
     """It is served, but its engine died or hangs; requests that have begun will go on."""
 
+    FALLING_ASLEEP = "falling_asleep"
+    """Its engine is ending to give its memory back; a request wakes it then."""
+
+    SLEEPING = "sleeping"
+    """Its engine has ended; a request wakes it."""
+
+    WAKING = "waking"
+    """Its engine is starting again; requests wait for it."""
+
     UNLOADING = "unloading"
     """It takes no requests; those that it has may end."""
 
@@ -40,7 +49,7 @@ class ModelState:
         name: The model id that clients send.
         model: The name or path that it was loaded by.
         status: What it is doing.
-        since: When that began, in seconds since 1970; for READY and UNREADY, when it was loaded.
+        since: When that began, in seconds since 1970; for READY and UNREADY, when it was loaded or woken.
         reason: Why it is UNREADY or FAILED.
         pulled_bytes: What has been fetched, while PULLING.
         total_bytes: What is to be fetched, if known.
@@ -102,4 +111,28 @@ class ModelControl(Protocol):
         Raises:
             ModelNotFoundError: There is no model of this name.
             ConflictError: It is being unloaded already.
+        """
+
+    async def sleep(self, name: str) -> ModelState:
+        """Put an idle model to sleep, and return when its memory is given back.
+
+        Raises:
+            ModelNotFoundError: There is no model of this name.
+            ConflictError: It answers requests, is waking up, or is not served yet or any more.
+        """
+
+    async def wake(self, name: str) -> ModelState:
+        """Wake a model, and return when it is awake.
+
+        Raises:
+            ModelNotFoundError: There is no model of this name.
+            ConflictError: It is not served yet or any more.
+            NotReadyError: It could not be woken, or there was no room for it in time.
+        """
+
+    def is_sleeping(self, name: str) -> bool:
+        """Tell whether a model sleeps; one that is waking does not.
+
+        Raises:
+            ModelNotFoundError: There is no model of this name.
         """

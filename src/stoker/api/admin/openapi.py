@@ -60,7 +60,43 @@ def admin_part() -> Part:
             },
         },
     }
-    return Part(paths | _pin_paths(name), schemas)
+    return Part(paths | _sleep_paths(name) | _pin_paths(name), schemas)
+
+
+def _sleep_paths(name: Schema) -> dict[str, Schema]:
+    sleeps = record({"is_sleeping": {"type": "boolean"}})
+    return {
+        "/admin/models/{name}/sleep": {
+            "post": {
+                "operationId": "sleepModel",
+                "parameters": [name],
+                "responses": {
+                    "200": response("It sleeps, and its memory is free.", ref("ModelState")),
+                    **error_responses(403, 404, 409, 503),
+                },
+            },
+        },
+        "/admin/models/{name}/wake_up": {
+            "post": {
+                "operationId": "wakeModel",
+                "parameters": [name],
+                "responses": {
+                    "200": response("It is awake.", ref("ModelState")),
+                    **error_responses(403, 404, 409, 503),
+                },
+            },
+        },
+        "/admin/models/{name}/is_sleeping": {
+            "get": {
+                "operationId": "isModelSleeping",
+                "parameters": [name],
+                "responses": {
+                    "200": response("Whether it sleeps.", sleeps),
+                    **error_responses(403, 404, 503),
+                },
+            },
+        },
+    }
 
 
 def _pin_schemas() -> dict[str, Schema]:

@@ -1,4 +1,4 @@
-"""``/admin/models``: the models that the server has; load and unload them."""
+"""``/admin/models``: the models that the server has; load, unload, put to sleep and wake them."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -27,6 +27,9 @@ def admin_routes(*, control: ModelControl, limits: ApiLimits) -> list[Route]:
     """Return the routes under ``/admin``."""
     return [
         Route("/admin/models", ModelCollection(control, limits), methods=["GET", "POST"]),
+        Route("/admin/models/{name:path}/sleep", ModelSleep(control), methods=["POST"]),
+        Route("/admin/models/{name:path}/wake_up", ModelWake(control), methods=["POST"]),
+        Route("/admin/models/{name:path}/is_sleeping", ModelSleeps(control), methods=["GET"]),
         Route("/admin/models/{name:path}", ModelRemoval(control), methods=["DELETE"]),
     ]
 
@@ -83,6 +86,70 @@ class ModelRemoval:
         """
         check_origin(scope)
         await Reply(202, _document(self._control.unload(scope["path_params"]["name"]))).send(send)
+
+
+class ModelSleep:
+    """ASGI endpoint that puts a model to sleep.
+
+    Args:
+        control: Does it.
+    """
+
+    def __init__(self, control: ModelControl) -> None:
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer one request.
+
+        Raises:
+            ForbiddenError: A web page of another origin sends it.
+            StokerError: As `ModelControl.sleep`.
+        """
+        check_origin(scope)
+        await Reply(200, _document(await self._control.sleep(scope["path_params"]["name"]))).send(send)
+
+
+class ModelWake:
+    """ASGI endpoint that wakes a model.
+
+    Args:
+        control: Does it.
+    """
+
+    def __init__(self, control: ModelControl) -> None:
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer one request.
+
+        Raises:
+            ForbiddenError: A web page of another origin sends it.
+            StokerError: As `ModelControl.wake`.
+        """
+        check_origin(scope)
+        await Reply(200, _document(await self._control.wake(scope["path_params"]["name"]))).send(send)
+
+
+class ModelSleeps:
+    """ASGI endpoint that tells whether a model sleeps.
+
+    Args:
+        control: Knows it.
+    """
+
+    def __init__(self, control: ModelControl) -> None:
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer one request.
+
+        Raises:
+            ForbiddenError: A web page of another origin sends it.
+            StokerError: As `ModelControl.is_sleeping`.
+        """
+        check_origin(scope)
+        sleeps = self._control.is_sleeping(scope["path_params"]["name"])
+        await Reply(200, orjson.dumps({"is_sleeping": sleeps})).send(send)
 
 
 def _document(state: ModelState) -> bytes:

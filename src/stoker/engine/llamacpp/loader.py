@@ -63,6 +63,11 @@ class LlamaCppSettings:
     step_tokens: int = 512
 
 
+def step_bytes(*, max_running: int, vocab_size: int) -> int:
+    """Memory that computing steps takes: logits of every sequence and of a micro-batch."""
+    return (max_running + MICRO_BATCH) * vocab_size * _FLOAT_BYTES
+
+
 def load_engine(header: ModelHeader, settings: LlamaCppSettings) -> tuple[LlamaCppEngine, str]:
     """Return an engine that has loaded the file, and the wheel's version.
 
@@ -88,7 +93,7 @@ def load_engine(header: ModelHeader, settings: LlamaCppSettings) -> tuple[LlamaC
     kv_blocks = choose_kv_blocks(
         block_bytes=block_bytes,
         weight_bytes=header.size_bytes,
-        step_bytes=(settings.max_running + MICRO_BATCH) * header.vocab_size * _FLOAT_BYTES,
+        step_bytes=step_bytes(max_running=settings.max_running, vocab_size=header.vocab_size),
         available_bytes=available_memory_bytes(),
         kv_memory_bytes=kv_memory_bytes,
         kv_sharers=settings.kv_sharers,

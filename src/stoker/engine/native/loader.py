@@ -58,6 +58,18 @@ class NativeEngineSettings:
         return "f32" if self.float_path else _native.fastest_kv_type(self.isa)
 
 
+def check_isa(isa: str) -> None:
+    """Refuse an instruction-set path that this processor has not.
+
+    Raises:
+        SettingsError: It has not.
+    """
+    if isa not in ("auto", *_native.available_isas()):
+        raise SettingsError(
+            f"isa is {isa!r}; this processor can run {', '.join(_native.available_isas())} (or auto)"
+        )
+
+
 def load_engine(
     source: WeightSource, settings: NativeEngineSettings, packs: PackFolder | None = None
 ) -> NativeEngine:
@@ -77,10 +89,7 @@ def load_engine(
             has not the matrices that are to be precise.
     """
     config = source.config
-    if settings.isa not in ("auto", *_native.available_isas()):
-        raise SettingsError(
-            f"isa is {settings.isa!r}; this processor can run {', '.join(_native.available_isas())} (or auto)"
-        )
+    check_isa(settings.isa)
     if settings.context_length > config.context_length:
         raise SettingsError(
             f"context_length is {settings.context_length}, but the model was made for"

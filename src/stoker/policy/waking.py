@@ -1,0 +1,106 @@
+"""Requests for a model that sleeps wake it, and keep it awake while they last."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from stoker.core.errors import DeadlineError, QueueTimeoutError
+from stoker.core.protocols import Generator, PinnedPrefix, Pins
+from stoker.core.text import Event, TextRequest
+
+
+class Door(Protocol):
+    """Where a model is entered."""
+
+    def awake(self) -> AbstractAsyncContextManager[None]:
+        """Wait until the model is awake, waking it if need be; it stays awake while the context lasts.
+
+        Raises:
+            NotReadyError: It could not be woken, or there was no room for it in time.
+        """
+
+
+class WakingGenerator:
+    """A `Generator` that works while its model is awake. Who waits is answered in the order of arrival.
+
+    Args:
+        generator: What answers the requests of a model that is awake.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, generator: Generator, door: Door) -> None:
+        self._generator = generator
+        self._door = door
+
+    async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
+        """Yield the wrapped generator's events; the time of waking counts in the request's time limits.
+
+        Raises:
+            NotReadyError: The model could not be woken, or there was no room for it in time.
+            QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
+            DeadlineError: It was not awake within the request's `timeout_s`.
+        """
+        now = asyncio.get_running_loop().time
+        began_s = now()
+        limits = (request.queue_timeout_s, request.timeout_s)
+        limit_s = min((each for each in limits if each is not None), default=None)
+        door = self._door.awake()
+        try:
+            async with asyncio.timeout(limit_s):
+                await door.__aenter__()
+        except TimeoutError as error:
+            raise _expiry(request) from error
+        try:
+            spent_s = now() - began_s
+            rest = replace(
+                request,
+                queue_timeout_s=_left(request.queue_timeout_s, spent_s),
+                timeout_s=_left(request.timeout_s, spent_s),
+            )
+            async with aclosing(self._generator.generate(rest)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            await door.__aexit__(None, None, None)
+
+
+class WakingPins:
+    """`Pins` of a model that is woken to compute a new one; those that it has are held again when it wakes.
+
+    Args:
+        pins: The pins of the model's engines.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, pins: Pins, door: Door) -> None:
+        self._pins = pins
+        self._door = door
+
+    async def pin(self, token_ids: Sequence[int]) -> PinnedPrefix:
+        """Wake the model and pin a prefix; see `Pins.pin`."""
+        async with self._door.awake():
+            return await self._pins.pin(token_ids)
+
+    def all(self) -> list[PinnedPrefix]:
+        """Return every pinned prefix, the oldest first."""
+        return self._pins.all()
+
+    async def unpin(self, pin_id: str) -> PinnedPrefix:
+        """Let a prefix be evicted like any other; see `Pins.unpin`."""
+        return await self._pins.unpin(pin_id)
+
+
+def _expiry(request: TextRequest) -> QueueTimeoutError | DeadlineError:
+    queue_s, whole_s = request.queue_timeout_s, request.timeout_s
+    if queue_s is not None and (whole_s is None or queue_s < whole_s):
+        return QueueTimeoutError(
+            "the request waited for its model to wake up as long as its queue time limit allows; try again",
+            retry_after_s=1.0,
+        )
+    return DeadlineError("the request waited for its model to wake up until its time limit was over")
+
+
+def _left(limit_s: float | None, spent_s: float) -> float | None:
+    return None if limit_s is None else max(0.0, limit_s - spent_s)

@@ -1,0 +1,110 @@
+"""Requests of a model that sleeps: their time limits go on while they wait, and the door is always left."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from stoker.core.errors import DeadlineError, NotReadyError, QueueTimeoutError
+from stoker.core.text import Event, TextPrompt, TextRequest
+from stoker.policy.waking import WakingGenerator, WakingPins
+from stoker.testing.fixed_pins import FixedPins
+from stoker.testing.generator import ScriptedGenerator, reply
+
+REQUEST = TextRequest(request_id="r", model="m", prompt=TextPrompt("hi"), max_tokens=8)
+
+
+class SlowDoor:
+    """Opens after a time, or not at all.
+
+    Attributes:
+        inside: How many are inside.
+        entered: How many were.
+    """
+
+    def __init__(self, after_s: float = 0.0, error: NotReadyError | None = None) -> None:
+        self._after_s = after_s
+        self._error = error
+        self.inside = self.entered = 0
+
+    def awake(self) -> AbstractAsyncContextManager[None]:
+        return self._awake()
+
+    @asynccontextmanager
+    async def _awake(self) -> AsyncGenerator[None]:
+        await asyncio.sleep(self._after_s)
+        if self._error is not None:
+            raise self._error
+        self.inside += 1
+        self.entered += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class Remembering:
+    """A generator that remembers its request."""
+
+    def __init__(self) -> None:
+        self.request: TextRequest | None = None
+
+    async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
+        self.request = request
+        async with aclosing(ScriptedGenerator(reply("Hi")).generate(request)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_the_door_is_held_while_events_come() -> None:
+    door = SlowDoor()
+    async with aclosing(WakingGenerator(ScriptedGenerator(reply("Hi")), door).generate(REQUEST)) as events:
+        await anext(events)
+        assert door.inside == 1
+    assert (door.inside, door.entered) == (0, 1), "a client that leaves leaves the door too"
+    events_to_the_end = [each async for each in WakingGenerator(Remembering(), door).generate(REQUEST)]
+    assert len(events_to_the_end) > 1
+    assert door.inside == 0
+
+
+async def test_what_is_left_of_the_time_limits_goes_on() -> None:
+    inner = Remembering()
+    request = replace(REQUEST, queue_timeout_s=5.0, timeout_s=7.0)
+    assert [each async for each in WakingGenerator(inner, SlowDoor(0.05)).generate(request)]
+    assert inner.request is not None
+    assert inner.request.queue_timeout_s is not None
+    assert inner.request.timeout_s is not None
+    assert 4 < inner.request.queue_timeout_s < 4.96
+    assert 6 < inner.request.timeout_s < 6.96
+
+
+@pytest.mark.parametrize(
+    ("queue_timeout_s", "timeout_s", "error"),
+    [(0.01, None, QueueTimeoutError), (0.01, 5.0, QueueTimeoutError), (5.0, 0.01, DeadlineError)],
+)
+async def test_a_time_limit_ends_the_wait(
+    queue_timeout_s: float | None, timeout_s: float | None, error: type[Exception]
+) -> None:
+    door = SlowDoor(10)
+    request = replace(REQUEST, queue_timeout_s=queue_timeout_s, timeout_s=timeout_s)
+    with pytest.raises(error, match="wake up"):
+        _ = [each async for each in WakingGenerator(Remembering(), door).generate(request)]
+    assert door.entered == 0
+
+
+async def test_a_door_that_does_not_open() -> None:
+    door = SlowDoor(error=NotReadyError("no"))
+    with pytest.raises(NotReadyError):
+        _ = [each async for each in WakingGenerator(Remembering(), door).generate(REQUEST)]
+
+
+async def test_pinning_wakes_and_looking_does_not() -> None:
+    door = SlowDoor()
+    pins = WakingPins(FixedPins(), door)
+    pin = await pins.pin(list(range(32)))
+    assert (door.entered, door.inside) == (1, 0)
+    assert pins.all() == [pin]
+    assert not (await pins.unpin(pin.id)).held
+    assert door.entered == 1
