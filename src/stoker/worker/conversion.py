@@ -52,6 +52,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         queue_timeout_s=request.queue_timeout_s,
         timeout_s=request.timeout_s,
         hold=request.hold,
+        pooling=request.pooling,
     )
 
 
@@ -84,6 +85,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
         hold=frame.hold,
+        pooling=frame.pooling,
     )
 
 
@@ -125,6 +127,7 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         if event.logprobs
         else (),
         prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
+        embedding=None if event.embedding is None else event.embedding.tobytes(),
     )
 
 
@@ -155,6 +158,7 @@ def tokens_event(
     cached_tokens: int,
     finish_reason: FinishReason | None,
     scores: PromptScores | None = None,
+    embedding: bytes | None = None,
 ) -> TokensEvent:
     """Return one event of the tokens and prompt scores that have arrived for a sequence."""
     return TokensEvent(
@@ -164,6 +168,7 @@ def tokens_event(
         cached_tokens,
         finish_reason,
         scores,
+        None if embedding is None else array("f", embedding),
     )
 
 

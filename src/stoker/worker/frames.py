@@ -27,9 +27,10 @@ import msgspec
 from stoker.core.abilities import Ability
 from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
+from stoker.core.pooling import Pooling
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -72,6 +73,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     timeout_s: float | None
     prompt_logprobs: int | None = None
     hold: bool = False
+    pooling: Pooling | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -146,7 +148,7 @@ class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """News of one sequence; `finish_reason` is None until it ends."""
+    """News of one sequence; `finish_reason` is None until it ends, `embedding` an array as it is in memory."""
 
     sequence: int
     token_ids: tuple[int, ...]
@@ -154,6 +156,7 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None
     logprobs: tuple[Logprob, ...]
     prompt_scores: Scores | None = None
+    embedding: bytes | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
