@@ -12,7 +12,7 @@ from typing import Protocol
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
-from stoker.core.protocols import Generator, Pins, TextCodec
+from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 
@@ -21,7 +21,11 @@ COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING
 
 
 class TextSide(Generator, Protocol):
-    """Answers requests, and turns text to token ids and back."""
+    """Answers requests, makes embeddings, and turns text to token ids and back."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """Makes embeddings of prompts."""
 
     @property
     def codec(self) -> TextCodec:
@@ -158,6 +162,8 @@ class HostedModel:
             name=self.name,
             generator=self.admission,
             reserve=self.admission.reserve,
+            embedder=generator.embedder,
+            hold=self.admission.hold,
             codec=generator.codec,
             pins=host.pins,
             created=host.created,

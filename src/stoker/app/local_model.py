@@ -11,6 +11,7 @@ from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
+from stoker.core.pooling import Pooling
 from stoker.core.protocols import Generator
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
@@ -39,6 +40,8 @@ class LocalModel:
         engine_kind: What computes it.
         tokenizer_spec: Its tokenizer as the file describes it.
         chat_template: Source of its chat template: the settings' before its own; None if there is none.
+        pooling: What its embeddings are made of.
+        width: Size of its hidden states; None if only its engine knows.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
         pins: Its pinned prefixes.
@@ -52,6 +55,8 @@ class LocalModel:
     engine_kind: EngineKind
     tokenizer_spec: TokenizerSpec
     chat_template: str | None
+    pooling: Pooling
+    width: int | None
     supervisor: EngineSupervisor
     engine: ResumingEngine
     pins: PinnedPrefixes
@@ -106,6 +111,8 @@ class LocalModel:
             Tokenizer(spec),
             template,
             self.context_length,
+            pooling=self.pooling,
+            width=self.width,
         )
 
     async def start(self) -> "LocalGenerator":
@@ -198,6 +205,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         engine_kind=facts.engine,
         tokenizer_spec=spec,
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
+        pooling=Pooling(settings.pooling),
+        width=facts.width,
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
         pins=PinnedPrefixes(supervisor),

@@ -148,6 +148,7 @@ class ModelServer:
                 max_bodies_bytes=settings.max_bodies_bytes,
                 body_timeout_s=settings.body_timeout_s,
                 max_choices=settings.max_choices,
+                max_inputs=settings.max_inputs,
                 queue_timeout_s=settings.queue_timeout_s,
                 request_timeout_s=settings.request_timeout_s,
             ),

@@ -24,6 +24,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "allowed_hosts",
         "max_models",
         "max_choices",
+        "max_inputs",
         "max_body_bytes",
         "max_bodies_bytes",
         "max_prompt_bytes",
@@ -70,6 +71,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "max_pinned_tokens",
         "context_length",
         "chat_template",
+        "pooling",
     ),
     Effect.RESTART: ("home", "model", "host", "port", "log_format"),
 }

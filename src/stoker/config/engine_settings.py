@@ -152,6 +152,11 @@ class EngineSettings(BaseModel):
         description="Most tokens of one sequence, prompt and output together; at most the model's own "
         "context length, which is the default.",
     )
+    pooling: Literal["mean", "last"] = Field(
+        default="mean",
+        description="What an embedding is made of: `mean`, of the hidden states of all tokens, or `last`, of "
+        "the last token's. Take what the model was trained for; a model for chats was trained for neither.",
+    )
     engine_timeout_s: float = Field(
         default=60.0,
         ge=6,

@@ -86,8 +86,8 @@ class Settings(EngineSettings):
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
         "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
-        "`max_running`, `max_waiting`, `quantize` and `threads`; what is left out is as for all models. A "
-        "table does not load its model.",
+        "`max_running`, `max_waiting`, `pooling`, `quantize` and `threads`; what is left out is as for all "
+        "models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -107,6 +107,13 @@ class Settings(EngineSettings):
     )
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."
+    )
+    max_inputs: int = Field(
+        default=2048,
+        ge=1,
+        le=65536,
+        description="Most inputs of one request for embeddings; also most documents to rank and texts to "
+        "score.",
     )
     max_body_bytes: ByteSize = Field(
         default=ByteSize(10_000_000),

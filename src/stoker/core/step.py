@@ -111,8 +111,8 @@ class StepPlan:
         scoring: Which prompt tokens are scored, by row.
         pooling: Whose tokens' hidden states are summed, by row.
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
-            sequence samples, none is scored or pooled and the block tables cover ``n_steps - 1`` tokens more. The call
-            ends early after a step with which a sequence ended.
+            sequence samples, none is scored or pooled and the tables cover ``n_steps - 1`` tokens more. The
+            call ends early after a step with which a sequence ended.
         stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
     """
 

@@ -126,6 +126,18 @@ class Metrics:
             buckets=_TOKENS,
             registry=self.registry,
         )
+        self._embeddings = Counter(
+            "stoker_embeddings_total",
+            "Embeddings made, also those of documents that were ranked and texts that were scored.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._embedded_tokens = Counter(
+            "stoker_embedded_tokens_total",
+            "Tokens of the inputs of embeddings.",
+            ["model"],
+            registry=self.registry,
+        )
         self._forgotten: set[str] = set()
         self._engines = EngineCollector()
         self.registry.register(self._engines)
@@ -156,6 +168,8 @@ class Metrics:
         self._forgotten.add(model)
         for metric in (self._choices, self._prompts, self._unread, self._first_token, self._inter_token):
             metric.remove_by_labels({"model": model})
+        for counter in (self._embeddings, self._embedded_tokens):
+            counter.remove_by_labels({"model": model})
         self._request_tokens.remove_by_labels({"model": model})
 
     def token_timer(self, record: RequestRecord, *, model: str, n_choices: int) -> TokenTimer:
@@ -166,6 +180,12 @@ class Metrics:
             record=record,
             n_choices=n_choices,
         )
+
+    def embedded(self, model: str, *, n_inputs: int, n_tokens: int) -> None:
+        """Count what was embedded for a request."""
+        if model not in self._forgotten:
+            self._embeddings.labels(model).inc(n_inputs)
+            self._embedded_tokens.labels(model).inc(n_tokens)
 
     def request_began(self) -> None:
         """Count a request in."""

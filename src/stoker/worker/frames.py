@@ -148,7 +148,7 @@ class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """News of one sequence; `finish_reason` is None until it ends, `embedding` an array as it is in memory."""
+    """News of one sequence; `finish_reason` is None until it ends, `embedding` is an array as in memory."""
 
     sequence: int
     token_ids: tuple[int, ...]

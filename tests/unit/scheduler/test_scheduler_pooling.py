@@ -90,7 +90,10 @@ def test_preemption_adds_no_token_twice(pooling: Pooling) -> None:
 @given(
     specs=st.lists(
         st.tuples(
-            st.sampled_from(["x", "y"]), st.integers(1, 90), st.sampled_from([None, *Pooling]), st.integers(0, 2)
+            st.sampled_from(["x", "y"]),
+            st.integers(1, 90),
+            st.sampled_from([None, *Pooling]),
+            st.integers(0, 2),
         ),
         min_size=1,
         max_size=8,

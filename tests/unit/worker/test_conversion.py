@@ -15,6 +15,7 @@ from stoker.core.errors import (
     QueueFullError,
     StokerError,
 )
+from stoker.core.pooling import Pooling
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
@@ -42,6 +43,7 @@ REQUEST = TokenRequest(
         logit_bias=((3, -100.0), (1, 0.5)),
     ),
     prompt_logprobs=5,
+    pooling=Pooling.LAST,
     cache_salt="tenant",
     priority=-4,
     queue_timeout_s=2.5,

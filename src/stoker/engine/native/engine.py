@@ -67,7 +67,7 @@ def _native_scores(
 def _pools(
     pooling: Mapping[int, PoolRun], run_starts: NDArray[np.int32], width: int
 ) -> tuple[_native.Pools | None, NDArray[np.float64]]:
-    """Return which rows to pool and the sums, ``[len(pooling), width]``, that they will have been added to."""
+    """Return which rows to pool and the sums, ``[len(pooling), width]``, that they are added to."""
     sums = np.zeros((len(pooling), width))
     if not pooling:
         return None, sums
