@@ -29,6 +29,7 @@ def registered() -> dict[str, Row]:
     metrics.watch_choices("m", lambda: 1)
     metrics.watch_bodies(lambda: 1)
     metrics.watch_memory("m", prompt_bytes=lambda: 1, unread_tokens=lambda: 1)
+    metrics.embedded("m", n_inputs=1, n_tokens=2)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
     timer = metrics.token_timer(record, model="m", n_choices=1)
     timer.tick(0)
