@@ -14,10 +14,13 @@ from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    EMBEDDING_FIELDS,
     JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
+    RERANK_FIELDS,
     RESPONSE_FORMAT_FIELDS,
+    SCORE_FIELDS,
     STREAM_OPTIONS_FIELDS,
     STRUCTURED_OUTPUTS_FIELDS,
     TOKENIZE_FIELDS,
@@ -65,8 +68,9 @@ API_HEAD = """# OpenAI API
 
 <!-- Written by docs/generate.py from src/stoker/api/openai/fields.py; do not edit. -->
 
-`POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` and `GET /v1/models/{name}` take and
-give what OpenAI's do, streams included; `POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
+`POST /v1/chat/completions`, `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models` and
+`GET /v1/models/{name}` take and give what OpenAI's do, streams included; `POST /v1/rerank`, `POST /v1/score`,
+`POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
 field that could change the answer is honoured or refused by name, never ignored:
 
 - **honoured**: it does what OpenAI says;
@@ -86,6 +90,9 @@ API_TABLES = (
     ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
     ("Fields of one of `messages`", MESSAGE_FIELDS),
     ("Fields of one part of a message's `content`", PART_FIELDS),
+    ("Fields of `POST /v1/embeddings`", EMBEDDING_FIELDS),
+    ("Fields of `POST /v1/rerank` and `POST /rerank`", RERANK_FIELDS),
+    ("Fields of `POST /v1/score` and `POST /score`", SCORE_FIELDS),
     ("Fields of `POST /tokenize`", TOKENIZE_FIELDS),
     ("Fields of `POST /detokenize`", DETOKENIZE_FIELDS),
 )
@@ -136,6 +143,7 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("context_length", "tokens of prompt and answer", "400 `context_length_exceeded`"),
             ("max_choices", "choices: prompts times `n`, or `best_of`", "400"),
+            ("max_inputs", "inputs to embed, documents to rank, texts to score", "400"),
             ("", f"{_API.max_n} for `n` and `best_of`", "400"),
             ("", f"{_API.max_prompts} prompts", "400"),
             ("", f"{_API.max_messages:,} messages", "400"),

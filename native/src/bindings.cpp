@@ -23,6 +23,7 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Sums = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Slots = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // to be written
 template <class T, size_t kDims>
 using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
@@ -122,6 +123,26 @@ class PyPromptScores {
   Array<int32_t> rows_, tokens_, n_tops_;
 };
 
+// The rows that a forward pools, and the sums that it adds them to.
+class PyPools {
+ public:
+  PyPools(Array<int32_t> begins, Array<int32_t> ends, Sums sums) : begins_(begins), ends_(ends), sums_(sums) {
+    if (ends.size() != begins.size() || sums.shape(0) != begins.size()) {
+      throw std::invalid_argument("every pooling array must have one entry per range of rows");
+    }
+  }
+  Pools view(int width) const {
+    if (sums_.shape(1) != static_cast<size_t>(width)) {
+      throw std::invalid_argument("sums must be as wide as the model");
+    }
+    return {static_cast<int>(begins_.size()), begins_.data(), ends_.data(), sums_.data()};
+  }
+
+ private:
+  Array<int32_t> begins_, ends_;
+  Sums sums_;
+};
+
 template <class T, size_t kDims>
 Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
   size_t size = 1;
@@ -211,7 +232,7 @@ class PyModel {
 
   // Samples come step after step, each of all sequences.
   nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
-                    const PyPromptScores* wanted_scores, const PySteps* steps) {
+                    const PyPromptScores* wanted_scores, const PySteps* steps, const PyPools* wanted_pools) {
     Batch batch = arrays.view();
     std::vector<SampleParams> params = sampling.params(batch);
     if (edits != nullptr) edits->attach(params);
@@ -224,6 +245,12 @@ class PyModel {
     if (wanted_scores != nullptr) {
       scores = wanted_scores->view(scored);
       batch.scores = &scores;
+    }
+    Pools pools{};
+    if (wanted_pools != nullptr) {
+      if (steps != nullptr) throw std::invalid_argument("a forward of several steps pools nothing");
+      pools = wanted_pools->view(model_.shape().width);
+      batch.pools = &pools;
     }
     const DecodeLimits limits =
         steps == nullptr ? DecodeLimits{} : steps->view(batch, flag_.is_valid() ? flag_.data() : nullptr);
@@ -286,6 +313,7 @@ class PyModel {
     model_.load_blocks(blocks.data(), slots.data(), blocks.size(), memory.data(), memory.size());
   }
 
+  int width() const { return model_.shape().width; }
   const char* isa() const { return model_.isa(); }
   const char* kv_type() const { return kv_type_name(model_.kv_type()); }
   int n_threads() const { return model_.n_threads(); }
@@ -341,6 +369,9 @@ NB_MODULE(_native, m) {
   nb::class_<PyPromptScores>(m, "PromptScores")
       .def(nb::init<Array<int32_t>, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("rows"),
            nb::arg("tokens"), nb::arg("n_tops"));
+  nb::class_<PyPools>(m, "Pools")
+      .def(nb::init<Array<int32_t>, Array<int32_t>, Sums>(), nb::kw_only(), nb::arg("begins"), nb::arg("ends"),
+           nb::arg("sums"));
   nb::class_<PySteps>(m, "Steps")
       .def(nb::init<int, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("n_steps"), nb::arg("stop_tokens"),
            nb::arg("stop_starts"));
@@ -369,16 +400,17 @@ NB_MODULE(_native, m) {
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
-             Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps) {
+             Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps,
+             const PyPools* pools) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
                                 {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores,
-                                steps);
+                                steps, pools);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
           nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
           nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none(),
-          nb::arg("steps").none() = nb::none())
+          nb::arg("steps").none() = nb::none(), nb::arg("pools").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
@@ -390,6 +422,7 @@ NB_MODULE(_native, m) {
       .def("save_blocks", &PyModel::save_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
       .def("load_blocks", &PyModel::load_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
       .def_prop_ro("kv_block_bytes", &PyModel::kv_block_bytes)
+      .def_prop_ro("width", &PyModel::width)
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("kv_type", &PyModel::kv_type)
       .def_prop_ro("n_threads", &PyModel::n_threads)

@@ -176,10 +176,12 @@ void Model::output_logits(const std::vector<int>& rows) {
 void Model::forward(const Batch& batch, Sample* samples_out) {
   check(batch);
   check_scores(batch);
+  check_pools(batch);
   const FloatMode float_mode;
   const PhaseTimer timer(phases_, Phase::other);
   Scratch& scratch = *scratch_;
   run_layers(batch);
+  pool_prompts(batch);
   score_prompts(batch);
   scratch.sampled_seqs.clear();
   scratch.logit_rows.clear();

@@ -32,6 +32,14 @@ struct PromptScores {
   Sample* out;            // [n]
 };
 
+// Hidden states behind the last norm that are added to sums.
+struct Pools {
+  int n;
+  const int32_t* begins;  // [n] rows, into the batch's tokens
+  const int32_t* ends;    // [n]
+  double* sums;           // [n, width]
+};
+
 // One forward's work, as flat arrays that the caller keeps alive. See stoker.core.step.StepPlan.
 struct Batch {
   int n_seqs;
@@ -43,6 +51,7 @@ struct Batch {
   const uint8_t* samples;          // [n_seqs] 1 where the token after the run is sampled
   const SampleParams* params;      // [n_seqs]
   const PromptScores* scores = nullptr;
+  const Pools* pools = nullptr;
 };
 
 // What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all
@@ -145,6 +154,7 @@ class Model {
   void want_twice(const MatrixSlot& slot);
 
   void check(const Batch& batch) const;
+  void check_pools(const Batch& batch) const;
   void check_scores(const Batch& batch) const;
   void plan_rows(const Batch& batch);
   void plan_attention(const Batch& batch);
@@ -190,6 +200,7 @@ class Model {
   void group_by_expert(const Layer& layer);
 
   void output_logits(const std::vector<int>& rows);
+  void pool_prompts(const Batch& batch);
   void score_prompts(const Batch& batch);
 
   ModelShape shape_;

@@ -72,6 +72,7 @@ def of(page: str, language: str) -> list[Block]:
 def test_every_block_is_run_or_known_not_to_be() -> None:
     run = [
         *of("docs/benchmarking.md", "console"),
+        *of("docs/embeddings.md", "console"),
         *of("docs/openai.md", "console"),
         *of("docs/serving.md", "console"),
         *of("docs/serving.md", "toml"),
@@ -112,6 +113,23 @@ def test_the_requests_of_the_openai_page_are_answered(server: ServerProcess) -> 
     assert len(choice["logprobs"]["token_logprobs"]) > 5
     assert orjson.loads(tokens)["token_strs"]
     assert orjson.loads(text)["prompt"]
+
+
+def test_the_requests_of_the_embeddings_page_are_answered(server: ServerProcess) -> None:
+    examples = [command for block in of("docs/embeddings.md", "console") for command in block.commands]
+    told = []
+    for program, url, _, header, _, body in examples:
+        assert program == "curl"
+        name, _, value = header.partition(": ")
+        answer = httpx2.post(
+            url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        told.append(answer.json())
+    embeddings, ranking, scores = told
+    assert [len(each["embedding"]) for each in embeddings["data"]] == [576, 576]
+    assert len(ranking["results"]) == 1
+    assert len(scores["data"]) == 2
 
 
 def test_the_example_of_the_readme_prints_an_answer(server: ServerProcess) -> None:

@@ -82,6 +82,16 @@ class PromptScores:
         self, *, rows: NDArray[np.int32], tokens: NDArray[np.int32], n_tops: NDArray[np.int32]
     ) -> None: ...
 
+class Pools:
+    """Rows that a step adds to sums: for each `begins` and `ends` a row of `sums`, in place.
+
+    Raises ValueError for arrays of different lengths.
+    """
+
+    def __init__(
+        self, *, begins: NDArray[np.int32], ends: NDArray[np.int32], sums: NDArray[np.float64]
+    ) -> None: ...
+
 class Rotary:
     """Radians a position of each pair of a head's elements that turn, and a factor of cosine and sine."""
 
@@ -236,6 +246,7 @@ class Model:
         edits: LogitEdits | None = None,
         scores: PromptScores | None = None,
         steps: Steps | None = None,
+        pools: Pools | None = None,
     ) -> tuple[
         NDArray[np.int32],
         NDArray[np.float32],
@@ -271,6 +282,10 @@ class Model:
     ) -> None: ...
     @property
     def kv_block_bytes(self) -> int: ...
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+
     @property
     def isa(self) -> str: ...
     @property

@@ -21,6 +21,8 @@ class ApiLimits:
         max_messages: Most messages in one conversation.
         max_prompt_tokens: Most token ids in one prompt: the longest context that is served.
         max_prompts: Most prompts in one completion request.
+        max_inputs: Most inputs to embed, documents to rank or texts to score in one request.
+        embedding_places: Most of the inputs of one request that are computed or queued at a time.
         max_n: Largest `n`.
         max_choices: Most choices in one request: prompts times `n`, or `best_of`.
         max_prompt_scores: Most log-probabilities that echoed prompts of one request may come with,
@@ -38,6 +40,8 @@ class ApiLimits:
     max_messages: int = 4096
     max_prompt_tokens: int = 2**24
     max_prompts: int = 64
+    max_inputs: int = 2048
+    embedding_places: int = 16
     max_n: int = 16
     max_choices: int = 128
     max_grammar_bytes: int = 65_536

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from stoker.api.body import shown
 from stoker.core.errors import ModelNotFoundError, NotReadyError
-from stoker.core.protocols import Generator, Pins, TextCodec
-from stoker.core.text import TextRequest
+from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
+from stoker.core.text import Prompt, TextRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,9 @@ class ServedModel:
         generator: Answers requests for it, every policy included.
         reserve: Holds the places of all of a job's requests while its context lasts, or raises
             `QueueFullError` if there are too few; `generator` then takes them from there.
+        embedder: Makes embeddings.
+        hold: Holds up to so many places for prompts to embed while its context lasts, and says how many; or
+            raises `QueueFullError` if there are none.
         codec: Turns text to token ids and back, as `generator` does.
         pins: Its pinned prefixes.
         created: When the model was made or fetched, in seconds since 1970.
@@ -29,6 +32,8 @@ class ServedModel:
     name: str
     generator: Generator
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]]
+    embedder: Embedder
+    hold: Callable[[Sequence[Prompt], int], AbstractContextManager[int]]
     codec: TextCodec
     pins: Pins
     created: int

@@ -21,11 +21,13 @@ class TextFacts:
         engine: What computes it.
         context_length: Most tokens that the model was made for.
         tokenizer: Its tokenizer as the file describes it.
+        width: Size of its hidden states; None if only its engine knows.
     """
 
     engine: EngineKind
     context_length: int
     tokenizer: TokenizerSpec
+    width: int | None = None
 
 
 def choose_engine(
@@ -64,6 +66,7 @@ def _of_native(path: Path, quantize: Quantize) -> TextFacts:
             engine="native",
             context_length=opened.config.context_length,
             tokenizer=opened.tokenizer,
+            width=opened.config.width,
         )
 
 

@@ -12,11 +12,11 @@ from typing import Protocol
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
-from stoker.core.protocols import Generator, Pins, TextCodec
+from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.policy.sleep_book import Rest
-from stoker.policy.waking import Door, WakingGenerator, WakingPins
+from stoker.policy.waking import Door, WakingEmbedder, WakingGenerator, WakingPins
 
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
 """A model of one of these takes no requests yet."""
@@ -36,7 +36,11 @@ _OF_REST = {
 
 
 class TextSide(Generator, Protocol):
-    """Answers requests, and turns text to token ids and back."""
+    """Answers requests, makes embeddings, and turns text to token ids and back."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """Makes embeddings of prompts."""
 
     @property
     def codec(self) -> TextCodec:
@@ -191,6 +195,8 @@ class HostedModel:
             name=self.name,
             generator=self.admission,
             reserve=self.admission.reserve,
+            embedder=WakingEmbedder(generator.embedder, door),
+            hold=self.admission.hold,
             codec=generator.codec,
             pins=WakingPins(host.pins, door),
             created=host.created,

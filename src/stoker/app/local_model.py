@@ -12,6 +12,7 @@ from stoker.app.model_memory import ModelMemory, model_memory
 from stoker.config import Settings
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
+from stoker.core.pooling import Pooling
 from stoker.core.protocols import Generator
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
@@ -40,6 +41,8 @@ class LocalModel:
         engine_kind: What computes it.
         tokenizer_spec: Its tokenizer as the file describes it.
         chat_template: Source of its chat template: the settings' before its own; None if there is none.
+        pooling: What its embeddings are made of.
+        width: Size of its hidden states; None if only its engine knows.
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
         pins: Its pinned prefixes.
@@ -54,6 +57,8 @@ class LocalModel:
     engine_kind: EngineKind
     tokenizer_spec: TokenizerSpec
     chat_template: str | None
+    pooling: Pooling
+    width: int | None
     supervisor: EngineSupervisor
     engine: ResumingEngine
     pins: PinnedPrefixes
@@ -109,6 +114,8 @@ class LocalModel:
             Tokenizer(spec),
             template,
             self.context_length,
+            pooling=self.pooling,
+            width=self.width,
         )
 
     async def start(self) -> "LocalGenerator":
@@ -217,6 +224,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         engine_kind=facts.engine,
         tokenizer_spec=spec,
         chat_template=spec.chat_template if own_template is None else read_template(own_template),
+        pooling=Pooling(settings.pooling),
+        width=facts.width,
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
         pins=PinnedPrefixes(supervisor),

@@ -150,6 +150,7 @@ class ModelServer:
                 max_choices=settings.max_choices,
                 max_grammar_bytes=settings.max_grammar_bytes,
                 max_schema_depth=settings.max_schema_depth,
+                max_inputs=settings.max_inputs,
                 queue_timeout_s=settings.queue_timeout_s,
                 request_timeout_s=settings.request_timeout_s,
             ),

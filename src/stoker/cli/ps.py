@@ -79,6 +79,7 @@ def load(
     kv_memory: str | None = None,
     max_running: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     max_waiting: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    pooling: Literal["mean", "last"] | None = None,
     precise: str | None = None,
     quantize: Literal["none", "q8", "q4"] | None = None,
     sleep_after_s: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
@@ -100,6 +101,7 @@ def load(
         kv_memory: Memory for its KV cache, such as `2GiB`.
         max_running: Most sequences computed in one engine call.
         max_waiting: Most sequences that wait for a place.
+        pooling: What its embeddings are made of.
         precise: Matrices whose activations have 16 bits instead of 8, as `stoker quality` names them.
         quantize: How a folder of safetensors is served whose weights are floats.
         sleep_after_s: Seconds without a request after which it is put to sleep.
@@ -115,6 +117,7 @@ def load(
         "kv_memory": kv_memory,
         "max_running": max_running,
         "max_waiting": max_waiting,
+        "pooling": pooling,
         "precise": precise,
         "quantize": quantize,
         "sleep_after_s": sleep_after_s,

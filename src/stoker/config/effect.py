@@ -28,6 +28,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "max_choices",
         "max_grammar_bytes",
         "max_schema_depth",
+        "max_inputs",
         "max_body_bytes",
         "max_bodies_bytes",
         "max_prompt_bytes",
@@ -75,6 +76,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "context_length",
         "chat_template",
         "grammar_timeout_s",
+        "pooling",
     ),
     Effect.RESTART: ("home", "model", "memory_budget", "host", "port", "log_format"),
 }

@@ -172,6 +172,11 @@ class EngineSettings(BaseModel):
         le=3600,
         description="Seconds that a request waits for its model to be awake; after them it gets status 503.",
     )
+    pooling: Literal["mean", "last"] = Field(
+        default="mean",
+        description="What an embedding is made of: `mean`, of the hidden states of all tokens, or `last`, of "
+        "the last token's. Take what the model was trained for; a model for chats was trained for neither.",
+    )
     engine_timeout_s: float = Field(
         default=60.0,
         ge=6,

@@ -34,6 +34,7 @@ class ModelSettings(BaseModel):
     kv_memory: ByteSize | None = Field(default=None, ge=1)
     max_running: int | None = Field(default=None, ge=1, le=1024)
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
+    pooling: Literal["mean", "last"] | None = None
     precise: Precise | None = None
     quantize: Literal["none", "q8", "q4"] | None = None
     sleep_after_s: float | None = Field(default=None, ge=0, le=31_536_000)

@@ -93,8 +93,8 @@ class Settings(EngineSettings):
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
         "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
-        "`max_running`, `max_waiting`, `quantize`, `sleep_after_s` and `threads`; what is left out is as "
-        "for all models. A table does not load its model.",
+        "`max_running`, `max_waiting`, `pooling`, `quantize`, `sleep_after_s` and `threads`; what is left "
+        "out is as for all models. A table does not load its model.",
     )
     host: _Name = Field(
         default="127.0.0.1",
@@ -127,6 +127,13 @@ class Settings(EngineSettings):
         ge=1,
         le=64,
         description="Deepest nesting of arrays and objects in a JSON Schema; a deeper one gets status 400.",
+    )
+    max_inputs: int = Field(
+        default=2048,
+        ge=1,
+        le=65536,
+        description="Most inputs of one request for embeddings; also most documents to rank and texts to "
+        "score.",
     )
     max_body_bytes: ByteSize = Field(
         default=ByteSize(10_000_000),

@@ -9,6 +9,9 @@ class Ability(StrEnum):
     PROMPT_SCORES = "score the tokens of a prompt"
     """`TokenRequest.prompt_logprobs`."""
 
+    POOLING = "make embeddings"
+    """`TokenRequest.pooling`."""
+
     PENALTY_BEFORE_BIAS = "apply a repetition penalty before biases and other penalties"
     """`repetition_penalty` together with `logit_bias`, `presence_penalty` or `frequency_penalty`."""
 

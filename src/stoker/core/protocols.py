@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from stoker.core.abilities import Ability
 from stoker.core.step import StepPlan, StepResult
-from stoker.core.text import Event, Prompt, TextRequest
+from stoker.core.text import Embedding, EmbeddingRequest, Event, Prompt, TextRequest
 from stoker.core.tokens import TokenEvent, TokenRequest
 
 
@@ -143,6 +143,25 @@ class Generator(Protocol):
         """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.
 
         Everything that can be refused is refused before `Started`. Closing the generator aborts.
+
+        Raises:
+            StokerError: See `stoker.core.errors` for the tree.
+        """
+
+
+class Embedder(Protocol):
+    """Inputs in, a vector for each out; no token is generated."""
+
+    @property
+    def width(self) -> int | None:
+        """Elements of an embedding; None if it is not known."""
+
+    async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
+        """Return an embedding for each input, in order; nothing is computed if one of them is refused.
+
+        Args:
+            request: What to embed.
+            places: Most sequences that the engine is given at a time.
 
         Raises:
             StokerError: See `stoker.core.errors` for the tree.

@@ -15,6 +15,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
     grammar = request.grammar
     needs = (
         (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
+        (Ability.POOLING, "input", request.pooling is not None),
         (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
         (Ability.SHARED_BLOCKS, "pins", request.hold),
         (Ability.PENALTY_BEFORE_BIAS, "repetition_penalty", request.sampling.penalizes_before_bias),
@@ -32,6 +33,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
 _USES = {
     Ability.GRAMMARS: "structured output ('response_format', 'structured_outputs', 'guided_…')",
     Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
+    Ability.POOLING: "an 'input' for embeddings",
     Ability.SALTED_PREFIXES: "'cache_salt'",
     Ability.SHARED_BLOCKS: "pinned prefixes",
     Ability.PENALTY_BEFORE_BIAS: "'repetition_penalty' together with 'logit_bias', 'presence_penalty' or "

@@ -9,6 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from stoker.core.grammar import Constraint
+from stoker.core.pooling import PoolRun
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
 
@@ -119,9 +120,10 @@ class StepPlan:
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
+        pooling: Whose tokens' hidden states are summed, by row.
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
-            sequence samples, none is scored and the block tables cover ``n_steps - 1`` tokens more. The call
-            ends early after a step with which a sequence ended.
+            sequence samples, none is scored or pooled and the tables cover ``n_steps - 1`` tokens more. The
+            call ends early after a step with which a sequence ended.
         stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
     """
 
@@ -133,6 +135,7 @@ class StepPlan:
     sampling: list[SamplingParams] = field(default_factory=list)
     edits: dict[int, LogitEdits] = field(default_factory=dict)
     scoring: dict[int, PromptScoring] = field(default_factory=dict)
+    pooling: dict[int, PoolRun] = field(default_factory=dict)
     n_steps: int = 1
     stop_token_ids: list[frozenset[int]] = field(default_factory=list)
 
@@ -152,6 +155,7 @@ class StepResult:
             for all.
         logprobs: The sampled tokens' log-probabilities, ``[n]`` lists; empty where none were asked for.
         scores: Those of the prompt tokens that the plan wants scored, by row.
+        sums: The new sums of those rows that the plan wants pooled, ``[width]`` each, as C doubles.
         reused: How many tokens of a run were not computed, by row, since the engine had them of another
             sequence; only of engines that keep prefixes by themselves.
     """
@@ -159,4 +163,5 @@ class StepResult:
     token_ids: list[list[int]]
     logprobs: list[list[TokenLogprob]]
     scores: dict[int, PromptScores] = field(default_factory=dict)
+    sums: "dict[int, array[float]]" = field(default_factory=dict)
     reused: dict[int, int] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Text requests and text events: what passes between an API dialect and a `Generator`."""
 
+from array import array
 from dataclasses import dataclass
 
 from stoker.core.grammar import Grammar
@@ -127,6 +128,40 @@ class TextRequest:
     def n_sequences(self) -> int:
         """Sequences that are generated for it."""
         return self.n if self.best_of is None else self.best_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """A request for the embeddings of several inputs, validated but not yet tokenized.
+
+    Attributes:
+        request_id: As in `TextRequest`.
+        inputs: What to embed, each by itself.
+        paths: Where each of them stands in the request, for errors.
+        priority, queue_timeout_s, timeout_s: As in `TextRequest`.
+    """
+
+    request_id: str
+    inputs: tuple[Prompt, ...]
+    paths: tuple[str, ...]
+    priority: int = 0
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The embedding of one input.
+
+    Attributes:
+        values: A vector of length 1 (L2), ``[width]``, as C floats.
+        n_tokens: Tokens of the input.
+        n_cached: Those of them that were not computed.
+    """
+
+    values: "array[float]"
+    n_tokens: int
+    n_cached: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stoker.core.grammar import Grammar
+from stoker.core.pooling import Pooling
 from stoker.core.sampling import SamplingParams
 
 MAX_STOP_TOKENS = 256
@@ -41,8 +42,8 @@ class TokenRequest:
         prompt: Token ids, at least one.
         n_generated: So many tokens at the end of `prompt` were generated before, by an engine that is no
             more: penalties and `min_tokens` count them as output.
-        max_tokens: Generate at most this many more, at least 1, or 0 with `prompt_logprobs`; prompt and
-            output fit the context.
+        max_tokens: Generate at most this many more, at least 1, or 0 with `prompt_logprobs` or
+            `pooling`; prompt and output fit the context.
         min_tokens: Until this many are generated, none of `stop_token_ids` is; at most `n_generated` and
             `max_tokens` together.
         stop_token_ids: Generating one of these ends the sequence; empty to ignore end tokens;
@@ -50,6 +51,8 @@ class TokenRequest:
         sampling: How tokens are chosen.
         prompt_logprobs: None for none; otherwise how many most likely alternatives to report beside the
             log-probability of each prompt token but the first. The whole prompt is computed for them.
+        pooling: None for none; otherwise how the prompt's embedding is made, and `max_tokens` is 0. For a
+            mean the whole prompt is computed.
         cache_salt: Sequences share KV blocks only with sequences of the same salt.
         priority: Higher is served first and preempted last; within `MAX_PRIORITY` of 0.
         queue_timeout_s: It is given up if no step has taken it in so many seconds from its submission;
@@ -68,6 +71,7 @@ class TokenRequest:
     stop_token_ids: frozenset[int] = frozenset()
     sampling: SamplingParams = SamplingParams()
     prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
     cache_salt: str = ""
     priority: int = 0
     queue_timeout_s: float | None = None
@@ -159,6 +163,7 @@ class TokensEvent:
         cached_tokens: Prompt tokens whose KV came from the prefix cache.
         finish_reason: Set on the sequence's last event, None before.
         prompt_scores: Those of the next prompt tokens, if the request asked for them and some are new.
+        embedding: Of a request with `pooling`, with its finish reason: ``[width]``, of length 1, as C floats.
     """
 
     request_id: str
@@ -167,6 +172,7 @@ class TokensEvent:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     prompt_scores: PromptScores | None = None
+    embedding: "array[float] | None" = None
 
 
 TokenEvent = Admitted | TokensEvent

@@ -152,6 +152,18 @@ class Metrics:
             buckets=_WAKE_SECONDS,
             registry=self.registry,
         )
+        self._embeddings = Counter(
+            "stoker_embeddings_total",
+            "Embeddings made, also those of documents that were ranked and texts that were scored.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._embedded_tokens = Counter(
+            "stoker_embedded_tokens_total",
+            "Tokens of the inputs of embeddings.",
+            ["model"],
+            registry=self.registry,
+        )
         self._forgotten: set[str] = set()
         self._engines = EngineCollector()
         self.registry.register(self._engines)
@@ -208,6 +220,8 @@ class Metrics:
             self._sleeps,
             self._wakes,
             self._wake_seconds,
+            self._embeddings,
+            self._embedded_tokens,
         ):
             metric.remove_by_labels({"model": model})
 
@@ -219,6 +233,12 @@ class Metrics:
             record=record,
             n_choices=n_choices,
         )
+
+    def embedded(self, model: str, *, n_inputs: int, n_tokens: int) -> None:
+        """Count what was embedded for a request."""
+        if model not in self._forgotten:
+            self._embeddings.labels(model).inc(n_inputs)
+            self._embedded_tokens.labels(model).inc(n_tokens)
 
     def request_began(self) -> None:
         """Count a request in."""

@@ -8,7 +8,7 @@ from time import monotonic
 
 from stoker.core.errors import InvalidRequestError, QueueFullError
 from stoker.core.protocols import Clock, Generator
-from stoker.core.text import Event, TextRequest
+from stoker.core.text import Event, Prompt, TextRequest
 from stoker.policy.prompt_memory import prompt_bytes
 
 _WINDOW_S = 60.0
@@ -97,6 +97,26 @@ class Admission:
                 self._reserved.pop(request.request_id, None)
                 self._give_back(share)
 
+    @contextmanager
+    def hold(self, prompts: Sequence[Prompt], most: int) -> Iterator[int]:
+        """Hold up to `most` permits for prompts that nothing is generated for, while the context lasts.
+
+        Yields:
+            How many permits there are, one at least: so many of the prompts may be computed at a time.
+
+        Raises:
+            QueueFullError: No permit is free, or too few bytes are.
+        """
+        limits = self._limits
+        n_free = limits.max_choices - self._in_flight
+        n_bytes = sum(prompt_bytes(prompt, context_length=limits.context_length) for prompt in prompts)
+        share = _Share(max(1, min(most, len(prompts), n_free)), n_bytes)
+        self._take_shares([share])
+        try:
+            yield share.n_choices
+        finally:
+            self._give_back(share)
+
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield the wrapped generator's events while holding one permit per choice that is generated.
 
@@ -142,6 +162,12 @@ class Admission:
             _Share(request.n_sequences, prompt_bytes(request.prompt, context_length=limits.context_length))
             for request in requests
         ]
+        self._take_shares(shares)
+        return shares
+
+    def _take_shares(self, shares: Sequence[_Share]) -> None:
+        limits = self._limits
+        n = sum(share.n_choices for share in shares)
         n_bytes = sum(share.n_bytes for share in shares)
         n_free = limits.max_choices - self._in_flight
         if n > n_free:
@@ -163,7 +189,6 @@ class Admission:
         self._prompt_bytes += n_bytes
         for share in shares:
             share.held = True
-        return shares
 
     def _full(self, n: int, why: str) -> QueueFullError:
         retry_after_s = self.retry_after_s(n)

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from stoker.core.errors import DeadlineError, QueueTimeoutError
-from stoker.core.protocols import Generator, PinnedPrefix, Pins
-from stoker.core.text import Event, TextRequest
+from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins
+from stoker.core.text import Embedding, EmbeddingRequest, Event, TextRequest
 
 
 class Door(Protocol):
@@ -42,28 +42,38 @@ class WakingGenerator:
             QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
             DeadlineError: It was not awake within the request's `timeout_s`.
         """
-        now = asyncio.get_running_loop().time
-        began_s = now()
-        limits = (request.queue_timeout_s, request.timeout_s)
-        limit_s = min((each for each in limits if each is not None), default=None)
-        door = self._door.awake()
-        try:
-            async with asyncio.timeout(limit_s):
-                await door.__aenter__()
-        except TimeoutError as error:
-            raise _expiry(request) from error
-        try:
-            spent_s = now() - began_s
-            rest = replace(
-                request,
-                queue_timeout_s=_left(request.queue_timeout_s, spent_s),
-                timeout_s=_left(request.timeout_s, spent_s),
-            )
-            async with aclosing(self._generator.generate(rest)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            await door.__aexit__(None, None, None)
+        async with _entered(self._door, request) as rest, aclosing(self._generator.generate(rest)) as events:
+            async for event in events:
+                yield event
+
+
+class WakingEmbedder:
+    """An `Embedder` that works while its model is awake.
+
+    Args:
+        embedder: What answers the requests of a model that is awake.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, embedder: Embedder, door: Door) -> None:
+        self._embedder = embedder
+        self._door = door
+
+    @property
+    def width(self) -> int | None:
+        """Elements of an embedding; None if it is not known."""
+        return self._embedder.width
+
+    async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
+        """Return the wrapped embedder's embeddings; the time of waking counts in the request's time limits.
+
+        Raises:
+            NotReadyError: The model could not be woken, or there was no room for it in time.
+            QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
+            DeadlineError: It was not awake within the request's `timeout_s`.
+        """
+        async with _entered(self._door, request) as rest:
+            return await self._embedder.embed(rest, places=places)
 
 
 class WakingPins:
@@ -92,7 +102,34 @@ class WakingPins:
         return await self._pins.unpin(pin_id)
 
 
-def _expiry(request: TextRequest) -> QueueTimeoutError | DeadlineError:
+_Request = TypeVar("_Request", TextRequest, EmbeddingRequest)
+
+
+@asynccontextmanager
+async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
+    """Keep the model awake, once it is; give the request with what waking has left of its time limits."""
+    now = asyncio.get_running_loop().time
+    began_s = now()
+    limits = (request.queue_timeout_s, request.timeout_s)
+    limit_s = min((each for each in limits if each is not None), default=None)
+    awake = door.awake()
+    try:
+        async with asyncio.timeout(limit_s):
+            await awake.__aenter__()
+    except TimeoutError as error:
+        raise _expiry(request) from error
+    try:
+        spent_s = now() - began_s
+        yield replace(
+            request,
+            queue_timeout_s=_left(request.queue_timeout_s, spent_s),
+            timeout_s=_left(request.timeout_s, spent_s),
+        )
+    finally:
+        await awake.__aexit__(None, None, None)
+
+
+def _expiry(request: TextRequest | EmbeddingRequest) -> QueueTimeoutError | DeadlineError:
     queue_s, whole_s = request.queue_timeout_s, request.timeout_s
     if queue_s is not None and (whole_s is None or queue_s < whole_s):
         return QueueTimeoutError(

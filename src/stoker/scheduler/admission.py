@@ -23,11 +23,15 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
     """
     if not request.prompt:
         raise InvalidRequestError("the prompt has no tokens; send at least one", param="prompt")
-    least = 1 if request.prompt_logprobs is None else 0
+    least = 1 if request.prompt_logprobs is None and request.pooling is None else 0
     if request.max_tokens < least:
         raise InvalidRequestError(
             f"max_tokens is {request.max_tokens}; it must be at least {least}", param="max_tokens"
         )
+    if request.pooling is not None and (
+        request.max_tokens or request.prompt_logprobs is not None or request.hold or request.n_generated
+    ):
+        raise InvalidRequestError("a prompt that is pooled is neither continued nor scored", param="pooling")
     if not 0 <= request.min_tokens <= request.n_generated + request.max_tokens:
         raise InvalidRequestError(
             f"min_tokens is {request.min_tokens}; it must be within 0 and max_tokens={request.max_tokens}",

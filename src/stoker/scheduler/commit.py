@@ -18,6 +18,11 @@ def validate_result(plan: StepPlan, result: StepResult) -> None:
     scored = {row: len(scores) for row, scores in result.scores.items()}
     if scored != wanted:
         raise EngineError(f"a step that scores {wanted} tokens by row returned {scored}; report this bug")
+    if result.sums.keys() != plan.pooling.keys():
+        raise EngineError(
+            f"a step that pools the rows {list(plan.pooling)} returned sums of {list(result.sums)}; "
+            "report this bug"
+        )
     n_sampled = [len(run) for run in result.token_ids]
     n_steps = max(n_sampled, default=0) if True in plan.samples else 1
     if (
@@ -62,11 +67,13 @@ def apply_result(
             sequence.n_scored += len(scores)
         # Of the tokens sampled, all but the last have been computed, too.
         n_computed = sequence.n_computed = sequence.n_computed + len(run) + max(0, len(sampled) - 1)
+        if sequence.pool is not None and (sums := result.sums.get(row)) is not None:
+            sequence.pool.take(sums, n_computed)
         reason = _append(sequence, sampled) if sampled else None
         if n_computed >= (sequence.n_published + 1) * BLOCK_TOKENS:
             _publish_full(sequence, cache)
         if not sampled:
-            if n_computed == sequence.max_total:  # scored, and nothing is to be sampled
+            if n_computed == sequence.max_total:  # scored or pooled, and nothing is to be sampled
                 reason = FinishReason.LENGTH
             elif scores is None:
                 continue
@@ -80,6 +87,7 @@ def apply_result(
                 sequence.n_cached or 0,
                 None if sequence.hold else reason,
                 scores,
+                sequence.pool.embedding() if sequence.pool is not None and reason is not None else None,
             )
         )
     return events, ended

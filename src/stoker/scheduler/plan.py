@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from stoker.core.pooling import PoolRun
 from stoker.core.step import BLOCK_TOKENS, PromptScoring, StepPlan
 from stoker.kvcache import KVCache, Parent
 from stoker.scheduler.budget import StepBudget
@@ -76,6 +77,11 @@ def build_plan(
         for row, sequence in enumerate(rows)
         if (edits := sequence.edits) is not None and plan.samples[row]
     }
+    plan.pooling = {
+        row: run
+        for row, sequence in enumerate(rows)
+        if sequence.pool is not None and (run := _pool_run(sequence, plan.tokens[row])) is not None
+    }
     return plan, rows
 
 
@@ -116,6 +122,11 @@ def _add_chunks(
         plan.block_tables.append(sequence.table)
         plan.samples.append(end == len(tokens) and sequence.wants_token)
         plan.sampling.append(sequence.sampling)
+
+
+def _pool_run(sequence: SequenceState, run: list[int]) -> PoolRun | None:
+    pool = sequence.pool
+    return None if pool is None else pool.run(sequence.n_computed, sequence.n_computed + len(run))
 
 
 def _scoring(sequence: SequenceState, start: int, end: int) -> PromptScoring | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from stoker.core.grammar import Constraint
+from stoker.core.pooling import PromptPool
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import MAX_CALL_STEPS, LogitEdits
 from stoker.core.tokens import TokenRequest
@@ -36,6 +37,7 @@ class SequenceState:
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        pool: What is summed for its embedding; None if it wants none.
         single_until: Below this many tokens it takes single steps: it goes on where an engine has died, maybe
             of it, and then every token that it can give should be told before that happens again.
         begun: Whether a token of it has been planned.
@@ -62,6 +64,7 @@ class SequenceState:
     end_by: float | None = None
     prompt_logprobs: int | None = None
     n_scored: int
+    pool: PromptPool | None = None
     single_until: int = 0
     begun: bool = False
     waits_since: float | None = None
@@ -94,6 +97,7 @@ class SequenceState:
             start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
+            pool=None if request.pooling is None else PromptPool(request.pooling, n_prompt),
             single_until=n_prompt + MAX_CALL_STEPS if request.n_generated else 0,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
             hold=request.hold,
@@ -121,7 +125,9 @@ class SequenceState:
 
     @property
     def n_shareable(self) -> int:
-        """How many leading tokens may come from others' blocks: none whose logits are still wanted."""
+        """How many leading tokens may come from others' blocks: none whose hidden state is still wanted."""
+        if self.pool is not None:
+            return min(self.pool.n_pooled, self.n_prompt - 1)
         return len(self.tokens) - 1 if self.n_scored == self.n_prompt else self.n_scored - 1
 
     def yields_to(self, other: "SequenceState") -> bool:

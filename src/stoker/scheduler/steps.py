@@ -48,7 +48,7 @@ def look_ahead(plan: StepPlan, rows: list[SequenceState], cache: KVCache, most: 
         cache: Where blocks come from.
         most: Most steps.
     """
-    if plan.scoring or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
+    if plan.scoring or plan.pooling or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
         return
     n_steps = min(most, *[_steps_alike(sequence) for sequence in rows])
     while n_steps > 1 and sum(_missing(sequence, n_steps) for sequence in rows) > cache.n_available:

@@ -6,7 +6,7 @@ from stoker.core.text import (
     TextPrompt,
     TextRequest,
 )
-from stoker.testing.token_engine import FakeTokenEngine, Step
+from stoker.testing.token_engine import FAKE_WIDTH, FakeTokenEngine, Step
 from stoker.testing.tokenizer import BYTE_TEMPLATE, byte_tokenizer_spec
 from stoker.text import ChatTemplate, LocalGenerator, Tokenizer
 
@@ -24,7 +24,7 @@ def generator(
     engine: FakeTokenEngine, tokenizer: Tokenizer = TOKENIZER, context: int = CONTEXT
 ) -> LocalGenerator:
     """Return a generator over `engine`."""
-    return LocalGenerator("m", engine, tokenizer, ChatTemplate(BYTE_TEMPLATE), context)
+    return LocalGenerator("m", engine, tokenizer, ChatTemplate(BYTE_TEMPLATE), context, width=FAKE_WIDTH)
 
 
 def saying(*pieces: str | int | Step) -> list[Step]:

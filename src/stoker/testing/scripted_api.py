@@ -63,6 +63,8 @@ def scripted_api(
         name="tiny",
         generator=generator,
         reserve=reserve or (lambda _: nullcontext()),
+        embedder=generator.embedder,
+        hold=lambda prompts, most: nullcontext(min(len(prompts), most)),
         codec=generator.codec,
         pins=pins,
         created=1_700_000_000,

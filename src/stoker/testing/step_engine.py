@@ -14,6 +14,7 @@ from hashlib import blake2b
 from itertools import pairwise
 
 from stoker.core.errors import EngineError
+from stoker.core.pooling import Pooling, PromptPool
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, LogitEdits, PromptScoring, StepPlan, StepResult
 from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
@@ -93,6 +94,8 @@ class FakeStepEngine:
                 result.scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
             if plan.samples[row]:
                 self._sample(plan, row, states[-1], result)
+            if (run := plan.pooling.get(row)) is not None:
+                result.sums[row] = _pool(states[run.first :], run.sums)
         n_steps = 1
         while n_steps < plan.n_steps and not self._flag[0] and not _any_ended(plan, result):
             if self._before_step is not None:
@@ -180,6 +183,19 @@ def reference_scores(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
     return scores
 
 
+def reference_embedding(request: TokenRequest) -> "array[float]":
+    """Return the embedding that a request must get from a `FakeStepEngine`, whatever else runs."""
+    context = blake2b(digest_size=8)
+    states = []
+    for token in request.prompt:
+        context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
+        states.append(context.digest())
+    wanted = states if request.pooling is Pooling.MEAN else states[-1:]
+    pool = PromptPool(Pooling.MEAN, len(request.prompt))
+    pool.take(_pool(wanted, array("d")), len(request.prompt))
+    return pool.embedding()
+
+
 def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE) -> tuple[int, ...]:
     """Return the tokens that a request must get from a `FakeStepEngine`, whatever else runs."""
     context = blake2b(digest_size=8)
@@ -200,6 +216,14 @@ def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
 
 def _entry(state: bytes, token: int) -> int:
     return int.from_bytes(blake2b(state + token.to_bytes(8, "little"), digest_size=8).digest(), "little")
+
+
+def _pool(states: list[bytes], sums: "array[float]") -> "array[float]":
+    """Add eight values, made of each state, that are not added exactly: their order can be seen."""
+    total = list(sums) or [0.0] * 8
+    for state in states:
+        total = [value + (byte - 127.5) / 3 for value, byte in zip(total, state, strict=True)]
+    return array("d", total)
 
 
 def _sample(
@@ -255,6 +279,9 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
         _check_edits(plan, row, edits, n_rows)
     for row, scoring in plan.scoring.items():
         _check_scoring(plan, row, scoring, n_rows)
+    for row, run in plan.pooling.items():
+        if not (0 <= row < n_rows and 0 <= run.first < len(plan.tokens[row])):
+            raise EngineError(f"row {row}: tokens to pool from {run.first} are not there")
     _check_steps(plan)
     _check_writers(plan)
 
@@ -279,7 +306,7 @@ def _check_steps(plan: StepPlan) -> None:
         return
     if plan.n_steps < 1 or len(plan.stop_token_ids) != len(plan.request_ids):
         raise EngineError(f"{plan.n_steps} steps with the end tokens of {len(plan.stop_token_ids)} rows")
-    if plan.scoring or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
+    if plan.scoring or plan.pooling or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
         raise EngineError(f"{plan.n_steps} steps of a plan that does more than decode")
 
 

@@ -1,9 +1,11 @@
 """A `TokenEngine` for tests that says what the test tells it to."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from math import cos, pi, sin
 
 from stoker.core.errors import StokerError
 from stoker.core.protocols import EngineInfo
@@ -16,6 +18,9 @@ from stoker.core.tokens import (
     TokenRequest,
     TokensEvent,
 )
+
+FAKE_WIDTH = 4
+"""Elements of a `fake_embedding`."""
 
 _INFO = EngineInfo(
     model="fake",
@@ -153,6 +158,15 @@ class FakeTokenEngine:
         async with aclosing(self._scores(request)) as scores:
             async for event in scores:
                 yield event
+        if request.pooling is not None:
+            await asyncio.sleep(0)
+            yield TokensEvent(
+                request.request_id,
+                (),
+                cached_tokens=self._cached_tokens,
+                finish_reason=FinishReason.LENGTH,
+                embedding=fake_embedding(request),
+            )
         if not request.max_tokens:
             return
         steps = list(self._script(request) if callable(self._script) else self._script)
@@ -192,6 +206,12 @@ def fake_logprob(request: TokenRequest, token_id: int) -> TokenLogprob:
     return TokenLogprob(
         -token_id / 100, tuple((token_id + rank, -(token_id + rank) / 100) for rank in range(n_top))
     )
+
+
+def fake_embedding(request: TokenRequest) -> "array[float]":
+    """Return the embedding that the fake engine makes: equal directions for equal first tokens."""
+    angle = request.prompt[0] / 256 * pi
+    return array("f", [cos(angle), sin(angle), 0.0, 0.0])
 
 
 def fake_scores(request: TokenRequest) -> list[TokenLogprob]:

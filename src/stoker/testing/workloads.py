@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from stoker.core.pooling import Pooling
 from stoker.core.sampling import SamplingParams
 from stoker.core.tokens import TokenRequest
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
@@ -29,6 +30,7 @@ def make_request(
     stop_token_ids: frozenset[int] = frozenset(),
     sampling: SamplingParams | None = None,
     prompt_logprobs: int | None = None,
+    pooling: Pooling | None = None,
     cache_salt: str = "",
     priority: int = 0,
     queue_timeout_s: float | None = None,
@@ -44,6 +46,7 @@ def make_request(
         stop_token_ids=stop_token_ids,
         sampling=sampling or SamplingParams(temperature=0.0),
         prompt_logprobs=prompt_logprobs,
+        pooling=pooling,
         cache_salt=cache_salt,
         priority=priority,
         queue_timeout_s=queue_timeout_s,

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from stoker.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
+from stoker.core.pooling import Pooling
 from stoker.core.protocols import TokenEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.text import ChatPrompt, Event, Finished, Started, TextDelta, TextRequest, Usage
@@ -14,6 +15,7 @@ from stoker.text.choice import ChoiceText
 from stoker.text.choices import admit, say_choices, say_prompt
 from stoker.text.codec import LocalCodec
 from stoker.text.echo import PromptEcho
+from stoker.text.embedder import LocalEmbedder
 from stoker.text.fanout import FanOut
 from stoker.text.prompt import PromptEncoder, output_room
 from stoker.text.sequences import token_requests
@@ -31,9 +33,12 @@ class LocalGenerator:
         tokenizer: The model's tokenizer.
         template: The model's chat template, or None when it has no chat format.
         context_length: Most tokens of one prompt and its output together.
+        pooling: What embeddings are made of.
+        width: Elements of an embedding; None if it is not known.
 
     Attributes:
         codec: Text to token ids and back, as this generator does it.
+        embedder: Makes embeddings of prompts.
     """
 
     def __init__(
@@ -43,6 +48,9 @@ class LocalGenerator:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         context_length: int,
+        *,
+        pooling: Pooling = Pooling.MEAN,
+        width: int | None = None,
     ) -> None:
         self._model_name = model_name
         self._engine = engine
@@ -50,6 +58,9 @@ class LocalGenerator:
         self._prompts = PromptEncoder(tokenizer, template, context_length)
         self._context_length = context_length
         self.codec = LocalCodec(self._prompts, tokenizer)
+        self.embedder = LocalEmbedder(
+            engine, self._prompts, pooling=pooling, context_length=context_length, width=width
+        )
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.

@@ -42,6 +42,7 @@ class _Sequence:
     __slots__ = (
         "admitted",
         "cached_tokens",
+        "embedding",
         "error",
         "finish_reason",
         "held",
@@ -64,6 +65,7 @@ class _Sequence:
         self.unread = 0
         self.logprobs: list[frames.Logprob] = []
         self.scores: PromptScores | None = None
+        self.embedding: bytes | None = None
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -80,6 +82,7 @@ class _Sequence:
                 self.scores = scores
             else:
                 self.scores.extend(scores)
+        self.embedding = news.embedding
         self.cached_tokens = news.cached_tokens
         self.finish_reason = news.finish_reason
         self.held = self.hold and bool(news.token_ids)
@@ -133,6 +136,7 @@ class _Sequence:
             cached_tokens=self.cached_tokens,
             finish_reason=self.finish_reason,
             scores=self.scores,
+            embedding=self.embedding,
         )
         self.scores = None
         self.token_ids.clear()

@@ -54,6 +54,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         timeout_s=request.timeout_s,
         hold=request.hold,
         grammar=None if request.grammar is None else _grammar_frame(request.grammar),
+        pooling=request.pooling,
     )
 
 
@@ -92,6 +93,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         timeout_s=frame.timeout_s,
         hold=frame.hold,
         grammar=None if grammar is None else Grammar(grammar.kind, grammar.source, grammar.field),
+        pooling=frame.pooling,
     )
 
 
@@ -133,6 +135,7 @@ def tokens_frame(event: TokensEvent, *, sequence: int) -> frames.Tokens:
         if event.logprobs
         else (),
         prompt_scores=None if event.prompt_scores is None else _scores_frame(event.prompt_scores),
+        embedding=None if event.embedding is None else event.embedding.tobytes(),
     )
 
 
@@ -163,6 +166,7 @@ def tokens_event(
     cached_tokens: int,
     finish_reason: FinishReason | None,
     scores: PromptScores | None = None,
+    embedding: bytes | None = None,
 ) -> TokensEvent:
     """Return one event of the tokens and prompt scores that have arrived for a sequence."""
     return TokensEvent(
@@ -172,6 +176,7 @@ def tokens_event(
         cached_tokens,
         finish_reason,
         scores,
+        None if embedding is None else array("f", embedding),
     )
 
 

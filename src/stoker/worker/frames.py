@@ -28,6 +28,7 @@ from stoker.core.abilities import Ability
 from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.grammar import GrammarKind
+from stoker.core.pooling import Pooling
 from stoker.core.tokens import FinishReason
 
 PROTOCOL_VERSION = 6
@@ -82,6 +83,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     prompt_logprobs: int | None = None
     hold: bool = False
     grammar: Grammar | None = None
+    pooling: Pooling | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -156,7 +158,7 @@ class Scores(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """News of one sequence; `finish_reason` is None until it ends."""
+    """News of one sequence; `finish_reason` is None until it ends, `embedding` is an array as in memory."""
 
     sequence: int
     token_ids: tuple[int, ...]
@@ -164,6 +166,7 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None
     logprobs: tuple[Logprob, ...]
     prompt_scores: Scores | None = None
+    embedding: bytes | None = None
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -178,5 +178,6 @@ def digest(request: TokenRequest) -> bytes:
         sorted(request.stop_token_ids),
         sampling,
         request.prompt_logprobs,
+        request.pooling,
     )
     return blake2b(repr(named).encode(), digest_size=16).digest()

@@ -105,3 +105,18 @@ async def test_the_rate_is_that_of_the_last_minute() -> None:
             clock.advance(5.0)
             await play(admitting)
         assert admitting.retry_after_s(2) == 5.0
+
+
+def test_prompts_hold_as_many_places_as_are_free_and_one_at_least() -> None:
+    admission = Admission(ScriptedGenerator(reply("x")), AdmissionLimits(max_choices=5))
+    prompts = [TextPrompt("a")] * 9
+    with admission.hold(prompts, 3) as first:
+        assert (first, admission.in_flight) == (3, 3)
+        with admission.hold(prompts, 3) as second:
+            assert (second, admission.in_flight) == (2, 5)
+            with pytest.raises(QueueFullError), admission.hold(prompts, 3):
+                pass
+            assert admission.in_flight == 5
+        with admission.hold(prompts[:1], 3) as third:
+            assert third == 1
+    assert (admission.in_flight, admission.prompt_bytes) == (0, 0)

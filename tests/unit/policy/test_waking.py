@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from stoker.core.errors import DeadlineError, NotReadyError, QueueTimeoutError
-from stoker.core.text import Event, TextPrompt, TextRequest
-from stoker.policy.waking import WakingGenerator, WakingPins
+from stoker.core.text import Embedding, EmbeddingRequest, Event, TextPrompt, TextRequest
+from stoker.policy.waking import WakingEmbedder, WakingGenerator, WakingPins
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
 
@@ -108,3 +108,37 @@ async def test_pinning_wakes_and_looking_does_not() -> None:
     assert pins.all() == [pin]
     assert not (await pins.unpin(pin.id)).held
     assert door.entered == 1
+
+
+class FixedEmbedder:
+    """An embedder that remembers its request."""
+
+    width: int | None = 2
+
+    def __init__(self) -> None:
+        self.request: EmbeddingRequest | None = None
+
+    async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
+        self.request = request
+        return []
+
+
+INPUTS = EmbeddingRequest(request_id="r", inputs=(TextPrompt("hi"),), paths=("input",))
+
+
+async def test_inputs_are_embedded_while_the_model_is_awake_and_waiting_counts() -> None:
+    embedder, door = FixedEmbedder(), SlowDoor(0.05)
+    waking = WakingEmbedder(embedder, door)
+    assert waking.width == 2
+    assert await waking.embed(replace(INPUTS, timeout_s=10.0), places=1) == []
+    assert embedder.request is not None
+    assert embedder.request.timeout_s is not None
+    assert 0 < embedder.request.timeout_s < 9.96
+    assert (door.entered, door.inside) == (1, 0)
+
+
+async def test_inputs_for_a_model_that_does_not_wake_in_time_are_refused() -> None:
+    embedder = FixedEmbedder()
+    with pytest.raises(DeadlineError):
+        await WakingEmbedder(embedder, SlowDoor(5.0)).embed(replace(INPUTS, timeout_s=0.02), places=1)
+    assert embedder.request is None

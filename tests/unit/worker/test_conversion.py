@@ -16,6 +16,7 @@ from stoker.core.errors import (
     StokerError,
 )
 from stoker.core.grammar import Grammar, GrammarKind
+from stoker.core.pooling import Pooling
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
@@ -43,6 +44,7 @@ REQUEST = TokenRequest(
         logit_bias=((3, -100.0), (1, 0.5)),
     ),
     prompt_logprobs=5,
+    pooling=Pooling.LAST,
     cache_salt="tenant",
     priority=-4,
     queue_timeout_s=2.5,

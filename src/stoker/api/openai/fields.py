@@ -201,6 +201,45 @@ PART_FIELDS = (
 """Fields of one part of a message's ``content``."""
 
 
+_COMPUTED = (
+    honoured("priority", "extension: -1,000 to 1,000, default 0; the lower is served first"),
+    honoured("queue_timeout", "extension: seconds in which each input must begin, at most `queue_timeout_s`"),
+    honoured("timeout", "extension: seconds in which it must be finished, at most `request_timeout_s`"),
+    no_op("user", "names the end user"),
+    refused("truncate_prompt_tokens", note="nothing is cut: send what fits the context"),
+)
+
+EMBEDDING_FIELDS = (
+    honoured("model", "required; one of `GET /v1/models`"),
+    honoured("input", "required; a string, token ids, or up to `max_inputs` of either in a list"),
+    honoured("encoding_format", '`"float"`, the default, or `"base64"`: little-endian 32-bit floats'),
+    honoured("dimensions", "the width of the model, and nothing else: a part of an embedding means nothing"),
+    *_COMPUTED,
+    refused("input_type", note="put a model's prefix before the input"),
+)
+"""Fields of ``POST /v1/embeddings``."""
+
+RERANK_FIELDS = (
+    honoured("model", "required; one of `GET /v1/models`"),
+    honoured("query", "required; a string"),
+    honoured("documents", 'required; up to `max_inputs` strings, or objects `{"text": ...}`'),
+    honoured("top_n", "how many results, the best; default all"),
+    honoured("return_documents", "the documents' texts in the answer; default true, as vLLM does"),
+    *_COMPUTED,
+    refused("rank_fields"),
+    refused("max_chunks_per_doc"),
+    refused("max_tokens_per_doc"),
+)
+"""Fields of ``POST /v1/rerank``."""
+
+SCORE_FIELDS = (
+    honoured("model", "required; one of `GET /v1/models`"),
+    honoured("text_1", "required; a string, or as many as in `text_2`"),
+    honoured("text_2", "required; a string or up to `max_inputs` of them"),
+    *_COMPUTED,
+)
+"""Fields of ``POST /v1/score``."""
+
 TOKENIZE_FIELDS = (
     honoured("model", "one of `GET /v1/models`; may be left out if there is one only"),
     honoured("prompt", "a string; this or `messages` is required"),

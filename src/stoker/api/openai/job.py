@@ -109,8 +109,8 @@ def make_job(
                 logprobs=logprobs,
                 grammar=grammar,
                 priority=-body.priority,  # on the wire lower is earlier, as in vLLM
-                queue_timeout_s=_least(body.queue_timeout, limits.queue_timeout_s),
-                timeout_s=_least(body.timeout, limits.request_timeout_s),
+                queue_timeout_s=shorter(body.queue_timeout, limits.queue_timeout_s),
+                timeout_s=shorter(body.timeout, limits.request_timeout_s),
             )
             for index, prompt in enumerate(prompts)
         ),
@@ -119,8 +119,8 @@ def make_job(
     )
 
 
-def _least(asked_s: float | None, limit_s: float | None) -> float | None:
-    """Return the shorter of two time limits; None is none."""
+def shorter(asked_s: float | None, limit_s: float | None) -> float | None:
+    """Return the shorter of two time limits in seconds; None is none."""
     return min((each for each in (asked_s, limit_s) if each is not None), default=None)
 
 

@@ -13,10 +13,13 @@ from stoker.api.openai.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    EMBEDDING_FIELDS,
     JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
     PART_FIELDS,
+    RERANK_FIELDS,
     RESPONSE_FORMAT_FIELDS,
+    SCORE_FIELDS,
     STREAM_OPTIONS_FIELDS,
     STRUCTURED_OUTPUTS_FIELDS,
     TOKENIZE_FIELDS,
@@ -27,9 +30,12 @@ from stoker.api.openai.wire import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    EmbeddingBody,
     JsonSchemaFormat,
     MessageBody,
+    RerankBody,
     ResponseFormat,
+    ScoreBody,
     StreamOptions,
     StructuredOutputs,
     TokenizeBody,
@@ -179,6 +185,67 @@ def _tokenized() -> Schema:
     return record({"count": _COUNT, "max_model_len": _COUNT, "tokens": ids, "token_strs": nullable(spelt)})
 
 
+_USAGE: Schema = record({"prompt_tokens": _COUNT, "total_tokens": _COUNT})
+
+
+def _embedding_schemas() -> dict[str, Schema]:
+    vector: Schema = {"anyOf": [{"type": "array", "items": {"type": "number"}}, _TEXT]}
+    embedding = record({"object": {"const": "embedding"}, "index": _COUNT, "embedding": vector})
+    ranked: Schema = record({"index": _COUNT, "relevance_score": {"type": "number"}})
+    ranked = {**ranked, "properties": {**ranked["properties"], "document": record({"text": _TEXT})}}
+    scored = record({"index": _COUNT, "object": {"const": "score"}, "score": {"type": "number"}})
+    texts: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+    document: Schema = {"anyOf": [_TEXT, record({"text": _TEXT})]}
+    return {
+        "EmbeddingRequest": request_schema(
+            EMBEDDING_FIELDS, EmbeddingBody, {"input": _PROMPT}, ("model", "input")
+        ),
+        "RerankRequest": request_schema(
+            RERANK_FIELDS,
+            RerankBody,
+            {"documents": {"type": "array", "items": document, "minItems": 1}},
+            ("model", "query", "documents"),
+        ),
+        "ScoreRequest": request_schema(
+            SCORE_FIELDS, ScoreBody, {"text_1": texts, "text_2": texts}, ("model", "text_1", "text_2")
+        ),
+        "EmbeddingList": record(
+            {
+                "object": {"const": "list"},
+                "data": {"type": "array", "items": embedding},
+                "model": _TEXT,
+                "usage": _USAGE,
+            }
+        ),
+        "Ranking": record(
+            {"id": _TEXT, "model": _TEXT, "usage": _USAGE, "results": {"type": "array", "items": ranked}}
+        ),
+        "ScoreList": record(
+            {
+                "id": _TEXT,
+                "object": {"const": "list"},
+                "created": _COUNT,
+                "model": _TEXT,
+                "data": {"type": "array", "items": scored},
+                "usage": _USAGE,
+            }
+        ),
+    }
+
+
+def _embedded(operation: str, body: str, answer: str) -> Schema:
+    return {
+        "post": {
+            "operationId": operation,
+            "requestBody": {"required": True, **content(ref(body))},
+            "responses": {
+                "200": response("What came of it.", ref(answer)),
+                **error_responses(400, 404, 408, 429, 503),
+            },
+        }
+    }
+
+
 def openai_part() -> Part:
     """Return the dialect's routes and their schemas."""
     chat_logprobs, legacy_logprobs = _logprobs()
@@ -225,6 +292,7 @@ def openai_part() -> Part:
             "chat.completion", {"message": record(message), "logprobs": nullable(chat_logprobs)}
         ),
         "Completion": _answer("text_completion", {"text": _TEXT, "logprobs": nullable(legacy_logprobs)}),
+        **_embedding_schemas(),
         "Model": record(model),
         "ModelList": record({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
         "Error": record({"error": record(error)}),
@@ -233,6 +301,11 @@ def openai_part() -> Part:
     paths: dict[str, Schema] = {
         "/v1/chat/completions": _generation("createChatCompletion", "ChatRequest", "ChatCompletion"),
         "/v1/completions": _generation("createCompletion", "CompletionRequest", "Completion"),
+        "/v1/embeddings": _embedded("createEmbedding", "EmbeddingRequest", "EmbeddingList"),
+        "/v1/rerank": _embedded("createRanking", "RerankRequest", "Ranking"),
+        "/rerank": _embedded("rerank", "RerankRequest", "Ranking"),
+        "/v1/score": _embedded("createScores", "ScoreRequest", "ScoreList"),
+        "/score": _embedded("score", "ScoreRequest", "ScoreList"),
         "/tokenize": _conversion("tokenize", "TokenizeRequest", _tokenized()),
         "/detokenize": _conversion("detokenize", "DetokenizeRequest", record({"prompt": _TEXT})),
         "/v1/models": {

@@ -150,6 +150,11 @@ Stops = Annotated[
 ]
 
 
+Texts = Annotated[
+    list[str], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]), Field(min_length=1)
+]
+
+
 class Wire(BaseModel):
     """Base of the wire types: exact JSON types, nothing unknown, nothing infinite."""
 
@@ -277,3 +282,41 @@ class DetokenizeBody(Wire):
 
     model: ModelName | None = None
     tokens: list[TokenId]
+
+
+class EmbeddedBody(Wire):
+    """What requests share whose texts are embedded."""
+
+    model: ModelName
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    queue_timeout: Seconds | None = None
+    timeout: Seconds | None = None
+
+
+class EmbeddingBody(EmbeddedBody):
+    """``POST /v1/embeddings``, apart from ``input``."""
+
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: PositiveInt | None = None
+
+
+class DocumentBody(Wire):
+    """One of ``documents`` as an object."""
+
+    text: str
+
+
+class RerankBody(EmbeddedBody):
+    """``POST /v1/rerank``."""
+
+    query: str
+    documents: Annotated[list[str | DocumentBody], Field(min_length=1)]
+    top_n: PositiveInt | None = None
+    return_documents: bool = True
+
+
+class ScoreBody(EmbeddedBody):
+    """``POST /v1/score``."""
+
+    text_1: Texts
+    text_2: Texts

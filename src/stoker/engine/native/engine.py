@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stoker import _native
 from stoker.core.errors import EngineError
+from stoker.core.pooling import PoolRun
 from stoker.core.sampling import MAX_TOP_K, SamplingParams
 from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
 from stoker.core.tokens import PromptScores, TokenLogprob
@@ -64,6 +65,21 @@ def _native_scores(
         tokens=_flat([one.targets for _, one in each]),
         n_tops=np.repeat(np.array([one.n_top for _, one in each], np.int32), counts),
     )
+
+
+def _pools(
+    pooling: Mapping[int, PoolRun], run_starts: NDArray[np.int32], width: int
+) -> tuple[_native.Pools | None, NDArray[np.float64]]:
+    """Return which rows to pool and the sums, ``[len(pooling), width]``, that they are added to."""
+    sums = np.zeros((len(pooling), width))
+    if not pooling:
+        return None, sums
+    for own, run in zip(sums, pooling.values(), strict=True):
+        if run.sums:
+            own[:] = run.sums
+    begins = [int(run_starts[row]) + run.first for row, run in pooling.items()]
+    ends = [int(run_starts[row + 1]) for row in pooling]
+    return _native.Pools(begins=np.array(begins, np.int32), ends=np.array(ends, np.int32), sums=sums), sums
 
 
 def _transfer(
@@ -195,8 +211,10 @@ class NativeEngine:
         if plan.sampling != self._sampling.rows:  # compares identities first, and mostly nothing else
             self._sampling = _Sampling(plan.sampling)
         run_starts = _starts(plan.tokens)
+        model = self._open_model()
+        pools, sums = _pools(plan.pooling, run_starts, model.width)
         try:
-            result = self._open_model().forward(
+            result = model.forward(
                 _flat(plan.tokens),
                 run_starts,
                 np.array(plan.first_positions, np.int32),
@@ -207,6 +225,7 @@ class NativeEngine:
                 _native_edits(plan.edits),
                 _native_scores(plan.scoring, run_starts),
                 _native_steps(plan),
+                pools,
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
@@ -218,6 +237,7 @@ class NativeEngine:
             if self._sampling.logprobs_wanted
             else [[] for _ in runs],
             scores=_prompt_scores(plan.scoring, *result[5:]) if plan.scoring else {},
+            sums={row: array("d", own.tobytes()) for row, own in zip(plan.pooling, sums, strict=True)},
         )
 
     def heed(self, flag: bytearray) -> None:

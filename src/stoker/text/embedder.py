@@ -1,0 +1,125 @@
+"""`LocalEmbedder`: embeddings by an engine that knows token ids alone."""
+
+import asyncio
+import itertools
+from contextlib import aclosing, suppress
+
+from stoker.core.errors import ContextLengthError, EngineError, InvalidRequestError, NotReadyError
+from stoker.core.pooling import Pooling
+from stoker.core.protocols import TokenEngine
+from stoker.core.refusals import refuse_lacking
+from stoker.core.text import Embedding, EmbeddingRequest, Prompt
+from stoker.core.tokens import TokenRequest, TokensEvent
+from stoker.text.prompt import PromptEncoder
+
+_serials = itertools.count()
+"""Makes sequence ids unique in this process."""
+
+
+class LocalEmbedder:
+    """An `Embedder` over a `TokenEngine`.
+
+    Args:
+        engine: Computes the prompts.
+        prompts: Encodes them.
+        pooling: What an embedding is made of.
+        context_length: Most tokens of one sequence.
+        width: Elements of an embedding; None if it is not known.
+
+    Attributes:
+        width: As given.
+    """
+
+    def __init__(
+        self,
+        engine: TokenEngine,
+        prompts: PromptEncoder,
+        *,
+        pooling: Pooling,
+        context_length: int,
+        width: int | None,
+    ) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._pooling = pooling
+        self._context_length = context_length
+        self.width = width
+
+    async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
+        """Return an embedding for each input, in order; nothing is computed if one of them is refused.
+
+        Args:
+            request: What to embed.
+            places: Most sequences that the engine is given at a time.
+
+        Raises:
+            InvalidRequestError: An input cannot be taken; `param` names it.
+            ContextLengthError: An input does not fit the context.
+            UnsupportedFieldError: The engine makes no embeddings.
+            CapacityError: The engine has no place, or a time limit was over.
+            EngineError: The engine failed.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
+        self._refuse_lacking(request)
+        prompts = [
+            await self._encode(prompt, path)
+            for prompt, path in zip(request.inputs, request.paths, strict=True)
+        ]
+        embeddings: dict[int, Embedding] = {}
+        left = iter(enumerate(prompts))
+
+        async def work() -> None:
+            for index, prompt in left:
+                timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
+                embeddings[index] = await self._embed(_sequence(request, prompt, self._pooling, timeout_s))
+
+        workers = [asyncio.create_task(work()) for _ in range(min(places, len(prompts)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [embeddings[index] for index in range(len(prompts))]
+
+    async def _encode(self, prompt: Prompt, path: str) -> tuple[int, ...]:
+        try:
+            token_ids = await self._prompts.encode(prompt)
+        except ContextLengthError as error:
+            raise ContextLengthError(str(error), param=path) from error
+        except InvalidRequestError as error:
+            raise InvalidRequestError(str(error), param=path, code=error.code) from error
+        if len(token_ids) >= self._context_length:
+            raise ContextLengthError(
+                f"'{path}' has {len(token_ids)} tokens, and an input may have at most "
+                f"{self._context_length - 1}: shorten it by "
+                f"{len(token_ids) + 1 - self._context_length} tokens, or embed it in pieces.",
+                param=path,
+            )
+        return tuple(token_ids)
+
+    def _refuse_lacking(self, request: EmbeddingRequest) -> None:
+        with suppress(NotReadyError):  # whoever streams is told so
+            refuse_lacking(_sequence(request, (0,), self._pooling, None), self._engine.info)
+
+    async def _embed(self, sequence: TokenRequest) -> Embedding:
+        async with aclosing(self._engine.stream(sequence)) as events:
+            async for event in events:
+                if isinstance(event, TokensEvent) and event.embedding is not None:
+                    return Embedding(event.embedding, len(sequence.prompt), event.cached_tokens)
+        raise EngineError("the engine ended a prompt without its embedding")
+
+
+def _sequence(
+    request: EmbeddingRequest, prompt: tuple[int, ...], pooling: Pooling, timeout_s: float | None
+) -> TokenRequest:
+    return TokenRequest(
+        request_id=f"{request.request_id}.{next(_serials)}",
+        prompt=prompt,
+        max_tokens=0,
+        pooling=pooling,
+        priority=request.priority,
+        queue_timeout_s=request.queue_timeout_s,
+        timeout_s=timeout_s,
+    )
