@@ -45,12 +45,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     path = open_library(Settings()).ensure(arguments.model).path
     rows = []
     with open_model(path) as model:
-        engine = load_engine(model, NativeEngineSettings(max_running=64, step_tokens=512))
+        engine = load_engine(model, NativeEngineSettings(threads=arguments.threads, context_length=1024))
         for n_inputs, n_tokens in ((1, 512), (8, 64), (32, 16)):
             seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
             for at in range(arguments.rounds + 2):

@@ -118,6 +118,7 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
         "kv_memory": "1GiB",
         "max_running": 2,
         "max_waiting": 3,
+        "pooling": "last",
         "precise": "v,output",
         "quantize": "q8",
         "sleep_after_s": 30.0,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
@@ -31,9 +32,10 @@ class CountingEngine(FakeTokenEngine):
     most = 0
 
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
-        async for event in super().stream(request):
-            self.most = max(self.most, len(self.running))
-            yield event
+        async with aclosing(super().stream(request)) as events:
+            async for event in events:
+                self.most = max(self.most, len(self.running))
+                yield event
 
 
 @pytest.mark.parametrize("places", [1, 3, 50])
