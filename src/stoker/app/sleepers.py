@@ -75,10 +75,6 @@ class Sleepers:
         self._sleepers: dict[str, _Sleeper] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def __contains__(self, name: str) -> bool:
-        """Tell whether there is a model of this name."""
-        return name in self._sleepers
-
     def add(self, name: str, bed: Bed) -> None:
         """Take in a model, asleep."""
         self._book.add(name, need_bytes=bed.need_bytes, sleep_after_s=bed.sleep_after_s, now_s=_now())

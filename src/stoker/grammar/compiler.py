@@ -147,6 +147,13 @@ def _sayable(vocabulary: Vocabulary) -> "NDArray[np.uint32]":
 def _regex(grammar: Grammar) -> str:
     from llguidance import LLMatcher  # noqa: PLC0415
 
+    n_escapes = len(grammar.source) - len(grammar.source.rstrip("\\"))
+    if n_escapes % 2:  # it would escape the end of the expression
+        raise InvalidRequestError(
+            f"Invalid '{grammar.field}': regular expression: nothing follows the last backslash.",
+            param=grammar.field,
+            code=INVALID_GRAMMAR,
+        )
     wrapped = json.loads(LLMatcher.grammar_from_regex(grammar.source))
     return str(wrapped["grammars"][0]["lark_grammar"])
 

@@ -228,7 +228,7 @@ class _CompileThread:
             return self._compiler.matcher(_grammar(request), generated)
         except StokerError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - the thread must live on, and the request be answered
+        except BaseException as error:  # noqa: BLE001 - a panic is none of Exception; the thread must live on
             return InvalidRequestError(
                 f"The grammar cannot be compiled: {error}",
                 param=_grammar(request).field,

@@ -226,6 +226,8 @@ def test_a_grammar_is_compiled_once_while_it_is_kept() -> None:
 FAULTS: list[tuple[GrammarKind, str, str, str]] = [
     (GrammarKind.REGEX, "((", "f", "unclosed group"),
     (GrammarKind.REGEX, "(?=a)", "f", "look-around"),
+    (GrammarKind.REGEX, "a\\", "f", "last backslash"),
+    (GrammarKind.REGEX, "(" * 30_000 + "a" + ")" * 30_000, "f", "nested parentheses"),
     (GrammarKind.REGEX, "a[^\\s\\S]", "f", "no text"),
     (GrammarKind.LARK, "start: nothing", "f", "line 1: .*nothing"),
     (GrammarKind.LARK, "start: start", "f", "no text"),
