@@ -157,7 +157,7 @@ async def test_with_the_key_everything_is(value: str) -> None:
 
 
 async def test_an_unknown_path_and_a_wrong_method(api: ScriptedApi) -> None:
-    for path in ("/", "/v1", "/v1/chat/completions/", "/v1/embeddings", "/v1/\ud800"[:4] + "x" * 500):
+    for path in ("/", "/v1", "/v1/chat/completions/", "/v1/audio/speech", "/v1/\ud800"[:4] + "x" * 500):
         response = await post(api.app, path, HI).done()
         assert (response.status, code_of(response)) == (404, "unknown_url")
         assert len(response.json()["error"]["message"]) < 200
