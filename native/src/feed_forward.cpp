@@ -18,6 +18,10 @@ void Model::inner_group(const Layer& layer, const ActivationForms& input, int ro
   const int block_end = block + n / kLanes;
   product(layer.gate, input, row_begin, row_end, block, block_end, thread, gate, 2 * n);
   product(layer.up, input, row_begin, row_end, block, block_end, thread, up, 2 * n);
+  if (!shape_.experts) {
+    adapt(layer.index, Target::gate, 0, row_begin, row_end, block, block_end, gate, 2 * n);
+    adapt(layer.index, Target::up, 1, row_begin, row_end, block, block_end, up, 2 * n);
+  }
   for (int row = row_begin; row < row_end; ++row, gate += 2 * n, up += 2 * n) {
     if (!layer.gate_bias.empty()) {
       kernels_->add(gate, layer.gate_bias.data() + first, n);
@@ -31,6 +35,7 @@ void Model::inner_group(const Layer& layer, const ActivationForms& input, int ro
 
 void Model::feed_forward(const Layer& layer) {
   const PhaseTimer timer(phases_, Phase::feed_forward);
+  adapt_down(layer.index, {Target::gate, Target::up}, scratch_->normed.once);
   // A unit is one group of inner values.
   const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
@@ -38,7 +43,7 @@ void Model::feed_forward(const Layer& layer) {
       inner_group(layer, scratch_->normed, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
     }
   });
-  add_product(layer.down, scratch_->inner, layer.down_bias, layer.post_ffn_norm);
+  add_product(layer, Target::down, scratch_->inner);
 }
 
 }  // namespace stoker

@@ -18,5 +18,8 @@ class Ability(StrEnum):
     SHARED_BLOCKS = "share the KV blocks of a prefix among sequences"
     """Pinned prefixes; and the scheduler of an engine that lacks it finds nothing in its index."""
 
+    ADAPTERS = "apply adapters"
+    """`TokenRequest.adapter`."""
+
     RESUMPTION = "continue another one's stream with the tokens that would have come"
     """Streams of an engine that lacks it end with an error when it dies, unless they had no token yet."""

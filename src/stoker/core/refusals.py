@@ -15,6 +15,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
     needs = (
         (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
         (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
+        (Ability.ADAPTERS, "model", request.adapter is not None),
         (Ability.SHARED_BLOCKS, "pins", request.hold),
         (Ability.PENALTY_BEFORE_BIAS, "repetition_penalty", request.sampling.penalizes_before_bias),
     )
@@ -30,6 +31,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
 _USES = {
     Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
     Ability.SALTED_PREFIXES: "'cache_salt'",
+    Ability.ADAPTERS: "an adapter",
     Ability.SHARED_BLOCKS: "pinned prefixes",
     Ability.PENALTY_BEFORE_BIAS: "'repetition_penalty' together with 'logit_bias', 'presence_penalty' or "
     "'frequency_penalty'",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stoker.core.tokens import FinishReason
+from stoker.core.tokens import AdapterRef, FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class TextRequest:
         priority: Higher is served first.
         queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
         timeout_s: Seconds in which the request must be finished; None for no limit.
+        adapter: The adapter that it is computed with, or None.
     """
 
     request_id: str
@@ -119,6 +120,7 @@ class TextRequest:
     priority: int = 0
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
+    adapter: AdapterRef | None = None
 
     @property
     def n_sequences(self) -> int:

@@ -76,6 +76,9 @@ def build_plan(
         for row, sequence in enumerate(rows)
         if (edits := sequence.edits) is not None and plan.samples[row]
     }
+    plan.adapters = {
+        row: digest for row, sequence in enumerate(rows) if (digest := sequence.namespace.adapter)
+    }
     return plan, rows
 
 

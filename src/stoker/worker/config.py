@@ -46,6 +46,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         kv_folder: Where KV blocks are kept in files.
         kv_disk_bytes: Most bytes of all files there; 0 to keep none.
         max_pinned_tokens: Most tokens of pinned prefixes.
+        max_loras: Most adapters in memory; 0 for none.
+        max_lora_rank: Largest rank of one.
+        max_lora_bytes: Largest file of weights of one.
         packs_dir: Where repacked weights are kept; None to keep none.
         max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
@@ -74,6 +77,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_folder: Path | None = None
     kv_disk_bytes: int = 0
     max_pinned_tokens: int = 0
+    max_loras: int = 0
+    max_lora_rank: int = 64
+    max_lora_bytes: int = 2**30
     packs_dir: Path | None = None
     max_packs_bytes: int = 0
     log_format: LogFormat = "console"

@@ -29,7 +29,7 @@ from stoker.core.batching import BatchingMode
 from stoker.core.errors import EngineError
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -56,7 +56,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Gateway to engine: continue this sequence."""
+    """Gateway to engine: continue this sequence; `adapter` is path and digest."""
 
     incarnation: int
     sequence: int
@@ -72,6 +72,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     timeout_s: float | None
     prompt_logprobs: int | None = None
     hold: bool = False
+    adapter: tuple[str, str] | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -170,6 +171,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kv_host_blocks_used: int
     kv_disk_blocks: int
     kv_disk_writing: int
+    adapters_resident: int
     prompt_tokens_total: int
     cached_tokens_total: int
     generated_tokens_total: int
@@ -181,6 +183,8 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kv_dropped_blocks_total: int
     kv_disk_writes_total: int
     kv_disk_failures_total: int
+    adapter_loads_total: int
+    adapter_evictions_total: int
     steps_total: int
     step_seconds_total: float
     interval_seconds_total: float
