@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stoker.app.adapter_folder import AdapterFolder
 from stoker.app.engine_choice import choose_engine
 from stoker.config import Settings
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
+from stoker.core.tokens import AdapterRef
+from stoker.models.adapters import AdapterLimits
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
@@ -42,6 +45,7 @@ class LocalModel:
         supervisor: Its engine processes.
         engine: What requests run on: the processes as one engine that does not die.
         pins: Its pinned prefixes.
+        adapters: Where its adapters are.
     """
 
     located: LocatedModel
@@ -55,6 +59,7 @@ class LocalModel:
     supervisor: EngineSupervisor
     engine: ResumingEngine
     pins: PinnedPrefixes
+    adapters: AdapterFolder
 
     @property
     def created(self) -> int:
@@ -130,6 +135,14 @@ class LocalModel:
         await self.pins.close()
         await self.supervisor.stop(at_once=at_once)
 
+    def read_adapter(self, path: str) -> AdapterRef:
+        """Read and check an adapter, and return it as engines find it; blocks.
+
+        Raises:
+            InvalidRequestError: It cannot be read, or does not fit the model.
+        """
+        return self.adapters.read(path)
+
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
@@ -184,6 +197,9 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         kv_folder=settings.kv_folder.absolute(),
         kv_disk_bytes=settings.max_kv_disk_bytes,
         max_pinned_tokens=settings.max_pinned_tokens,
+        max_loras=settings.max_loras if settings.lora_dir is not None else 0,
+        max_lora_rank=settings.max_lora_rank,
+        max_lora_bytes=settings.max_lora_bytes,
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
         max_packs_bytes=settings.max_packs_bytes,
         log_format=log_format(settings),
@@ -201,6 +217,14 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         supervisor=supervisor,
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
         pins=PinnedPrefixes(supervisor),
+        adapters=AdapterFolder(
+            model=located.model_id,
+            path=located.path.absolute(),
+            quantize=settings.quantize,
+            engine=facts.engine,
+            folder=settings.lora_dir,
+            limits=AdapterLimits(max_rank=settings.max_lora_rank, max_file_bytes=settings.max_lora_bytes),
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from stoker.config import Settings
 from stoker.core.errors import StokerError
 from stoker.core.stats import EngineStats
+from stoker.core.tokens import AdapterRef
 from stoker.observe.engine_metrics import EngineReport
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
@@ -53,6 +54,10 @@ class ScriptedHost:
     async def stop(self, *, at_once: bool = False) -> None:  # noqa: ARG002 - the protocol's signature
         """Stop."""
         self.stopped = True
+
+    def read_adapter(self, path: str) -> AdapterRef:
+        """Take any path; its contents are its name."""
+        return AdapterRef(path, path)
 
     def readiness(self) -> str | None:
         """Return `not_ready`."""

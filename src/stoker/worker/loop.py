@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError
-from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
+from stoker.core.protocols import Adaptable, EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
+from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
+from stoker.worker.adapters import AdapterShelf, WaitingSubmission
 from stoker.worker.checks import check_request
 from stoker.worker.config import EngineConfig
 from stoker.worker.frames import Abort, Submit, Tune
@@ -112,11 +114,15 @@ class EngineLoop:
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
+            shelf = _open_shelf(self._config, loaded, scheduler, self._mailbox.nudge)
             try:
-                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info), sessions, tiers)
+                desk = _Desk(scheduler, sessions, info, shelf)
+                self._serve(loaded.engine, scheduler, desk, sessions, tiers)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
             finally:
+                if shelf is not None:
+                    shelf.close()
                 if tiers is not None:
                     tiers.close()
         finally:
@@ -144,6 +150,7 @@ class EngineLoop:
         while (letters := self._mailbox.take(wait=not busy, timeout_s=timeout_s)) is not None:
             for letter in letters:
                 desk.open(letter, clock())
+            settled = desk.settle(clock())
             expired = scheduler.expire(clock())
             for expiry in expired:
                 sessions.fail(expiry.request_id, expiry.error)
@@ -154,14 +161,29 @@ class EngineLoop:
             moved_s = 0.0 if tiers is None else _move(tiers, pulse)
             wake_at = None if busy else scheduler.wake_at
             timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
-            if letters or expired or not busy:
-                sessions.publish(scheduler.stats(), clock(), idle=not busy)
+            if letters or settled or expired or not busy:
+                sessions.publish(desk.stats(), clock(), idle=not busy)
             if plan is not None:
                 with pulse:
                     result = engine.forward(plan)
                 now = clock()
                 sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
-                sessions.publish(scheduler.stats(), now, idle=False)
+                sessions.publish(desk.stats(), now, idle=False)
+
+
+def _open_shelf(
+    config: EngineConfig, loaded: LoadedEngine, scheduler: Scheduler, nudge: Callable[[], None]
+) -> AdapterShelf | None:
+    """Return who brings adapters in and out, or None if the engine or the settings have no room for any."""
+    if not isinstance(loaded.engine, Adaptable) or not config.max_loras:
+        return None
+    return AdapterShelf(
+        loaded.engine,
+        most=config.max_loras,
+        max_waiting=config.max_running + config.max_waiting,
+        in_use=scheduler.adapters_in_use,
+        nudge=nudge,
+    )
 
 
 def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], None]) -> BlockMover | None:
@@ -197,6 +219,25 @@ class _Desk:
     scheduler: Scheduler
     sessions: Sessions
     info: EngineInfo
+    shelf: AdapterShelf | None
+
+    def stats(self) -> EngineStats:
+        """Return the counters and gauges of now."""
+        stats = self.scheduler.stats()
+        return stats if self.shelf is None else self.shelf.counted(stats)
+
+    def settle(self, now: float) -> bool:
+        """Go on with the sequences whose adapters have come; return whether there were any."""
+        if self.shelf is None:
+            return False
+        settled = self.shelf.settle(now)
+        for each in settled:
+            peer, sequence = each.submission.peer, each.submission.sequence
+            if each.error is not None:
+                self.sessions.refuse(peer, sequence, each.error)
+            else:
+                self._take(peer, sequence, each.submission.at(now), now)
+        return bool(settled)
 
     def open(self, letter: Letter, now: float) -> None:
         match letter.content:
@@ -209,6 +250,8 @@ class _Desk:
             case PeerChange.CONNECTED:
                 self.sessions.open(letter.peer)
             case PeerChange.DISCONNECTED:
+                if self.shelf is not None:
+                    self.shelf.forget_peer(letter.peer)
                 for request_id in self.sessions.close(letter.peer):
                     self.scheduler.abort(request_id)
 
@@ -218,11 +261,21 @@ class _Desk:
             request = conversion.token_request(submit, request_id=request_id)
             check_request(request, vocab_size=self.info.vocab_size)
             refuse_lacking(request, self.info)
-            self.scheduler.submit(self._apart(request), now)
+            if self.shelf is not None and request.adapter is not None and not self.shelf.use(request.adapter):
+                self.shelf.wait(WaitingSubmission(peer, submit.sequence, request, now))
+                return
         except (RequestError, CapacityError) as error:
             self.sessions.refuse(peer, submit.sequence, error)
         else:
-            self.sessions.admit(peer, submit.sequence)
+            self._take(peer, submit.sequence, request, now)
+
+    def _take(self, peer: Peer, sequence: int, request: TokenRequest, now: float) -> None:
+        try:
+            self.scheduler.submit(self._apart(request), now)
+        except (RequestError, CapacityError) as error:
+            self.sessions.refuse(peer, sequence, error)
+        else:
+            self.sessions.admit(peer, sequence)
 
     def _tune(self, tune: Tune) -> None:
         try:
@@ -237,6 +290,8 @@ class _Desk:
         return request
 
     def _abort(self, request_id: str) -> None:
+        if self.shelf is not None:
+            self.shelf.forget(request_id)
         if self.scheduler.abort(request_id):
             self.sessions.forget(request_id)
 
@@ -266,6 +321,7 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
             " set it to that or less"
         )
     kv_blocks = loaded.engine.kv_blocks
+    no_adapters = not isinstance(loaded.engine, Adaptable) or not config.max_loras
     return EngineInfo(
         model=config.model,
         fingerprint=loaded.engine.fingerprint,
@@ -276,5 +332,5 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
         max_waiting=config.max_waiting,
         kv_block_bytes=loaded.kv_block_bytes,
         engine=loaded.name,
-        lacks=loaded.lacks,
+        lacks=loaded.lacks | {Ability.ADAPTERS} if no_adapters else loaded.lacks,
     )

@@ -33,7 +33,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedModel]:
         yield model
 
 
-def load(base: OpenedModel, isa: str, *, float_path: bool = False, threads: int = 1, n: int = 8) -> NativeEngine:
+def load(
+    base: OpenedModel, isa: str, *, float_path: bool = False, threads: int = 1, n: int = 8
+) -> NativeEngine:
     settings = NativeEngineSettings(
         threads=threads,
         isa=isa,
@@ -88,7 +90,9 @@ def test_every_module_by_itself_in_the_path_that_serves(
 ) -> None:
     weights = adapter_weights(base.config, rank=8, modules=modules, strength=0.5)
     folder = write_adapter(tmp_path, weights, rank=8, dtype="BF16")
-    expected = ReferenceForward(base.config, merged(base.tensors, weights), context_length=128).logits(TEXTS[0])
+    expected = ReferenceForward(base.config, merged(base.tensors, weights), context_length=128).logits(
+        TEXTS[0]
+    )
     engine = load(base, isa)
     (found,) = logits(engine, [(TEXTS[0], place(engine, folder))])
     error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
@@ -162,7 +166,8 @@ def test_several_steps_in_a_call_have_the_adapter(isa: str, base: OpenedModel, t
 def test_an_adapter_that_goes_makes_room_and_leaves_the_others(base: OpenedModel, tmp_path: Path) -> None:
     engine = load(base, "auto", n=2)
     folders = [
-        write_adapter(tmp_path / str(seed), adapter_weights(base.config, rank=4, seed=seed), rank=4) for seed in range(3)
+        write_adapter(tmp_path / str(seed), adapter_weights(base.config, rank=4, seed=seed), rank=4)
+        for seed in range(3)
     ]
     first, second = place(engine, folders[0]), place(engine, folders[1])
     before = logits(engine, [(TEXTS[0], second)])[0]

@@ -1,7 +1,7 @@
 """A parsed request, whichever of the two endpoints it came to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.api.limits import ApiLimits
@@ -10,6 +10,7 @@ from stoker.api.openai.wire import GenerationBody
 from stoker.core.errors import InvalidRequestError
 from stoker.core.sampling import MAX_SEED
 from stoker.core.text import Prompt, TextRequest
+from stoker.core.tokens import AdapterRef
 
 _STREAM_OPTIONS = FieldTable(STREAM_OPTIONS_FIELDS)
 
@@ -32,6 +33,12 @@ class Job:
     def model(self) -> str:
         """Name of the model asked for."""
         return self.requests[0].model
+
+    def with_adapter(self, adapter: AdapterRef | None) -> "Job":
+        """Return the job as it is computed with an adapter."""
+        if adapter is None:
+            return self
+        return replace(self, requests=tuple(replace(request, adapter=adapter) for request in self.requests))
 
     @property
     def n_choices(self) -> int:

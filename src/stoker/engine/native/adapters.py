@@ -25,9 +25,7 @@ class AdapterSlots:
         float_path: Whether the model computes in fp32.
     """
 
-    def __init__(
-        self, config: ModelConfig, limits: AdapterLimits, *, n_slots: int, float_path: bool
-    ) -> None:
+    def __init__(self, config: ModelConfig, limits: AdapterLimits, *, n_slots: int, float_path: bool) -> None:
         self._config = config
         self._limits = limits
         self._float_path = float_path

@@ -60,7 +60,9 @@ def adapter_digest(folder: Path, limits: AdapterLimits) -> str:
     for name, most in ((CONFIG_NAME, MAX_CONFIG_BYTES), (WEIGHTS_NAME, limits.max_file_bytes)):
         path = folder / name
         if not path.is_file():
-            raise CorruptFileError(f"{path} is missing: an adapter is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}.")
+            raise CorruptFileError(
+                f"{path} is missing: an adapter is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}."
+            )
         size = path.stat().st_size
         if size > most:
             raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
@@ -146,7 +148,9 @@ class _Scales:
 
     def _checked_rank(self, key: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise CorruptFileError(f"{self._label}: {key} is {shown(str(value))}, expected a positive number.")
+            raise CorruptFileError(
+                f"{self._label}: {key} is {shown(str(value))}, expected a positive number."
+            )
         if value > self._most:
             raise UnsupportedModelError(
                 f"{self._label}: {key} is {value}, but adapters may have a rank of at most {self._most} "
@@ -203,7 +207,8 @@ def _parts(
     if not sides:
         raise CorruptFileError(f"{label} has no tensors, so the adapter changes nothing.")
     return tuple(
-        _part(f"{label}: {modules[key]}", key, sides[key], config, scales.of(modules[key])) for key in sorted(sides)
+        _part(f"{label}: {modules[key]}", key, sides[key], config, scales.of(modules[key]))
+        for key in sorted(sides)
     )
 
 
@@ -221,7 +226,9 @@ def _part(
         raise CorruptFileError(f"{label} has no lora_{missing.pop()}; both are needed.")
     for side, tensor in sides.items():
         if len(tensor.shape) != 2:  # noqa: PLR2004
-            raise CorruptFileError(f"{label}.lora_{side} has the shape {list(tensor.shape)}, expected two dimensions.")
+            raise CorruptFileError(
+                f"{label}.lora_{side} has the shape {list(tensor.shape)}, expected two dimensions."
+            )
     ranks = sides["A"].shape[0], sides["B"].shape[1]
     if ranks != (rank, rank):
         raise CorruptFileError(
@@ -239,7 +246,9 @@ def _floats(label: str, tensor: StoredTensor) -> NDArray[np.float32]:
     elif tensor.dtype in ("F32", "F16"):
         values = np.frombuffer(tensor.data, "<f4" if tensor.dtype == "F32" else "<f2").astype(np.float32)
     else:
-        raise UnsupportedModelError(f"{label} is stored as {tensor.dtype}; Stoker reads adapters of F32, F16 and BF16.")
+        raise UnsupportedModelError(
+            f"{label} is stored as {tensor.dtype}; Stoker reads adapters of F32, F16 and BF16."
+        )
     return values.reshape(tensor.shape)
 
 
@@ -256,4 +265,6 @@ def _check_targets(label: str, given: Mapping[str, Any], parts: tuple[AdapterPar
                 f"{label}: target_modules has {shown(str(module))}; Stoker knows {', '.join(TARGETS)}."
             )
         if TARGETS[name] not in known:
-            raise CorruptFileError(f"{label}: target_modules has {name}, but {WEIGHTS_NAME} has no tensor of it.")
+            raise CorruptFileError(
+                f"{label}: target_modules has {name}, but {WEIGHTS_NAME} has no tensor of it."
+            )
