@@ -89,7 +89,8 @@ class Generation:
         job = await parsed_body(scope, receive, parse, self._parser)
         model = self._models.find(job.model)
         record.model = model.parent or model.name
-        job = job.with_adapter(model.adapter)
+        if model.parent is not None and model.adapter is not None:
+            job = job.with_adapter(model.parent, model.adapter)
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))
 

@@ -34,11 +34,9 @@ class Job:
         """Name of the model asked for."""
         return self.requests[0].model
 
-    def with_adapter(self, adapter: AdapterRef | None) -> "Job":
-        """Return the job as it is computed with an adapter."""
-        if adapter is None:
-            return self
-        return replace(self, requests=tuple(replace(request, adapter=adapter) for request in self.requests))
+    def with_adapter(self, base: str, adapter: AdapterRef) -> "Job":
+        """Return the job as the base model of this name does it, with an adapter."""
+        return replace(self, requests=tuple(replace(each, model=base, adapter=adapter) for each in self.requests))
 
     @property
     def n_choices(self) -> int:
