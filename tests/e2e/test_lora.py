@@ -1,4 +1,4 @@
-"""Adapters through the real server: by name, beside each other, beyond what is in memory, after an engine's death."""
+"""Adapters through the real server: by name, among others, beyond the memory, after an engine's death."""
 
 import os
 import signal
@@ -54,7 +54,8 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> httpx2.Respo
 
 
 def text_of(server: ServerProcess, model: str, max_tokens: int = 12) -> str:
-    body = {"model": model, "prompt": "hello world", "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+    body = {"model": model, "prompt": "hello world", "max_tokens": max_tokens, "temperature": 0}
+    body["ignore_eos"] = True
     response = post(server, "/v1/completions", body)
     assert response.status_code == 200, response.text
     answer = response.json()

@@ -161,8 +161,8 @@ class Adapter:
     ) -> None:
         """Add ``scale * up @ down`` to a matrix: q, k, v, o, gate, up or down.
 
-        `down` is ``[rank, inputs]``, `up` is ``[outputs, rank]``; heads of q and k have rotary pairs as halves.
-        Raises ValueError for sizes that cannot be, or numbers that are not finite.
+        `down` is ``[rank, inputs]``, `up` is ``[outputs, rank]``; heads of q and k have rotary pairs as
+        halves. Raises ValueError for sizes that cannot be, or numbers that are not finite.
         """
 
     @property

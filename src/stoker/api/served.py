@@ -30,8 +30,8 @@ class ServedModel:
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
-        read_adapter: Reads and checks an adapter by its path, and returns it as engines find it; blocks. None if
-            the model takes none.
+        read_adapter: Reads and checks an adapter by its path, and returns it as engines find it; blocks.
+            None if the model takes none.
         parent: The base's name, if this is an adapter.
         adapter: The adapter that requests for it are computed with, or None.
     """

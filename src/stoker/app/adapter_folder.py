@@ -46,8 +46,8 @@ class AdapterFolder:
         shown = repr(path[:_SHOWN_CHARS])
         if self.engine != "native":
             raise InvalidRequestError(
-                f"The model '{self.model}' is computed by llama.cpp, which takes no adapters here. Serve it with "
-                "the native engine (engine = native).",
+                f"The model '{self.model}' is computed by llama.cpp, which takes no adapters here. Serve it "
+                "with the native engine (engine = native).",
                 param="lora_path",
             )
         if self.folder is None:

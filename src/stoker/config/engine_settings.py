@@ -147,8 +147,8 @@ class EngineSettings(BaseModel):
     )
     lora_dir: Path | None = Field(
         default=None,
-        description="Folder whose subfolders may be loaded as adapters (`POST /v1/load_lora_adapter`, lora.md). "
-        "Nothing outside of it is read. Unset, there are no adapters.",
+        description="Folder whose subfolders may be loaded as adapters (`POST /v1/load_lora_adapter`, "
+        "lora.md). Nothing outside of it is read. Unset, there are no adapters.",
     )
     max_loras: int = Field(
         default=64,

@@ -108,8 +108,8 @@ class StepPlan:
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
-        adapters: The digest of the adapter that a row's products have, by row; only of adapters that the engine
-            has been given (`Adaptable`).
+        adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
+            engine has been given (`Adaptable`).
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
             sequence samples, none is scored and the block tables cover ``n_steps - 1`` tokens more. The call
             ends early after a step with which a sequence ended.

@@ -2,7 +2,8 @@
 
 A block's id says nothing once its memory has another content. Its name does: it is the BLAKE2b hash of
 the name before it and its 16 tokens, and the first name is the hash of the namespace. So equal names
-mean the same model, salt, adapter and tokens from the first on; the tokens are compared beside it all the same.
+mean the same model, salt, adapter and tokens from the first on; the tokens are compared beside it all
+the same.
 """
 
 from array import array

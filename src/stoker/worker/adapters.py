@@ -1,8 +1,8 @@
 """Which adapters the engine has in memory, and the requests that wait for theirs.
 
-An adapter is read when a sequence first needs it, in a thread, while steps go on; it is taken over between two
-engine calls. When there are as many as there may be, the one used least recently makes room that no sequence
-is, or will be, computed with.
+An adapter is read when a sequence first needs it, in a thread, while steps go on; it is taken over between
+two engine calls. When there are as many as there may be, the one used least recently makes room of those
+that no sequence is, or will be, computed with.
 """
 
 from collections.abc import Callable

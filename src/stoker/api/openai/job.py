@@ -36,7 +36,8 @@ class Job:
 
     def with_adapter(self, base: str, adapter: AdapterRef) -> "Job":
         """Return the job as the base model of this name does it, with an adapter."""
-        return replace(self, requests=tuple(replace(each, model=base, adapter=adapter) for each in self.requests))
+        requests = (replace(each, model=base, adapter=adapter) for each in self.requests)
+        return replace(self, requests=tuple(requests))
 
     @property
     def n_choices(self) -> int:

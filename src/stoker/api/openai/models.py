@@ -10,7 +10,7 @@ from stoker.api.served import ServedModel, ServedModels
 
 
 class ModelList:
-    """ASGI endpoint that lists the served models and their adapters; one that is being loaded is not listed yet.
+    """ASGI endpoint that lists the served models and their adapters, but none that is being loaded.
 
     Args:
         models: Served models.

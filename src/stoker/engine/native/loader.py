@@ -1,6 +1,6 @@
 """Loads an opened model file into the native library."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class NativeEngineSettings:
     step_tokens: int = 512
     float_path: bool = False
     max_adapters: int = 0
-    adapter_limits: AdapterLimits = AdapterLimits()
+    adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
     precise: str = AUTO
 
     def chosen_kv_type(self) -> str:

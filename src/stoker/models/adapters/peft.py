@@ -28,6 +28,7 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 2**20
 MAX_ALPHA = 1e6
+MAX_PATTERNS = 10_000
 
 _NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<module>(?:model\.)?layers\.(?P<layer>[0-9]{1,6})\.(?:self_attn|mlp)\."
@@ -114,14 +115,15 @@ def _check_kind(label: str, given: Mapping[str, Any]) -> None:
     start = given.get("init_lora_weights")
     if not isinstance(start, bool | str | None) or start not in _PLAIN_STARTS:
         raise UnsupportedModelError(
-            f"{label}: init_lora_weights is {shown(str(start))}, which changes the base too. Convert the adapter "
-            "to one for the unchanged base (PEFT: save_pretrained with path_initial_model_for_weight_conversion)."
+            f"{label}: init_lora_weights is {shown(str(start))}, which changes the base too. Convert the "
+            "adapter to one for the unchanged base (PEFT: save_pretrained with "
+            "path_initial_model_for_weight_conversion)."
         )
     odd = sorted(key for key, value in given.items() if key not in _NEUTRAL and value)
     if odd:
         raise UnsupportedModelError(
-            f"{label} sets {', '.join(map(shown, odd[:8]))}, which Stoker does not compute. Adapters are plain "
-            "LoRA: no DoRA, no biases, no modules saved whole."
+            f"{label} sets {', '.join(map(shown, odd[:8]))}, which Stoker does not compute. Adapters are "
+            "plain LoRA: no DoRA, no biases, no modules saved whole."
         )
 
 
@@ -161,13 +163,14 @@ class _Scales:
     def _checked_alpha(self, key: str, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_ALPHA:
             raise CorruptFileError(
-                f"{self._label}: {key} is {shown(str(value))}, expected a positive number up to {MAX_ALPHA:g}."
+                f"{self._label}: {key} is {shown(str(value))}, expected a positive number up to "
+                f"{MAX_ALPHA:g}."
             )
         return float(value)
 
     def _patterns(self, key: str, given: Mapping[str, Any], check: Any) -> dict[str, Any]:
         patterns = given.get(key) or {}
-        if not isinstance(patterns, dict) or len(patterns) > 10_000:
+        if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
             raise CorruptFileError(f"{self._label}: {key} should be an object of module names.")
         for name in patterns:
             if _PLAIN_PATTERN.match(name) is None:
@@ -196,8 +199,8 @@ def _parts(
         found = _NAME.match(name)
         if found is None or found["target"] not in TARGETS:
             raise UnsupportedModelError(
-                f"{label} has the tensor {shown(name)}; Stoker knows lora_A and lora_B of {', '.join(TARGETS)} "
-                "of a decoder's layers."
+                f"{label} has the tensor {shown(name)}; Stoker knows lora_A and lora_B of "
+                f"{', '.join(TARGETS)} of a decoder's layers."
             )
         key = int(found["layer"]), found["target"]
         if found["side"] in sides.setdefault(key, {}):
@@ -232,7 +235,8 @@ def _part(
     ranks = sides["A"].shape[0], sides["B"].shape[1]
     if ranks != (rank, rank):
         raise CorruptFileError(
-            f"{label} has a rank of {ranks[0]} in lora_A and {ranks[1]} in lora_B, but {CONFIG_NAME} says {rank}."
+            f"{label} has a rank of {ranks[0]} in lora_A and {ranks[1]} in lora_B, but "
+            f"{CONFIG_NAME} says {rank}."
         )
     part = AdapterPart(TARGETS[target], layer, _floats(label, sides["A"]), _floats(label, sides["B"]), scale)
     check_part(label, config, part)
