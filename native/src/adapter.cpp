@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 
 #include "fp16.h"
@@ -18,33 +17,49 @@ namespace {
 constexpr int kMostWidth = 1 << 24;
 constexpr int kRowsPerTask = 16;
 constexpr size_t kCacheLine = 64;
+constexpr size_t kPieceBytes = size_t{2} << 20;
+constexpr int kRowsAhead = 2;  // whose weights are fetched while a row is computed
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+}  // namespace
+
+Adapter::Adapter(int n_layers, bool float_path) : n_layers_(n_layers), float_path_(float_path) {
+  require(n_layers > 0 && n_layers <= 1 << 16, "the number of layers is out of range");
+  matrices_.resize(static_cast<size_t>(n_layers) * kTargets);
+}
+
+// Zeroed bytes on a cache line of their own.
+uint8_t* Adapter::take(size_t size) {
+  const size_t rounded = (size + kCacheLine - 1) / kCacheLine * kCacheLine;
+  if (pieces_.empty() || piece_used_ + rounded > pieces_.back().size()) {
+    pieces_.emplace_back(std::max(rounded, kPieceBytes));
+    piece_used_ = 0;
+  }
+  uint8_t* bytes = pieces_.back().as<uint8_t>() + piece_used_;
+  piece_used_ += rounded;
+  return bytes;
+}
+
 // [n][k] floats as column blocks of 16 outputs, the last one padded with zeros.
-PackedMatrix pack_floats(const float* values, int n, int k, WeightType type, const std::string& label,
-                         HeapBytes& bytes) {
+PackedMatrix Adapter::pack_floats(const float* values, int n, int k, const std::string& label) {
   PackedMatrix packed;
-  packed.type = type;
+  packed.type = float_path_ ? WeightType::f32 : WeightType::bf16;
   packed.n = n;
   packed.k = k;
-  const size_t element = type == WeightType::f32 ? sizeof(float) : sizeof(uint16_t);
+  const size_t element = float_path_ ? sizeof(float) : sizeof(uint16_t);
   packed.block_size = static_cast<size_t>(k) * kLanes * element;
-  const size_t size = packed.bytes();  // a multiple of 32
-  const size_t rounded = (size + kCacheLine - 1) / kCacheLine * kCacheLine;
-  bytes.reset(static_cast<uint8_t*>(std::aligned_alloc(kCacheLine, rounded)));
-  if (bytes == nullptr) throw std::bad_alloc();
-  std::memset(bytes.get(), 0, rounded);
-  packed.memory = Memory::borrowed(bytes.get(), size);
+  uint8_t* bytes = take(packed.bytes());
+  packed.memory = Memory::borrowed(bytes, packed.bytes());
   for (int row = 0; row < n; ++row) {
-    uint8_t* block = bytes.get() + static_cast<size_t>(row / kLanes) * packed.block_size;
+    uint8_t* block = bytes + static_cast<size_t>(row / kLanes) * packed.block_size;
     for (int i = 0; i < k; ++i) {
       const float value = values[static_cast<size_t>(row) * static_cast<size_t>(k) + static_cast<size_t>(i)];
       const size_t at = static_cast<size_t>(i) * kLanes + static_cast<size_t>(row % kLanes);
       require(std::isfinite(value), label + " has a number that is not finite");
-      if (type == WeightType::f32) {
+      if (float_path_) {
         std::memcpy(block + at * element, &value, element);
         continue;
       }
@@ -56,13 +71,6 @@ PackedMatrix pack_floats(const float* values, int n, int k, WeightType type, con
   return packed;
 }
 
-}  // namespace
-
-Adapter::Adapter(int n_layers, bool float_path) : n_layers_(n_layers), float_path_(float_path) {
-  require(n_layers > 0 && n_layers <= 1 << 16, "the number of layers is out of range");
-  matrices_.resize(static_cast<size_t>(n_layers) * kTargets);
-}
-
 void Adapter::set(const std::string& target, int layer, const float* down, const float* up, int rank, int n_inputs,
                   int n_outputs, float scale) {
   const auto named = std::find(kTargetNames.begin(), kTargetNames.end(), target);
@@ -72,13 +80,12 @@ void Adapter::set(const std::string& target, int layer, const float* down, const
   require(n_inputs > 0 && n_inputs <= kMostWidth && n_inputs % kGroup == 0, "inputs must be a multiple of 32");
   require(n_outputs > 0 && n_outputs <= kMostWidth && n_outputs % kLanes == 0, "outputs must be a multiple of 16");
   require(std::isfinite(scale), "an adapter's scale must be finite");
-  const WeightType type = float_path_ ? WeightType::f32 : WeightType::bf16;
   AdapterMatrix& matrix =
       matrices_[static_cast<size_t>(layer) * kTargets + static_cast<size_t>(named - kTargetNames.begin())];
   require(matrix.rank() == 0, target + " of layer " + std::to_string(layer) + " is given twice");
   AdapterMatrix made;
-  made.down = pack_floats(down, rank, n_inputs, type, target, made.down_bytes);
-  made.up = pack_floats(up, n_outputs, rank, type, target, made.up_bytes);
+  made.down = pack_floats(down, rank, n_inputs, target);
+  made.up = pack_floats(up, n_outputs, rank, target);
   made.scale = scale;
   bytes_ += made.down.bytes() + made.up.bytes();
   max_rank_ = std::max(max_rank_, rank);
@@ -167,12 +174,23 @@ void Model::adapt(int layer, Target target, int place, int row_begin, int row_en
                   float* out, ptrdiff_t stride) const {
   const Scratch& scratch = *scratch_;
   if (scratch.adapter_groups.empty()) return;
-  for (int row = row_begin; row < row_end; ++row) {
+  const auto matrix_of = [&](int row) -> const AdapterMatrix* {
     const Adapter* adapter = scratch.rows[static_cast<size_t>(row)].adapter;
-    if (adapter == nullptr) continue;
-    const AdapterMatrix& matrix = adapter->at(layer, target);
-    if (matrix.rank() == 0) continue;
-    kernels_->adapt_up(matrix.up, scratch.low.row(row) + ptrdiff_t{place} * scratch.low_rank, block_begin, block_end,
+    if (adapter == nullptr || adapter->at(layer, target).rank() == 0) return nullptr;
+    return &adapter->at(layer, target);
+  };
+  const auto fetch = [&](int row) {
+    const AdapterMatrix* matrix = row < row_end ? matrix_of(row) : nullptr;
+    if (matrix == nullptr || (row > row_begin && matrix == matrix_of(row - 1))) return;
+    const uint8_t* end = matrix->up.block(block_end);
+    for (const uint8_t* line = matrix->up.block(block_begin); line < end; line += kCacheLine) __builtin_prefetch(line);
+  };
+  for (int row = row_begin; row < std::min(row_begin + kRowsAhead, row_end); ++row) fetch(row);
+  for (int row = row_begin; row < row_end; ++row) {
+    fetch(row + kRowsAhead);
+    const AdapterMatrix* matrix = matrix_of(row);
+    if (matrix == nullptr) continue;
+    kernels_->adapt_up(matrix->up, scratch.low.row(row) + ptrdiff_t{place} * scratch.low_rank, block_begin, block_end,
                        out + (row - row_begin) * stride);
   }
 }

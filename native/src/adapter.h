@@ -7,8 +7,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,16 +21,9 @@ constexpr int kTargets = 7;
 constexpr std::array<const char*, kTargets> kTargetNames = {"q", "k", "v", "o", "gate", "up", "down"};
 constexpr int kMaxAdapterRank = 512;
 
-// Memory from the heap: adapters have thousands of small matrices, and a process has some ten thousand mappings.
-struct FreeBytes {
-  void operator()(uint8_t* bytes) const { std::free(bytes); }
-};
-using HeapBytes = std::unique_ptr<uint8_t, FreeBytes>;
-
 struct AdapterMatrix {
-  PackedMatrix down, up;  // over the bytes below
+  PackedMatrix down, up;  // over the adapter's memory
   float scale = 0.0f;
-  HeapBytes down_bytes, up_bytes;
 
   int rank() const { return up.k; }  // 0 where the matrix is left alone
 };
@@ -58,10 +49,17 @@ class Adapter {
   size_t bytes() const { return bytes_; }
 
  private:
+  uint8_t* take(size_t size);
+  PackedMatrix pack_floats(const float* values, int n, int k, const std::string& label);
+
   int n_layers_;
   bool float_path_;
   int max_rank_ = 0;
   size_t bytes_ = 0;
+  // Matrices stand close together in few large pieces: a process has some ten thousand mappings, an adapter hundreds of
+  // matrices, and those that a step reads are on few pages.
+  std::vector<Memory> pieces_;
+  size_t piece_used_ = 0;
   std::vector<AdapterMatrix> matrices_;  // [layer][target]
 };
 

@@ -131,8 +131,8 @@ class Model {
   // Throws std::invalid_argument when something that the shape has is not set.
   void finish() const;
 
-  // Puts an adapter into a slot, or empties it with null. Not while a forward computes. Throws std::invalid_argument for
-  // one that does not fit this shape; std::bad_alloc.
+  // Puts an adapter into a slot, or empties it with null. Not while a forward computes. Throws std::invalid_argument
+  // for one that does not fit this shape; std::bad_alloc.
   void set_adapter(int slot, std::shared_ptr<const Adapter> adapter);
 
   // Computes the batch's tokens into the KV cache and samples. samples_out has n_seqs entries, written where
@@ -176,8 +176,8 @@ class Model {
                int block_end, int thread, float* out, ptrdiff_t stride);
   void want_low(int rank);
   void adapt_down(int layer, std::initializer_list<Target> targets, const ActivationBuffer& input);
-  void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end, float* out,
-             ptrdiff_t stride) const;
+  void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end,
+             float* out, ptrdiff_t stride) const;
   void add_product(const Layer& layer, Target target, const ActivationForms& input);
   void add_branch(const std::vector<float>& post_norm);
 
@@ -217,7 +217,7 @@ class Model {
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;
   std::vector<std::shared_ptr<const Adapter>> adapters_;  // by slot
-  std::vector<MatrixSlot> matrices_;  // these point into the members above
+  std::vector<MatrixSlot> matrices_;                      // these point into the members above
   std::vector<VectorSlot> vectors_;
   std::unique_ptr<Scratch> scratch_;
 };

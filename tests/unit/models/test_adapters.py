@@ -73,7 +73,9 @@ def test_the_digest_names_both_files(tmp_path: Path, config: ModelConfig) -> Non
     digests = {
         adapter_digest(write_adapter(tmp_path / "a", weights, rank=4), LIMITS),
         adapter_digest(write_adapter(tmp_path / "b", weights, rank=4, alpha=17), LIMITS),
-        adapter_digest(write_adapter(tmp_path / "c", adapter_weights(config, rank=4, seed=1), rank=4), LIMITS),
+        adapter_digest(
+            write_adapter(tmp_path / "c", adapter_weights(config, rank=4, seed=1), rank=4), LIMITS
+        ),
     }
     assert len(digests) == 3
     assert adapter_digest(write_adapter(tmp_path / "d", weights, rank=4), LIMITS) in digests
@@ -162,7 +164,7 @@ def test_missing_truncated_and_oversized_files(tmp_path: Path, config: ModelConf
     with pytest.raises(CorruptFileError, match="is missing"):
         read(tmp_path, config)
     path.write_bytes(content[:-1])
-    with pytest.raises(CorruptFileError, match="malformed|truncated"):
+    with pytest.raises(CorruptFileError, match=r"malformed|truncated"):
         read(tmp_path, config)
     path.write_bytes(content + b" " * 2**21)
     with pytest.raises(CorruptFileError, match="more than"):

@@ -113,7 +113,9 @@ def adapter(data: bytes) -> None:
         path = Path(name)
         (path / "adapter_config.json").write_bytes(config)
         (path / "adapter_model.safetensors").write_bytes(_weights(header))
-        read = read_adapter(path, _BASE, AdapterLimits(max_rank=_MAX_RANK, max_file_bytes=2 * _MAX_DATA_BYTES))
+        read = read_adapter(
+            path, _BASE, AdapterLimits(max_rank=_MAX_RANK, max_file_bytes=2 * _MAX_DATA_BYTES)
+        )
     for part in read.parts:
         shape = (len(part.up), part.down.shape[1])
         if shape != target_shape(_BASE, part.target) or not 1 <= len(part.down) <= read.rank <= _MAX_RANK:
