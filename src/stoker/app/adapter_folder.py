@@ -5,8 +5,6 @@ from pathlib import Path
 
 from stoker.core.errors import InvalidRequestError, ModelError
 from stoker.core.tokens import AdapterRef
-from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, read_adapter
 from stoker.models.huggingface.files import Quantize
 from stoker.worker.config import EngineKind
 
@@ -23,7 +21,8 @@ class AdapterFolder:
         quantize: How that is served.
         engine: What computes it.
         folder: Where adapters are; None if there are none.
-        limits: What one may have.
+        max_rank: Largest rank of one.
+        max_file_bytes: Largest file of weights of one.
     """
 
     model: str
@@ -31,7 +30,8 @@ class AdapterFolder:
     quantize: Quantize
     engine: EngineKind
     folder: Path | None
-    limits: AdapterLimits
+    max_rank: int
+    max_file_bytes: int
 
     def read(self, path: str) -> AdapterRef:
         """Read an adapter and check that it fits the model.
@@ -66,9 +66,14 @@ class AdapterFolder:
             raise InvalidRequestError(
                 f"'lora_path' is {shown}, which is not a folder inside of lora_dir.", param="lora_path"
             )
+        # Seldom asked for, and not needed to be ready.
+        from stoker.models import open_model  # noqa: PLC0415
+        from stoker.models.adapters import AdapterLimits, read_adapter  # noqa: PLC0415
+
+        limits = AdapterLimits(max_rank=self.max_rank, max_file_bytes=self.max_file_bytes)
         try:
             with open_model(self.path, self.quantize) as model:
-                adapter = read_adapter(found, model.config, self.limits)
+                adapter = read_adapter(found, model.config, limits)
         except ModelError as error:
             raise InvalidRequestError(f"The adapter cannot be loaded: {error}", param="lora_path") from error
         return AdapterRef(str(found), adapter.digest)

@@ -14,7 +14,6 @@ from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.protocols import Generator
 from stoker.core.tokens import AdapterRef
-from stoker.models.adapters import AdapterLimits
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
@@ -223,7 +222,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             quantize=settings.quantize,
             engine=facts.engine,
             folder=settings.lora_dir,
-            limits=AdapterLimits(max_rank=settings.max_lora_rank, max_file_bytes=settings.max_lora_bytes),
+            max_rank=settings.max_lora_rank,
+            max_file_bytes=settings.max_lora_bytes,
         ),
     )
 

@@ -31,7 +31,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
 _USES = {
     Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
     Ability.SALTED_PREFIXES: "'cache_salt'",
-    Ability.ADAPTERS: "an adapter",
+    Ability.ADAPTERS: "an adapter as 'model'",
     Ability.SHARED_BLOCKS: "pinned prefixes",
     Ability.PENALTY_BEFORE_BIAS: "'repetition_penalty' together with 'logit_bias', 'presence_penalty' or "
     "'frequency_penalty'",
