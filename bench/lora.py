@@ -12,7 +12,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import orjson
@@ -108,9 +107,9 @@ def main() -> None:
         pairs = pairs[5:]
         added = [after / before - 1 for before, after in pairs]
         cases[name] = {
-            "plain_ms": asdict(quartiles([before for before, _ in pairs])),
-            "adapted_ms": asdict(quartiles([after for _, after in pairs])),
-            "added": asdict(bootstrap_median(added)),
+            "plain_ms": quartiles([before for before, _ in pairs]).to_json(),
+            "adapted_ms": quartiles([after for _, after in pairs]).to_json(),
+            "added": bootstrap_median(added).to_json(),
         }
         print(name, orjson.dumps(cases[name]).decode(), flush=True)
     if options.out is not None:
