@@ -24,6 +24,7 @@ for shape in ${SHAPES-1B 3B 8B}; do
   python bench/engine.py "$work/llama-$shape-random.Q4_0.gguf" --shape --without-openvino \
     --peers "$peers" --work "$work" --out "bench/results/shape-$shape.json"
 done
+python bench/lora.py "$model" --out bench/results/lora.json
 python bench/overhead.py "$model" --work "$work" --out bench/results/overhead.json
 python bench/servers.py "$model" --peers "$peers" "${others[@]}" --work "$work" --out bench/results/servers.json
 python bench/report.py

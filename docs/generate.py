@@ -7,6 +7,7 @@ from pathlib import Path
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 
+from stoker.api import served
 from stoker.api.connection import ConnectionLimits
 from stoker.api.limits import ApiLimits
 from stoker.api.openai import wire
@@ -182,6 +183,10 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("kv_host_memory", "memory for evicted KV blocks", "those used least recently are given up"),
             ("max_kv_disk_bytes", "files of KV blocks", "those used least recently are removed"),
             ("max_pinned_tokens", "tokens of pinned prefixes", "400 `pinned_limit_exceeded`"),
+            ("max_loras", "adapters in memory", "the one used least recently makes room"),
+            ("max_lora_rank", "rank of an adapter", "400"),
+            ("max_lora_bytes", "file of an adapter's weights", "400"),
+            ("", f"{served.MAX_ADAPTERS:,} loaded adapters", "409"),
             ("", f"{pins.MAX_PINS} pinned prefixes of a model", "409"),
             ("max_models", "models", "409"),
             ("wake_timeout_s", "time that a request waits for its model to be awake", "503"),

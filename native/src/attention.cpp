@@ -69,6 +69,7 @@ void Model::project_qkv(const Layer& layer, int index) {
   const auto head_bytes = static_cast<size_t>(head_size) * sizeof(float);
   const bool norm_heads = shape_.qk_norm == QkNorm::head;
   const bool norm_rows = shape_.qk_norm == QkNorm::row;
+  adapt_down(index, {Target::q, Target::k, Target::v}, scratch.normed.once);
   // A unit is one query head, or the key and value of one KV head.
   const Chunks chunks(scratch.n_rows, shape_.n_heads + shape_.n_kv_heads, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
@@ -84,9 +85,10 @@ void Model::project_qkv(const Layer& layer, int index) {
         kernels_->add(tile_row(row), bias.data() + ptrdiff_t{head} * head_size, head_size);
       }
     };
-    const auto head_product = [&](const PackedMatrix& matrix, const std::vector<float>& bias, int head) {
-      product(matrix, scratch.normed, row_begin, row_end, head * blocks_per_head, (head + 1) * blocks_per_head, thread,
-              tile, head_size);
+    const auto head_product = [&](Target target, const PackedMatrix& matrix, const std::vector<float>& bias, int head) {
+      const int block = head * blocks_per_head, block_end = (head + 1) * blocks_per_head;
+      product(matrix, scratch.normed, row_begin, row_end, block, block_end, thread, tile, head_size);
+      adapt(index, target, static_cast<int>(target), row_begin, row_end, block, block_end, tile, head_size);
       add_bias(bias, head);
     };
     const auto norm = [&](const std::vector<float>& weight, float* head) {
@@ -94,7 +96,7 @@ void Model::project_qkv(const Layer& layer, int index) {
     };
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
       if (unit < shape_.n_heads) {
-        head_product(layer.q, layer.q_bias, unit);
+        head_product(Target::q, layer.q, layer.q_bias, unit);
         for (int row = row_begin; row < row_end; ++row) {
           norm(layer.q_norm, tile_row(row));
           if (!norm_rows) turn(index, row, tile_row(row), shape_.score_scale);
@@ -103,7 +105,7 @@ void Model::project_qkv(const Layer& layer, int index) {
         continue;
       }
       const int head = unit - shape_.n_heads;
-      head_product(layer.k, layer.k_bias, head);
+      head_product(Target::k, layer.k, layer.k_bias, head);
       for (int row = row_begin; row < row_end; ++row) {
         if (norm_rows) {
           std::memcpy(scratch.keys.row(row) + ptrdiff_t{head} * head_size, tile_row(row), head_bytes);
@@ -113,7 +115,7 @@ void Model::project_qkv(const Layer& layer, int index) {
         turn(index, row, tile_row(row), 1.0f);
         kernels_->store_key(tile_row(row), head_size, slot(row), kv_type_, kv_at(keys_, index, kv_block(row), head));
       }
-      head_product(layer.v, layer.v_bias, head);
+      head_product(Target::v, layer.v, layer.v_bias, head);
       for (int row = row_begin; row < row_end; ++row) {
         kernels_->store_value(tile_row(row), head_size, slot(row), kv_type_,
                               kv_at(values_, index, kv_block(row), head));

@@ -1,6 +1,7 @@
 // The Python module stoker._native. Arrays are checked for type and contiguity here, for meaning in Model.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,6 +11,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "adapter.h"
 #include "bindings.h"
 #include "bindings_edits.h"
 #include "decode.h"
@@ -24,6 +26,7 @@ namespace {
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Slots = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // to be written
 template <class T, size_t kDims>
 using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
@@ -143,6 +146,11 @@ class PyPools {
   Sums sums_;
 };
 
+int dimension(size_t size) {
+  if (size > static_cast<size_t>(1) << 30) throw std::invalid_argument("a matrix is too large");
+  return static_cast<int>(size);
+}
+
 template <class T, size_t kDims>
 Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
   size_t size = 1;
@@ -230,10 +238,19 @@ class PyModel {
     flag_ = std::move(flag);
   }
 
+  // In place between two forwards: what takes long has been done by whoever made the adapter.
+  void set_adapter(int slot, std::shared_ptr<Adapter> adapter) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    model_.set_adapter(slot, std::move(adapter));
+  }
+
   // Samples come step after step, each of all sequences.
   nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
-                    const PyPromptScores* wanted_scores, const PySteps* steps, const PyPools* wanted_pools) {
+                    const PyPromptScores* wanted_scores, const PySteps* steps, const PyPools* wanted_pools,
+                    const Array<int32_t>& adapters) {
     Batch batch = arrays.view();
+    attach_adapters(batch, adapters);
     std::vector<SampleParams> params = sampling.params(batch);
     if (edits != nullptr) edits->attach(params);
     batch.samples = sampling.samples.data();
@@ -267,8 +284,9 @@ class PyModel {
     return nb::tuple(make_result(samples) + make_result(scored));
   }
 
-  Result<float, 2> logits(const BatchArrays& arrays) {
-    const Batch batch = arrays.view();
+  Result<float, 2> logits(const BatchArrays& arrays, const Array<int32_t>& adapters) {
+    Batch batch = arrays.view();
+    attach_adapters(batch, adapters);
     float* out = nullptr;
     auto result = make_array<float, 2>({arrays.tokens.size(), static_cast<size_t>(model_.shape().vocab_size)}, out);
     const nb::gil_scoped_release release;
@@ -325,6 +343,14 @@ class PyModel {
   size_t kv_block_bytes() const { return model_.kv_block_bytes(); }
 
  private:
+  static void attach_adapters(Batch& batch, const Array<int32_t>& adapters) {
+    if (!adapters.is_valid()) return;
+    if (adapters.size() != static_cast<size_t>(batch.n_seqs)) {
+      throw std::invalid_argument("adapters must have one entry per sequence");
+    }
+    batch.adapters = adapters.data();
+  }
+
   static void require_pairs(const Array<int32_t>& blocks, const Array<int32_t>& slots) {
     if (blocks.size() != slots.size()) throw std::invalid_argument("every block must have a slot");
   }
@@ -375,6 +401,19 @@ NB_MODULE(_native, m) {
   nb::class_<PySteps>(m, "Steps")
       .def(nb::init<int, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("n_steps"), nb::arg("stop_tokens"),
            nb::arg("stop_starts"));
+  nb::class_<Adapter>(m, "Adapter")
+      .def(nb::init<int, bool>(), nb::kw_only(), nb::arg("n_layers"), nb::arg("float_path"))
+      .def(
+          "set",
+          [](Adapter& self, const std::string& name, int layer, Rows down, Rows up, float scale) {
+            if (up.shape(1) != down.shape(0)) throw std::invalid_argument("both matrices must have one rank");
+            const nb::gil_scoped_release release;
+            self.set(name, layer, down.data(), up.data(), dimension(down.shape(0)), dimension(down.shape(1)),
+                     dimension(up.shape(0)), scale);
+          },
+          nb::arg("name"), nb::arg("layer"), nb::arg("down"), nb::arg("up"), nb::arg("scale"))
+      .def_prop_ro("max_rank", &Adapter::max_rank)
+      .def_prop_ro("nbytes", &Adapter::bytes);
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
@@ -401,24 +440,26 @@ NB_MODULE(_native, m) {
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
              Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps,
-             const PyPools* pools) {
+             const PyPools* pools, Array<int32_t> adapters) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
                                 {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores,
-                                steps, pools);
+                                steps, pools, adapters);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
           nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
           nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none(),
-          nb::arg("steps").none() = nb::none(), nb::arg("pools").none() = nb::none())
+          nb::arg("steps").none() = nb::none(), nb::arg("pools").none() = nb::none(),
+          nb::arg("adapters").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
-             Array<int32_t> block_tables, Array<int32_t> table_starts) {
-            return self.logits({tokens, run_starts, first_positions, block_tables, table_starts});
+             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<int32_t> adapters) {
+            return self.logits({tokens, run_starts, first_positions, block_tables, table_starts}, adapters);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
-          nb::arg("table_starts"))
+          nb::arg("table_starts"), nb::arg("adapters").none() = nb::none())
+      .def("set_adapter", &PyModel::set_adapter, nb::arg("slot"), nb::arg("adapter").none())
       .def("save_blocks", &PyModel::save_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
       .def("load_blocks", &PyModel::load_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
       .def_prop_ro("kv_block_bytes", &PyModel::kv_block_bytes)

@@ -73,10 +73,14 @@ void Model::product(const PackedMatrix& matrix, const ActivationForms& input, in
   }
 }
 
-// Adds input * matrix + bias to the residual stream, by way of the branch where that is normed first.
-void Model::add_product(const PackedMatrix& matrix, const ActivationForms& input, const std::vector<float>& bias,
-                        const std::vector<float>& post_norm) {
+// Adds input * o or down + bias to the residual stream, by way of the branch where that is normed first.
+void Model::add_product(const Layer& layer, Target target, const ActivationForms& input) {
   Scratch& scratch = *scratch_;
+  const bool attention = target == Target::o;
+  const PackedMatrix& matrix = attention ? layer.o : layer.down;
+  const std::vector<float>& bias = attention ? layer.o_bias : layer.down_bias;
+  const std::vector<float>& post_norm = attention ? layer.post_attn_norm : layer.post_ffn_norm;
+  adapt_down(layer.index, {target}, input.once);
   const float factor = shape_.residual_scale;
   const Chunks chunks(scratch.n_rows, matrix.n / kGroup, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
@@ -85,6 +89,7 @@ void Model::add_product(const PackedMatrix& matrix, const ActivationForms& input
     const int row_end = chunks.row_end(chunk);
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
       product(matrix, input, row_begin, row_end, 2 * unit, 2 * unit + 2, thread, tile, kGroup);
+      adapt(layer.index, target, 0, row_begin, row_end, 2 * unit, 2 * unit + 2, tile, kGroup);
       for (int row = row_begin; row < row_end; ++row) {
         float* product = tile + ptrdiff_t{row - row_begin} * kGroup;
         if (!bias.empty()) kernels_->add(product, bias.data() + unit * kGroup, kGroup);
@@ -120,6 +125,7 @@ void Model::embed(const Batch& batch) {
 
 void Model::run_layers(const Batch& batch) {
   plan_rows(batch);
+  plan_adapters(batch);
   plan_attention(batch);
   compute_angles();
   embed(batch);
@@ -132,7 +138,7 @@ void Model::run_layers(const Batch& batch) {
     attend(layer, index);
     {
       const PhaseTimer timer(phases_, Phase::output);
-      add_product(layer.o, scratch_->attended, layer.o_bias, layer.post_attn_norm);
+      add_product(layer, Target::o, scratch_->attended);
     }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),

@@ -90,6 +90,12 @@ struct Kernels {
   // out[row][0 .. 16 * (block_end - block_begin)) for rows [row_begin, row_end); `out` rows are `stride` apart.
   void (*matmul)(const PackedMatrix& matrix, const Activations& input, int row_begin, int row_end, int block_begin,
                  int block_end, float* out, ptrdiff_t stride);
+  // Of an adapter, whose matrices are bf16 or f32. Rows rows[0] to rows[n_rows - 1] of `values`, which are `stride`
+  // apart, times `down` and `scale`, into the same rows of `out`: as many floats as its column blocks have.
+  void (*adapt_down)(const PackedMatrix& down, float scale, const float* values, ptrdiff_t stride, const int32_t* rows,
+                     int n_rows, float* out, ptrdiff_t out_stride);
+  // out[0 .. 16 * (block_end - block_begin)) += `low` times the column blocks of `up`.
+  void (*adapt_up)(const PackedMatrix& up, const float* low, int block_begin, int block_end, float* out);
   // int8 per group of 32, the group's range spread over all 256 codes.
   void (*quantize)(const float* x, int n, int8_t* codes, GroupMeta* meta);
   // 16 bits per value as the sum of two rows of codes: codes and meta hold the coarse row, then the fine one.

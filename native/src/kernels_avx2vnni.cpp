@@ -6,6 +6,7 @@
 #include "kernels_math.inl"
 #include "kernels_matmul.inl"
 #include "kernels_vectors.inl"
+#include "kernels_adapter.inl"
 #include "kernels_kv.inl"
 #include "kernels_attention.inl"
 #include "kernels_limits.inl"

@@ -13,6 +13,8 @@ const Kernels kKernels = {
     .kv_type = KvType::f16,
 #endif
     .matmul = matmul,
+    .adapt_down = adapt_down,
+    .adapt_up = adapt_up,
     .quantize = quantize,
     .quantize_twice = quantize_twice,
     .rms_norm = rms_norm,

@@ -62,6 +62,7 @@ Model::Model(const ModelShape& shape, const ModelOptions& options)
   for (size_t i = 0; i < layers_.size(); ++i) {
     const int window = shape_.layers[i].window;
     const auto same = std::find_if(plans.begin(), plans.end(), [=](const auto& plan) { return plan.window == window; });
+    layers_[i].index = static_cast<int>(i);
     layers_[i].attention_plan = static_cast<int>(same - plans.begin());
     if (same == plans.end()) plans.push_back({window, {}, {}, {}});
   }

@@ -1,9 +1,11 @@
 // A decoder-only transformer: packed weights, paged KV cache, threads, and the forward pass over a batch.
 #pragma once
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "adapter.h"
 #include "kernels.h"
 #include "phases.h"
 #include "sampler.h"
@@ -11,6 +13,8 @@
 #include "thread_pool.h"
 
 namespace stoker {
+
+constexpr int kMaxAdapters = 1024;  // slots for them
 
 struct ModelOptions {
   std::string isa = "auto";
@@ -52,6 +56,7 @@ struct Batch {
   const SampleParams* params;      // [n_seqs]
   const PromptScores* scores = nullptr;
   const Pools* pools = nullptr;
+  const int32_t* adapters = nullptr;  // [n_seqs] the slot of each one's adapter, -1 for none; null if nobody has one
 };
 
 // What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all
@@ -61,6 +66,7 @@ struct Layer {
   std::vector<float> q_norm, k_norm, q_bias, k_bias, v_bias, o_bias, sinks;
   std::vector<float> router_bias, gate_bias, up_bias, down_bias;
   PackedMatrix q, k, v, o, router, gate, up, down;
+  int index = 0;           // of the layer
   int attention_plan = 0;  // index into Scratch::plans
 };
 
@@ -88,6 +94,7 @@ struct Scratch;  // buffers of one forward, in model_scratch.h
 struct AttentionTask;
 struct AttentionPlan;
 struct Partial;
+struct ActivationBuffer;
 struct ActivationForms;
 
 class Model {
@@ -133,6 +140,10 @@ class Model {
   // Throws std::invalid_argument when something that the shape has is not set.
   void finish() const;
 
+  // Puts an adapter into a slot, or empties it with null. Not while a forward computes. Throws std::invalid_argument
+  // for one that does not fit this shape; std::bad_alloc.
+  void set_adapter(int slot, std::shared_ptr<const Adapter> adapter);
+
   // Computes the batch's tokens into the KV cache and samples. samples_out has n_seqs entries, written where
   // batch.samples is 1. Throws std::invalid_argument for a batch that breaks the rules; nothing is computed then.
   void forward(const Batch& batch, Sample* samples_out);
@@ -157,6 +168,7 @@ class Model {
   void check_pools(const Batch& batch) const;
   void check_scores(const Batch& batch) const;
   void plan_rows(const Batch& batch);
+  void plan_adapters(const Batch& batch);
   void plan_attention(const Batch& batch);
   void plan_tasks(const Batch& batch, AttentionPlan& plan) const;
   int tasks_per_group(const std::vector<AttentionTask>& groups) const;
@@ -174,8 +186,11 @@ class Model {
                   const float* values);
   void product(const PackedMatrix& matrix, const ActivationForms& input, int row_begin, int row_end, int block_begin,
                int block_end, int thread, float* out, ptrdiff_t stride);
-  void add_product(const PackedMatrix& matrix, const ActivationForms& input, const std::vector<float>& bias,
-                   const std::vector<float>& post_norm);
+  void want_low(int rank);
+  void adapt_down(int layer, std::initializer_list<Target> targets, const ActivationBuffer& input);
+  void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end,
+             float* out, ptrdiff_t stride) const;
+  void add_product(const Layer& layer, Target target, const ActivationForms& input);
   void add_branch(const std::vector<float>& post_norm);
 
   void check_transfer(const int32_t* blocks, const int32_t* slots, size_t n, size_t size) const;
@@ -214,7 +229,8 @@ class Model {
   std::vector<float> output_norm_;
   PackedMatrix embedding_, output_;
   std::vector<Layer> layers_;
-  std::vector<MatrixSlot> matrices_;  // these point into the members above
+  std::vector<std::shared_ptr<const Adapter>> adapters_;  // by slot
+  std::vector<MatrixSlot> matrices_;                      // these point into the members above
   std::vector<VectorSlot> vectors_;
   std::unique_ptr<Scratch> scratch_;
 };

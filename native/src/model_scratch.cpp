@@ -68,8 +68,8 @@ std::unique_ptr<Scratch> make_scratch(const ModelShape& s, const ModelOptions& o
 size_t Model::step_bytes() const {
   const Scratch& s = *scratch_;
   size_t total = s.logits.size() + s.partials.size() + s.experts.gathered.size();
-  for (const FloatRows* rows :
-       {&s.residual, &s.branch, &s.queries, &s.keys, &s.experts.scores, &s.experts.shares, &s.experts.outputs}) {
+  for (const FloatRows* rows : {&s.low, &s.residual, &s.branch, &s.queries, &s.keys, &s.experts.scores,
+                                &s.experts.shares, &s.experts.outputs}) {
     total += rows->memory.size();
   }
   for (const Angles& angles : s.angles) total += angles.rows.memory.size();

@@ -17,6 +17,7 @@ constexpr size_t kLeastPartialBytes = size_t{1} << 20;
 struct Row {
   int position;
   int kv_block;  // that holds the position
+  const Adapter* adapter = nullptr;
 };
 
 // A run of consecutive positions of one sequence, with the query heads of one KV head, over one or more pieces of keys.
@@ -131,6 +132,21 @@ struct ExpertScratch {
   FloatRows outputs;         // of the experts, likewise
 };
 
+// The rows of one adapter, as a range of Scratch::adapted.
+struct AdapterGroup {
+  const Adapter* adapter;
+  int begin;
+  int end;
+};
+
+// Some of them times one matrix.
+struct AdapterTask {
+  const AdapterMatrix* matrix;
+  int place;  // of the matrix among those that share an input
+  int begin;
+  int end;
+};
+
 struct ThreadScratch {
   Memory tile;       // a matrix product's output on its way to the epilogue
   Memory halves;     // the products of coarse and fine rows with one column block, not yet added
@@ -152,6 +168,11 @@ struct Scratch {
   FloatRows keys;              // [rows][n_kv_heads * head_size] not yet normed, for norms over rows
   std::vector<Angles> angles;  // of each rotary embedding
   ActivationForms normed, attended, inner;
+  std::vector<int32_t> adapted;  // rows with adapters, by adapter
+  std::vector<AdapterGroup> adapter_groups;
+  std::vector<AdapterTask> adapter_tasks;
+  FloatRows low;     // [rows][3 * low_rank] adapters' low-rank activations
+  int low_rank = 0;  // the largest rank so far, padded
   ExpertScratch experts;
   std::vector<float> no_value;  // [head_size] zeros: what a sink adds to the attended values
   Memory partials;

@@ -34,6 +34,11 @@ void Model::check(const Batch& batch) const {
   for (int i = 0; i < batch.table_starts[batch.n_seqs]; ++i) {
     refuse(batch.block_tables[i] < 0 || batch.block_tables[i] >= options_.kv_blocks, "a KV block id is out of range");
   }
+  for (int s = 0; batch.adapters != nullptr && s < batch.n_seqs; ++s) {
+    const int slot = batch.adapters[s];
+    refuse(slot >= static_cast<int>(adapters_.size()) || (slot >= 0 && adapters_[static_cast<size_t>(slot)] == nullptr),
+           "there is no adapter in a sequence's slot");
+  }
   for (int s = 0; batch.params != nullptr && s < batch.n_seqs; ++s) {
     if (batch.params[s].edits != nullptr) check_edits(*batch.params[s].edits, shape_.vocab_size);
   }
@@ -48,7 +53,7 @@ void Model::plan_rows(const Batch& batch) {
     const int n = batch.run_starts[s + 1] - batch.run_starts[s];
     for (int i = 0; i < n; ++i) {
       const int position = batch.first_positions[s] + i;
-      scratch.rows.push_back({position, table[position / kBlockTokens]});
+      scratch.rows.push_back({position, table[position / kBlockTokens], nullptr});
     }
   }
 }

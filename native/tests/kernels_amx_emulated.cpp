@@ -8,6 +8,7 @@
 #include "kernels_math.inl"
 #include "kernels_matmul.inl"
 #include "kernels_tiles.inl"
+#include "kernels_adapter.inl"
 #include "kernels_kv.inl"
 #include "kernels_attention_walk.inl"
 #include "kernels_attention_units.inl"

@@ -12,6 +12,8 @@ import httpx2
 import orjson
 import pytest
 
+from stoker.models import open_model
+from stoker.testing.adapters import adapter_weights, write_adapter
 from stoker.testing.server_process import ServerProcess, clean_environment
 
 pytestmark = pytest.mark.e2e
@@ -80,6 +82,7 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
         *of("docs/kv-cache.md", "console"),
         *of("docs/sleep.md", "console"),
         *of("docs/sleep.md", "toml"),
+        *of("docs/lora.md", "console"),
     ]
     run += of("README.md", "python") + of("docs/structured-output.md", "python")
     run += of("docs/structured-output.md", "console")
@@ -299,3 +302,25 @@ def test_the_commands_of_the_sleep_page_do_what_it_says(home: Path, default_mode
             assert answer.status_code == 200, answer.text
             told.append(answer.json())
         assert [each.get("is_sleeping", each.get("status")) for each in told] == ["sleeping", True, "ready"]
+
+
+def test_the_commands_of_the_lora_page_do_what_it_says(home: Path, default_model_path: Path) -> None:
+    serve, requests = of("docs/lora.md", "console")
+    ((program, command, *arguments),) = serve.commands
+    assert (program, command) == ("stoker", "serve")
+    with open_model(default_model_path) as model:
+        weights = adapter_weights(model.config, rank=4, strength=0.5)
+    write_adapter(home / "my-adapters" / "pirate", weights, rank=4)
+    with ServerProcess(home, *arguments) as server:
+        server.wait_ready()
+        answers = []
+        for _, url, _, header, _, body in requests.commands:
+            name, _, value = header.partition(": ")
+            answer = httpx2.post(
+                url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+            )
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+    assert answers[0]["parent"] == MODEL
+    assert [answer["model"] for answer in answers[1:3]] == ["pirate", "pirate"]
+    assert answers[3]["deleted"] is True

@@ -162,6 +162,27 @@ class ModelShape:
         experts: Experts | None,
     ) -> None: ...
 
+class Adapter:
+    """What is added to a model's matrices for the sequences that ask for it.
+
+    Made in any thread. Numbers are held in bf16, or as they are for a model on the float path.
+    """
+
+    def __init__(self, *, n_layers: int, float_path: bool) -> None: ...
+    def set(
+        self, name: str, layer: int, down: NDArray[np.float32], up: NDArray[np.float32], scale: float
+    ) -> None:
+        """Add ``scale * up @ down`` to a matrix: q, k, v, o, gate, up or down.
+
+        `down` is ``[rank, inputs]``, `up` is ``[outputs, rank]``; heads of q and k have rotary pairs as
+        halves. Raises ValueError for sizes that cannot be, or numbers that are not finite.
+        """
+
+    @property
+    def max_rank(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class Model:
     """A decoder-only transformer with its packed weights, paged KV cache and threads.
 
@@ -247,6 +268,7 @@ class Model:
         scores: PromptScores | None = None,
         steps: Steps | None = None,
         pools: Pools | None = None,
+        adapters: NDArray[np.int32] | None = None,
     ) -> tuple[
         NDArray[np.int32],
         NDArray[np.float32],
@@ -261,7 +283,8 @@ class Model:
 
         Returns the sampled tokens ``[n]`` (-1 where none was asked for), their log-probabilities
         ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``, the samples of
-        further steps behind those of the first; then the same four of the tokens in `scores`.
+        further steps behind those of the first; then the same four of the tokens in `scores`. `adapters` has
+        the slot of each sequence's adapter, -1 for none.
         """
 
     def logits(
@@ -271,8 +294,15 @@ class Model:
         first_positions: NDArray[np.int32],
         block_tables: NDArray[np.int32],
         table_starts: NDArray[np.int32],
+        adapters: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
         """Compute one step and return the raw logits of every token, ``[n_tokens, vocab_size]``."""
+
+    def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
+        """Put an adapter into a slot, or empty it, between two steps.
+
+        Raises ValueError if it does not fit this model's shape.
+        """
 
     def save_blocks(
         self, blocks: NDArray[np.int32], slots: NDArray[np.int32], memory: NDArray[np.uint8]

@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stoker.api.body import shown
-from stoker.core.errors import ModelNotFoundError, NotReadyError
+from stoker.core.errors import ConflictError, ModelNotFoundError, NotReadyError
 from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
 from stoker.core.text import Prompt, TextRequest
+from stoker.core.tokens import AdapterRef
+
+MAX_ADAPTERS = 10_000
+"""Most adapters that are loaded by name, of all models together."""
+
+_MAX_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +33,10 @@ class ServedModel:
         created: When the model was made or fetched, in seconds since 1970.
         fingerprint: Returns the current ``system_fingerprint``, or None while no engine is known.
         context_length: Most tokens (prompt and output) of one sequence.
+        read_adapter: Reads and checks an adapter by its path, and returns it as engines find it; blocks.
+            None if the model takes none.
+        parent: The base's name, if this is an adapter.
+        adapter: The adapter that requests for it are computed with, or None.
     """
 
     name: str
@@ -39,6 +49,26 @@ class ServedModel:
     created: int
     fingerprint: Callable[[], str | None]
     context_length: int
+    read_adapter: Callable[[str], AdapterRef] | None = None
+    parent: str | None = None
+    adapter: AdapterRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedAdapter:
+    """An adapter that clients may ask for.
+
+    Attributes:
+        name: Its name: a model id of its own, also behind its base's and a colon.
+        base: The base's name.
+        ref: Where engines find it.
+        created: When it was loaded, in seconds since 1970.
+    """
+
+    name: str
+    base: str
+    ref: AdapterRef
+    created: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +93,7 @@ class ServedModels:
 
     def __init__(self, *models: ServedModel) -> None:
         self._now = Snapshot(serving={model.name: model for model in models})
+        self._adapters: dict[str, ServedAdapter] = {}
 
     @property
     def now(self) -> Snapshot:
@@ -74,7 +105,7 @@ class ServedModels:
         self._now = snapshot
 
     def find(self, name: str) -> ServedModel:
-        """Return the served model of this name.
+        """Return the served model of this name, or the adapter of it, as ``adapter`` or ``base:adapter``.
 
         Raises:
             ModelNotFoundError: There is none; the message names those there are.
@@ -84,7 +115,63 @@ class ServedModels:
         model = now.serving.get(name)
         if model is not None:
             return model
+        adapted = self._find_adapted(name)
+        if adapted is not None:
+            return adapted
         if name in now.coming:
             raise NotReadyError(f"The model '{shown(name)}' is being loaded. Try again later.")
-        served = ", ".join(f"'{known}'" for known in now.serving) or "none"
+        names = [*now.serving, *self._adapters]
+        served = ", ".join(f"'{known}'" for known in names[:_MAX_SHOWN]) or "none"
+        if len(names) > _MAX_SHOWN:
+            served += f" and {len(names) - _MAX_SHOWN} more"
         raise ModelNotFoundError(f"The model '{shown(name)}' is not served here. Served models: {served}.")
+
+    def adapted(self) -> list[ServedModel]:
+        """Return every adapter whose base is served, as a model."""
+        return [model for name in self._adapters if (model := self._find_adapted(name)) is not None]
+
+    def check_adapter_name(self, name: str) -> None:
+        """Refuse a name that is taken, or one adapter too many.
+
+        Raises:
+            ConflictError: So it is.
+        """
+        now = self._now
+        if name in self._adapters or name in now.serving or name in now.coming:
+            raise ConflictError(
+                f"There is a model or adapter '{name}' already. Unload it, or take another name."
+            )
+        if len(self._adapters) >= MAX_ADAPTERS:
+            raise ConflictError(f"There are {MAX_ADAPTERS} adapters, which is the most. Unload one first.")
+
+    def add_adapter(self, adapter: ServedAdapter) -> None:
+        """Let clients ask for an adapter.
+
+        Raises:
+            ConflictError: As `check_adapter_name`.
+        """
+        self.check_adapter_name(adapter.name)
+        self._adapters[adapter.name] = adapter
+
+    def remove_adapter(self, name: str) -> ServedAdapter:
+        """Forget an adapter; requests that have found it keep it.
+
+        Raises:
+            ModelNotFoundError: There is none of this name.
+        """
+        adapter = self._adapters.pop(name, None)
+        if adapter is None:
+            raise ModelNotFoundError(f"There is no adapter '{shown(name)}' here.")
+        return adapter
+
+    def _find_adapted(self, name: str) -> ServedModel | None:
+        base_name, colon, own_name = name.rpartition(":")
+        adapter = self._adapters.get(own_name)
+        if adapter is None or (colon and adapter.base != base_name):
+            return None
+        base = self._now.serving.get(adapter.base)
+        if base is None:
+            return None
+        return replace(
+            base, name=adapter.name, created=adapter.created, parent=base.name, adapter=adapter.ref
+        )

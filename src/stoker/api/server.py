@@ -16,6 +16,7 @@ from stoker.api.drain import DrainGate
 from stoker.api.edge import Edge
 from stoker.api.health import ALIVE_PATHS, OPEN_PATHS, Alive, MetricsPage, Readiness, Ready, probes_part
 from stoker.api.limits import ApiLimits, BodyLimit
+from stoker.api.openai.adapters import adapter_routes
 from stoker.api.openai.errors import describe
 from stoker.api.openai.routes import openai_routes
 from stoker.api.openapi import PATH, OpenApiPage, compose
@@ -63,6 +64,7 @@ def build_api(
     parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
     app: ASGIApp = Router(
         routes=[
+            *adapter_routes(models=models, limits=limits),
             *openai_routes(models=models, limits=limits, metrics=metrics, parser=parser),
             *pin_routes(models=models, limits=limits, parser=parser),
             *admin_routes(control=control, limits=limits),

@@ -13,6 +13,7 @@ from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
 from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
+from stoker.core.tokens import AdapterRef
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.policy.sleep_book import Rest
@@ -111,6 +112,13 @@ class ModelHost(Protocol):
     def report(self) -> EngineReport:
         """Return what the metrics tell of its engine."""
 
+    def read_adapter(self, path: str) -> AdapterRef:
+        """Read and check an adapter, and return it as engines find it; blocks.
+
+        Raises:
+            InvalidRequestError: It cannot be read, or does not fit the model.
+        """
+
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
 
@@ -202,6 +210,7 @@ class HostedModel:
             created=host.created,
             fingerprint=host.fingerprint,
             context_length=host.context_length,
+            read_adapter=host.read_adapter,
         )
         self.becomes(ModelStatus.READY)
 

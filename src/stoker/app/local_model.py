@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stoker.app.adapter_folder import AdapterFolder
 from stoker.app.engine_choice import choose_engine
 from stoker.app.model_memory import ModelMemory, model_memory
 from stoker.config import Settings
@@ -14,6 +15,7 @@ from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import Generator
+from stoker.core.tokens import AdapterRef
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
@@ -47,6 +49,7 @@ class LocalModel:
         engine: What requests run on: the processes as one engine that does not die.
         pins: Its pinned prefixes.
         need_bytes: Memory that its engine is taken to need; 0 without a memory budget.
+        adapters: Where its adapters are.
     """
 
     located: LocatedModel
@@ -63,6 +66,7 @@ class LocalModel:
     engine: ResumingEngine
     pins: PinnedPrefixes
     need_bytes: int = 0
+    adapters: AdapterFolder
 
     @property
     def created(self) -> int:
@@ -152,6 +156,14 @@ class LocalModel:
         """
         await self.supervisor.wake()
 
+    def read_adapter(self, path: str) -> AdapterRef:
+        """Read and check an adapter, and return it as engines find it; blocks.
+
+        Raises:
+            InvalidRequestError: It cannot be read, or does not fit the model.
+        """
+        return self.adapters.read(path)
+
     def apply(self, settings: Settings) -> None:
         """Take over what of the settings can change while the engine runs."""
         self.supervisor.timeout_s = settings.engine_timeout_s
@@ -209,6 +221,9 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         kv_folder=settings.kv_folder.absolute(),
         kv_disk_bytes=settings.max_kv_disk_bytes,
         max_pinned_tokens=settings.max_pinned_tokens,
+        max_loras=settings.max_loras if settings.lora_dir is not None else 0,
+        max_lora_rank=settings.max_lora_rank,
+        max_lora_bytes=settings.max_lora_bytes,
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
         max_packs_bytes=settings.max_packs_bytes,
         grammar_timeout_s=settings.grammar_timeout_s,
@@ -230,6 +245,15 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         engine=ResumingEngine(supervisor, timeout_s=settings.resume_timeout_s),
         pins=PinnedPrefixes(supervisor),
         need_bytes=memory.need_bytes,
+        adapters=AdapterFolder(
+            model=located.model_id,
+            path=located.path.absolute(),
+            quantize=settings.quantize,
+            engine=facts.engine,
+            folder=settings.lora_dir,
+            max_rank=settings.max_lora_rank,
+            max_file_bytes=settings.max_lora_bytes,
+        ),
     )
 
 

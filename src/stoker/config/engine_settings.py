@@ -145,6 +145,26 @@ class EngineSettings(BaseModel):
         description="Most tokens of each model's pinned prefixes together (`POST "
         "/admin/models/{name}/pins`); one whole context is left for requests in any case.",
     )
+    lora_dir: Path | None = Field(
+        default=None,
+        description="Folder whose subfolders may be loaded as adapters (`POST /v1/load_lora_adapter`, "
+        "lora.md). Nothing outside of it is read. Unset, there are no adapters.",
+    )
+    max_loras: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Most adapters of each model in memory. The one used least recently makes room for the "
+        "next, and is read again when it is needed.",
+    )
+    max_lora_rank: int = Field(
+        default=64, ge=1, le=512, description="Largest rank of an adapter; larger ones are refused."
+    )
+    max_lora_bytes: ByteSize = Field(
+        default=ByteSize(2**30),
+        ge=1,
+        description="Largest file of an adapter's weights; larger ones are refused.",
+    )
     context_length: int | None = Field(
         default=None,
         ge=1,

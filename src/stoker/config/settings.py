@@ -223,7 +223,7 @@ class Settings(EngineSettings):
         "terminal, else json.",
     )
 
-    @field_validator("home", "chat_template", "kv_dir", mode="after")
+    @field_validator("home", "chat_template", "kv_dir", "lora_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()

@@ -23,6 +23,8 @@ class Ability(StrEnum):
 
     GRAMMARS = "hold an answer to a grammar"
     """`response_format` and its like."""
+    ADAPTERS = "apply adapters"
+    """`TokenRequest.adapter`."""
 
     RESUMPTION = "continue another one's stream with the tokens that would have come"
     """Streams of an engine that lacks it end with an error when it dies, unless they had no token yet."""

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from stoker.core.abilities import Ability
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.text import Embedding, EmbeddingRequest, Event, Prompt, TextRequest
-from stoker.core.tokens import TokenEvent, TokenRequest
+from stoker.core.tokens import AdapterRef, TokenEvent, TokenRequest
 
 
 class Clock(Protocol):
@@ -110,6 +110,28 @@ class MultiStep(Protocol):
 
         Called once, before the first such plan.
         """
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A step engine that computes sequences with adapters, those that it has been given."""
+
+    def read_adapter(self, adapter: AdapterRef) -> object:
+        """Read an adapter and make it ready; for any thread, also while a step is computed.
+
+        Raises:
+            ModelError: It is missing, damaged, has changed, or does not fit this model.
+        """
+
+    def place_adapter(self, digest: str, ready: object) -> None:
+        """Take what `read_adapter` has returned; between steps, by the thread that owns the engine.
+
+        Raises:
+            EngineError: There is no room for one more.
+        """
+
+    def drop_adapter(self, digest: str) -> None:
+        """Let go of an adapter that no plan names any more; between steps likewise."""
 
 
 class TokenEngine(Protocol):

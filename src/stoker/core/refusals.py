@@ -17,6 +17,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
         (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
         (Ability.POOLING, "input", request.pooling is not None),
         (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
+        (Ability.ADAPTERS, "model", request.adapter is not None),
         (Ability.SHARED_BLOCKS, "pins", request.hold),
         (Ability.PENALTY_BEFORE_BIAS, "repetition_penalty", request.sampling.penalizes_before_bias),
         (Ability.GRAMMARS, "" if grammar is None else grammar.field, grammar is not None),
@@ -35,6 +36,7 @@ _USES = {
     Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
     Ability.POOLING: "an 'input' for embeddings",
     Ability.SALTED_PREFIXES: "'cache_salt'",
+    Ability.ADAPTERS: "an adapter as 'model'",
     Ability.SHARED_BLOCKS: "pinned prefixes",
     Ability.PENALTY_BEFORE_BIAS: "'repetition_penalty' together with 'logit_bias', 'presence_penalty' or "
     "'frequency_penalty'",

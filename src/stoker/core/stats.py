@@ -20,6 +20,7 @@ class EngineStats:
         kv_host_blocks_used: Blocks that are there.
         kv_disk_blocks: Blocks of this model known to be on disk.
         kv_disk_writing: 1 while blocks are written to the disk, 0 without a disk tier or after a failure.
+        adapters_resident: Adapters that the engine has in memory.
         prompt_tokens_total: Prompt tokens of admitted sequences.
         cached_tokens_total: Those of them that came from the prefix cache.
         generated_tokens_total: Tokens sampled.
@@ -32,6 +33,8 @@ class EngineStats:
             or that found no room there.
         kv_disk_writes_total: Blocks written to the disk.
         kv_disk_failures_total: Blocks that could not be written, or were there and not usable.
+        adapter_loads_total: Adapters read from their folders.
+        adapter_evictions_total: Adapters that made room for others.
         steps_total: Steps computed; an engine call takes one or a few.
         step_seconds_total: Time spent in engine calls.
         interval_seconds_total: Time from the end of a call, or from when one was planned after idling, to
@@ -58,6 +61,7 @@ class EngineStats:
     kv_host_blocks_used: int = 0
     kv_disk_blocks: int = 0
     kv_disk_writing: int = 0
+    adapters_resident: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
@@ -69,6 +73,8 @@ class EngineStats:
     kv_dropped_blocks_total: int = 0
     kv_disk_writes_total: int = 0
     kv_disk_failures_total: int = 0
+    adapter_loads_total: int = 0
+    adapter_evictions_total: int = 0
     steps_total: int = 0
     step_seconds_total: float = 0.0
     interval_seconds_total: float = 0.0
@@ -129,6 +135,8 @@ COUNTERS = (
     "kv_dropped_blocks_total",
     "kv_disk_writes_total",
     "kv_disk_failures_total",
+    "adapter_loads_total",
+    "adapter_evictions_total",
     "steps_total",
     "step_seconds_total",
     "interval_seconds_total",

@@ -121,6 +121,8 @@ class StepPlan:
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
         pooling: Whose tokens' hidden states are summed, by row.
+        adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
+            engine has been given (`Adaptable`).
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
             sequence samples, none is scored or pooled and the tables cover ``n_steps - 1`` tokens more. The
             call ends early after a step with which a sequence ended.
@@ -136,6 +138,7 @@ class StepPlan:
     edits: dict[int, LogitEdits] = field(default_factory=dict)
     scoring: dict[int, PromptScoring] = field(default_factory=dict)
     pooling: dict[int, PoolRun] = field(default_factory=dict)
+    adapters: dict[int, str] = field(default_factory=dict)
     n_steps: int = 1
     stop_token_ids: list[frozenset[int]] = field(default_factory=list)
 

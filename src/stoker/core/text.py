@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass
 
 from stoker.core.grammar import Grammar
-from stoker.core.tokens import FinishReason
+from stoker.core.tokens import AdapterRef, FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class TextRequest:
         priority: Higher is served first.
         queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
         timeout_s: Seconds in which the request must be finished; None for no limit.
+        adapter: The adapter that it is computed with, or None.
     """
 
     request_id: str
@@ -123,6 +124,7 @@ class TextRequest:
     priority: int = 0
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
+    adapter: AdapterRef | None = None
 
     @property
     def n_sequences(self) -> int:
@@ -138,12 +140,13 @@ class EmbeddingRequest:
         request_id: As in `TextRequest`.
         inputs: What to embed, each by itself.
         paths: Where each of them stands in the request, for errors.
-        priority, queue_timeout_s, timeout_s: As in `TextRequest`.
+        adapter, priority, queue_timeout_s, timeout_s: As in `TextRequest`.
     """
 
     request_id: str
     inputs: tuple[Prompt, ...]
     paths: tuple[str, ...]
+    adapter: AdapterRef | None = None
     priority: int = 0
     queue_timeout_s: float | None = None
     timeout_s: float | None = None

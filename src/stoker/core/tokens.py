@@ -33,6 +33,19 @@ class FinishReason(StrEnum):
     """`max_tokens` were generated."""
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter of the served model, as engines find it.
+
+    Attributes:
+        path: The folder that it is in.
+        digest: Names its contents, in hex digits; never empty.
+    """
+
+    path: str
+    digest: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
     """One sequence to be continued.
@@ -59,6 +72,7 @@ class TokenRequest:
             None to wait without limit. Seconds, not a time: the processes' clocks are not compared.
         timeout_s: It is given up if it has not ended in so many seconds from its submission.
         grammar: What is generated must be of it; before it is complete there is no end token.
+        adapter: The adapter that it is computed with, or None.
         hold: It does not end after its last token, but keeps the full KV blocks of its prompt from being
             evicted until it is aborted. It is neither running nor waiting then.
     """
@@ -76,6 +90,7 @@ class TokenRequest:
     priority: int = 0
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
+    adapter: AdapterRef | None = None
     hold: bool = False
     grammar: Grammar | None = None
 

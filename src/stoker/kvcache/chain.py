@@ -2,7 +2,8 @@
 
 A block's id says nothing once its memory has another content. Its name does: it is the BLAKE2b hash of
 the name before it and its 16 tokens, and the first name is the hash of the namespace. So equal names
-mean the same model, salt and tokens from the first on; the tokens are compared beside it all the same.
+mean the same model, salt, adapter and tokens from the first on; the tokens are compared beside it all
+the same.
 """
 
 from array import array
@@ -33,7 +34,9 @@ class Link(NamedTuple):
 def root_name(namespace: Namespace) -> bytes:
     """Return the name that the first blocks of a namespace have for a parent."""
     digest = blake2b(digest_size=NAME_BYTES, person=b"stoker-kv-root")
-    for part in namespace:
+    # Without an adapter the names are those from before there were any: files of blocks stay good.
+    parts = (namespace.root, namespace.cache_salt, *filter(None, [namespace.adapter]))
+    for part in parts:
         text = part.encode("utf-8", "surrogatepass")
         digest.update(len(text).to_bytes(8, "little"))
         digest.update(text)

@@ -15,10 +15,12 @@ class Namespace(NamedTuple):
     Attributes:
         root: Names what the engine computes with: weights and KV type.
         cache_salt: The request's own salt.
+        adapter: The digest of the adapter that it is computed with, empty for none.
     """
 
     root: str
     cache_salt: str
+    adapter: str = ""
 
 
 Parent = int | Namespace

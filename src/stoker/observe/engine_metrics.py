@@ -57,6 +57,7 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kv_host_bytes_used": ("stoker_kv_host_bytes_used", "Memory of the KV blocks in the host tier."),
     "kv_disk_blocks": ("stoker_kv_disk_blocks", "KV blocks of the model known to be on disk."),
     "kv_disk_bytes": ("stoker_kv_disk_bytes", "Size of the KV blocks of the model known to be on disk."),
+    "adapters_resident": ("stoker_engine_adapters_resident", "Adapters that the engine has in memory."),
     "kv_disk_writing": (
         "stoker_kv_disk_writing",
         "1 while KV blocks are written to the disk; 0 without a disk tier, and for a while after a failure.",
@@ -93,6 +94,11 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     "kv_disk_failures_total": (
         "stoker_kv_disk_failures_total",
         "KV blocks that could not be written to the disk, or were there and not usable.",
+    ),
+    "adapter_loads_total": ("stoker_engine_adapter_loads_total", "Adapters read from their folders."),
+    "adapter_evictions_total": (
+        "stoker_engine_adapter_evictions_total",
+        "Adapters that made room for others.",
     ),
     "steps_total": ("stoker_engine_steps_total", "Steps computed; an engine call has up to four."),
     "step_seconds_total": ("stoker_engine_step_seconds_total", "Time spent in engine calls."),

@@ -82,6 +82,9 @@ def build_plan(
         for row, sequence in enumerate(rows)
         if sequence.pool is not None and (run := _pool_run(sequence, plan.tokens[row])) is not None
     }
+    plan.adapters = {
+        row: digest for row, sequence in enumerate(rows) if (digest := sequence.namespace.adapter)
+    }
     return plan, rows
 
 

@@ -185,6 +185,10 @@ class Scheduler:
             sequence.aborted = True
         return True
 
+    def adapters_in_use(self) -> set[str]:
+        """Return the digests of all adapters that sequences are, or will be, computed with."""
+        return {digest for each in self._live.values() if (digest := each.namespace.adapter)}
+
     def expire(self, now: float) -> list[Expiry]:
         """Give up the sequences whose time limits are over, as `abort` does; costs O(log n) for each.
 

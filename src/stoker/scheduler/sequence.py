@@ -87,7 +87,9 @@ class SequenceState:
         return cls(
             request_id=request.request_id,
             order=(-request.priority, now, arrival),
-            namespace=Namespace(root, request.cache_salt),
+            namespace=Namespace(
+                root, request.cache_salt, "" if request.adapter is None else request.adapter.digest
+            ),
             sampling=request.sampling,
             edits=LogitEdits.of(request, constraint),
             stop_token_ids=request.stop_token_ids,

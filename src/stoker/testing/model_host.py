@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from stoker.config import Settings
 from stoker.core.errors import StokerError
 from stoker.core.stats import EngineStats
+from stoker.core.tokens import AdapterRef
 from stoker.observe.engine_metrics import EngineReport
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
@@ -80,6 +81,10 @@ class ScriptedHost:
         if self.wake_failure is not None:
             raise self.wake_failure
         self.n_wakes += 1
+
+    def read_adapter(self, path: str) -> AdapterRef:
+        """Take any path; its contents are its name."""
+        return AdapterRef(path, path)
 
     def readiness(self) -> str | None:
         """Return `not_ready`."""

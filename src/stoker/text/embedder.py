@@ -119,6 +119,7 @@ def _sequence(
         prompt=prompt,
         max_tokens=0,
         pooling=pooling,
+        adapter=request.adapter,
         priority=request.priority,
         queue_timeout_s=request.queue_timeout_s,
         timeout_s=timeout_s,

@@ -72,6 +72,7 @@ def token_requests(
             prompt_logprobs=None if choice else prompt_logprobs,
             grammar=request.grammar,
             cache_salt=request.cache_salt,
+            adapter=request.adapter,
             priority=request.priority,
             queue_timeout_s=_left(request.queue_timeout_s, spent_s),
             timeout_s=_left(request.timeout_s, spent_s),

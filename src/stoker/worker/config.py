@@ -47,6 +47,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         kv_disk_bytes: Most bytes of all files there; 0 to keep none.
         max_pinned_tokens: Most tokens of pinned prefixes.
         grammar_timeout_s: Longest that compiling a grammar may take.
+        max_loras: Most adapters in memory; 0 for none.
+        max_lora_rank: Largest rank of one.
+        max_lora_bytes: Largest file of weights of one.
         packs_dir: Where repacked weights are kept; None to keep none.
         max_packs_bytes: Most bytes of all packs there.
         log_format: Format of the log lines.
@@ -76,6 +79,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_disk_bytes: int = 0
     max_pinned_tokens: int = 0
     grammar_timeout_s: float = 2.0
+    max_loras: int = 0
+    max_lora_rank: int = 64
+    max_lora_bytes: int = 2**30
     packs_dir: Path | None = None
     max_packs_bytes: int = 0
     log_format: LogFormat = "console"

@@ -18,7 +18,7 @@ from stoker.core.grammar import Grammar
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
+from stoker.core.tokens import AdapterRef, FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
 from stoker.worker import frames
 from stoker.worker.frames import PROTOCOL_VERSION, Failure
 
@@ -55,6 +55,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         hold=request.hold,
         grammar=None if request.grammar is None else _grammar_frame(request.grammar),
         pooling=request.pooling,
+        adapter=None if request.adapter is None else (request.adapter.path, request.adapter.digest),
     )
 
 
@@ -94,6 +95,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         hold=frame.hold,
         grammar=None if grammar is None else Grammar(grammar.kind, grammar.source, grammar.field),
         pooling=frame.pooling,
+        adapter=None if frame.adapter is None else AdapterRef(*frame.adapter),
     )
 
 
@@ -237,6 +239,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         kv_host_blocks_used=stats.kv_host_blocks_used,
         kv_disk_blocks=stats.kv_disk_blocks,
         kv_disk_writing=stats.kv_disk_writing,
+        adapters_resident=stats.adapters_resident,
         prompt_tokens_total=stats.prompt_tokens_total,
         cached_tokens_total=stats.cached_tokens_total,
         generated_tokens_total=stats.generated_tokens_total,
@@ -248,6 +251,8 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         kv_dropped_blocks_total=stats.kv_dropped_blocks_total,
         kv_disk_writes_total=stats.kv_disk_writes_total,
         kv_disk_failures_total=stats.kv_disk_failures_total,
+        adapter_loads_total=stats.adapter_loads_total,
+        adapter_evictions_total=stats.adapter_evictions_total,
         steps_total=stats.steps_total,
         step_seconds_total=stats.step_seconds_total,
         interval_seconds_total=stats.interval_seconds_total,
@@ -282,6 +287,7 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         kv_host_blocks_used=frame.kv_host_blocks_used,
         kv_disk_blocks=frame.kv_disk_blocks,
         kv_disk_writing=frame.kv_disk_writing,
+        adapters_resident=frame.adapters_resident,
         prompt_tokens_total=frame.prompt_tokens_total,
         cached_tokens_total=frame.cached_tokens_total,
         generated_tokens_total=frame.generated_tokens_total,
@@ -293,6 +299,8 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         kv_dropped_blocks_total=frame.kv_dropped_blocks_total,
         kv_disk_writes_total=frame.kv_disk_writes_total,
         kv_disk_failures_total=frame.kv_disk_failures_total,
+        adapter_loads_total=frame.adapter_loads_total,
+        adapter_evictions_total=frame.adapter_evictions_total,
         steps_total=frame.steps_total,
         step_seconds_total=frame.step_seconds_total,
         interval_seconds_total=frame.interval_seconds_total,

@@ -66,7 +66,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Gateway to engine: continue this sequence."""
+    """Gateway to engine: continue this sequence; `adapter` is path and digest."""
 
     incarnation: int
     sequence: int
@@ -84,6 +84,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     hold: bool = False
     grammar: Grammar | None = None
     pooling: Pooling | None = None
+    adapter: tuple[str, str] | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -183,6 +184,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kv_host_blocks_used: int
     kv_disk_blocks: int
     kv_disk_writing: int
+    adapters_resident: int
     prompt_tokens_total: int
     cached_tokens_total: int
     generated_tokens_total: int
@@ -194,6 +196,8 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kv_dropped_blocks_total: int
     kv_disk_writes_total: int
     kv_disk_failures_total: int
+    adapter_loads_total: int
+    adapter_evictions_total: int
     steps_total: int
     step_seconds_total: float
     interval_seconds_total: float

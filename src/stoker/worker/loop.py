@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from stoker.core.abilities import Ability
 from stoker.core.errors import CapacityError, RequestError, SettingsError, StokerError
-from stoker.core.protocols import EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
+from stoker.core.grammar import Constraint
+from stoker.core.protocols import Adaptable, EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
@@ -19,6 +20,7 @@ from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
+from stoker.worker.adapters import AdapterShelf, WaitingSubmission, with_time_left
 from stoker.worker.checks import check_request
 from stoker.worker.config import EngineConfig
 from stoker.worker.frames import Abort, Submit, Tune
@@ -118,12 +120,16 @@ class EngineLoop:
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
             sessions = Sessions(self._incarnation, hello)
             grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, self._mailbox.nudge)
+            shelf = _open_shelf(self._config, loaded, scheduler, self._mailbox.nudge)
             try:
-                self._serve(loaded.engine, scheduler, _Desk(scheduler, sessions, info, grammars), tiers)
+                desk = _Desk(scheduler, sessions, info, grammars, shelf)
+                self._serve(loaded.engine, scheduler, desk, tiers)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
             finally:
                 grammars.close()
+                if shelf is not None:
+                    shelf.close()
                 if tiers is not None:
                     tiers.close()
         finally:
@@ -152,6 +158,7 @@ class EngineLoop:
             for letter in letters:
                 desk.open(letter, clock())
             begun = desk.begin_prepared(clock())
+            settled = desk.settle(clock())
             expired = scheduler.expire(clock())
             for expiry in expired:
                 sessions.fail(expiry.request_id, expiry.error)
@@ -162,7 +169,7 @@ class EngineLoop:
             moved_s = 0.0 if tiers is None else _move(tiers, pulse)
             wake_at = None if busy else _earlier(scheduler.wake_at, grammars.wake_at)
             timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
-            if letters or begun or expired or not busy:
+            if letters or begun or settled or expired or not busy:
                 sessions.publish(desk.stats(), clock(), idle=not busy)
             if plan is not None:
                 lost = grammars.write_masks(plan)
@@ -178,6 +185,21 @@ class EngineLoop:
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     return min((each for each in (one, other) if each is not None), default=None)
+
+
+def _open_shelf(
+    config: EngineConfig, loaded: LoadedEngine, scheduler: Scheduler, nudge: Callable[[], None]
+) -> AdapterShelf | None:
+    """Return who brings adapters in and out, or None if the engine or the settings have no room for any."""
+    if not isinstance(loaded.engine, Adaptable) or not config.max_loras:
+        return None
+    return AdapterShelf(
+        loaded.engine,
+        most=config.max_loras,
+        max_waiting=config.max_running + config.max_waiting,
+        in_use=scheduler.adapters_in_use,
+        nudge=nudge,
+    )
 
 
 def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], None]) -> BlockMover | None:
@@ -218,7 +240,21 @@ class _Desk:
     sessions: Sessions
     info: EngineInfo
     grammars: Grammars
+    shelf: AdapterShelf | None
     waiting: dict[str, tuple[Peer, int]] = field(default_factory=dict)
+
+    def settle(self, now: float) -> bool:
+        """Go on with the sequences whose adapters have come; return whether there were any."""
+        if self.shelf is None:
+            return False
+        settled = self.shelf.settle(now)
+        for each in settled:
+            peer, sequence = each.submission.peer, each.submission.sequence
+            if each.error is not None:
+                self.sessions.refuse(peer, sequence, each.error)
+            else:
+                self._take(peer, sequence, each.submission.at(now), now, each.submission.constraint)
+        return bool(settled)
 
     def open(self, letter: Letter, now: float) -> None:
         match letter.content:
@@ -231,6 +267,8 @@ class _Desk:
             case PeerChange.CONNECTED:
                 self.sessions.open(letter.peer)
             case PeerChange.DISCONNECTED:
+                if self.shelf is not None:
+                    self.shelf.forget_peer(letter.peer)
                 for request_id in self.sessions.close(letter.peer):
                     self.scheduler.abort(request_id)
                 for request_id in [one for one, (peer, _) in self.waiting.items() if peer is letter.peer]:
@@ -246,11 +284,31 @@ class _Desk:
                 self.grammars.prepare(request, now)
                 self.waiting[request_id] = (peer, submit.sequence)
                 return
-            self.scheduler.submit(self._apart(request), now)
         except (RequestError, CapacityError) as error:
             self.sessions.refuse(peer, submit.sequence, error)
         else:
-            self.sessions.admit(peer, submit.sequence)
+            self._enter(WaitingSubmission(peer, submit.sequence, request, now), now)
+
+    def _enter(self, submission: WaitingSubmission, now: float) -> None:
+        """Queue a sequence, once its adapter is in memory."""
+        peer, sequence, request = submission.peer, submission.sequence, submission.request
+        if self.shelf is None or request.adapter is None or self.shelf.use(request.adapter):
+            self._take(peer, sequence, request, now, submission.constraint)
+            return
+        try:
+            self.shelf.wait(submission)
+        except CapacityError as error:
+            self.sessions.refuse(peer, sequence, error)
+
+    def _take(
+        self, peer: Peer, sequence: int, request: TokenRequest, now: float, constraint: Constraint | None
+    ) -> None:
+        try:
+            self.scheduler.submit(self._apart(request), now, constraint)
+        except (RequestError, CapacityError) as error:
+            self.sessions.refuse(peer, sequence, error)
+        else:
+            self.sessions.admit(peer, sequence)
 
     def begin_prepared(self, now: float) -> bool:
         """Queue those whose grammars are ready, or refuse them; return whether there were any."""
@@ -258,17 +316,18 @@ class _Desk:
         for each in ready:
             peer, sequence = self.waiting.pop(each.request.request_id)
             try:
-                request = _with_time_left(each.request, now - each.since)
-                self.scheduler.submit(self._apart(request), now, each.constraint)
+                constraint = each.constraint
             except StokerError as error:
                 self.sessions.refuse(peer, sequence, error)
             else:
-                self.sessions.admit(peer, sequence)
+                request = with_time_left(each.request, now - each.since)
+                self._enter(WaitingSubmission(peer, sequence, request, now, constraint), now)
         return bool(ready)
 
     def stats(self) -> EngineStats:
         """Return counters and gauges as of now."""
-        return self.grammars.count(self.scheduler.stats())
+        stats = self.grammars.count(self.scheduler.stats())
+        return stats if self.shelf is None else self.shelf.counted(stats)
 
     def _tune(self, tune: Tune) -> None:
         try:
@@ -285,17 +344,10 @@ class _Desk:
     def _abort(self, request_id: str) -> None:
         if self.grammars.forget(request_id):
             del self.waiting[request_id]
+        if self.shelf is not None:
+            self.shelf.forget(request_id)
         if self.scheduler.abort(request_id):
             self.sessions.forget(request_id)
-
-
-def _with_time_left(request: TokenRequest, spent_s: float) -> TokenRequest:
-    """Return a request that is submitted so much later than it came."""
-
-    def left(limit_s: float | None) -> float | None:
-        return None if limit_s is None else max(0.0, limit_s - spent_s)
-
-    return replace(request, queue_timeout_s=left(request.queue_timeout_s), timeout_s=left(request.timeout_s))
 
 
 def warm_up(engine: StepEngine) -> None:
@@ -323,6 +375,7 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
             " set it to that or less"
         )
     kv_blocks = loaded.engine.kv_blocks
+    no_adapters = not isinstance(loaded.engine, Adaptable) or not config.max_loras
     return EngineInfo(
         model=config.model,
         fingerprint=loaded.engine.fingerprint,
@@ -333,5 +386,5 @@ def _describe(config: EngineConfig, loaded: LoadedEngine) -> EngineInfo:
         max_waiting=config.max_waiting,
         kv_block_bytes=loaded.kv_block_bytes,
         engine=loaded.name,
-        lacks=loaded.lacks,
+        lacks=loaded.lacks | {Ability.ADAPTERS} if no_adapters else loaded.lacks,
     )

@@ -6,6 +6,7 @@ from stoker.engine.native.work import model_work
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.grammar.vocabulary import Vocabulary
 from stoker.models import open_model
+from stoker.models.adapters import AdapterLimits
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
@@ -32,6 +33,8 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             max_running=config.max_running,
             step_tokens=config.step_tokens,
             precise=config.precise,
+            max_adapters=config.max_loras,
+            adapter_limits=AdapterLimits(max_rank=config.max_lora_rank, max_file_bytes=config.max_lora_bytes),
         )
         engine = load_engine(source, settings, packs)
         work = model_work(model, source.tensors.values(), settings.chosen_kv_type())

@@ -35,6 +35,8 @@ def test_a_name_is_of_the_namespace_and_of_all_tokens_up_to_it() -> None:
         )
     }
     assert len(names) == 5
+    adapted = {root_name(Namespace(*parts)) for parts in (("weights", "", "a"), ("weights", "a", "a"))}
+    assert len(names | adapted) == 7
     one, other = chain(3), chain(3, first=100)
     assert [each.tokens for each in one[1:]] == [(1,) * 16, (2,) * 16]
     assert one[1].parent == one[0].name

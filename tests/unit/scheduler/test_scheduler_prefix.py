@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS
+from stoker.core.tokens import AdapterRef
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.workloads import make_request, make_tokens, shared_prefix
@@ -49,6 +52,21 @@ def test_nothing_is_shared_across_salts(salts: tuple[str, str]) -> None:
         loop.submit(make_request(str(i), prompt=prompt, cache_salt=salt))
         loop.run()
     assert {event.cached_tokens for event in loop.events} == {0}
+
+
+def test_nothing_is_shared_across_adapters_and_plans_name_them() -> None:
+    loop = SchedulerLoop()
+    prompt = make_tokens("p", 64)
+    for name, digest in (("plain", ""), ("a", "0a"), ("b", "0b"), ("again", "0a")):
+        adapter = AdapterRef("/somewhere", digest) if digest else None
+        loop.submit(replace(make_request(name, prompt=prompt), adapter=adapter))
+        assert loop.scheduler.adapters_in_use() == ({digest} if digest else set())
+        n_plans = len(loop.plans)
+        loop.run()
+        assert all(plan.adapters == ({0: digest} if digest else {}) for plan in loop.plans[n_plans:])
+        assert loop.scheduler.adapters_in_use() == set()
+    assert {event.cached_tokens for event in loop.events if event.request_id != "again"} == {0}
+    assert {event.cached_tokens for event in loop.events if event.request_id == "again"} == {48}
 
 
 def test_blocks_are_not_shared_before_they_are_computed() -> None:

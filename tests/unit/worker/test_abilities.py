@@ -13,6 +13,7 @@ from stoker.core.protocols import EngineInfo
 from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
 from stoker.core.text import TextRequest
+from stoker.core.tokens import AdapterRef
 from stoker.testing.engine_thread import EngineThread
 from stoker.testing.local_generator import REQUEST, generator, play
 from stoker.testing.step_engine import FakeStepEngine, reference_tokens
@@ -40,6 +41,7 @@ NEEDS: list[tuple[Ability, str, dict[str, Any]]] = [
     (Ability.PROMPT_SCORES, "echo", {"prompt_logprobs": 0}),
     (Ability.GRAMMARS, "guided_regex", {"grammar": GRAMMAR}),
     (Ability.SALTED_PREFIXES, "cache_salt", {"cache_salt": "s"}),
+    (Ability.ADAPTERS, "model", {"adapter": AdapterRef("/adapter", "0f")}),
     (
         Ability.PENALTY_BEFORE_BIAS,
         "repetition_penalty",
@@ -86,7 +88,7 @@ def test_what_can_be_done_is_not_refused() -> None:
 async def test_the_engine_process_refuses(socket_path: Path) -> None:
     with EngineThread(socket_path, FakeStepEngine(), lacks=frozenset({Ability.PROMPT_SCORES})):
         engine = await EngineClient.connect(socket_path)
-        assert engine.info.lacks == {Ability.PROMPT_SCORES}
+        assert engine.info.lacks == {Ability.PROMPT_SCORES, Ability.ADAPTERS}
         with pytest.raises(UnsupportedFieldError, match="'echo' with 'logprobs'") as refused:
             await collect(engine.stream(make_request("r", prompt_logprobs=1)))
         assert refused.value.param == "echo"

@@ -20,12 +20,13 @@ from stoker.core.pooling import Pooling
 from stoker.core.protocols import EngineInfo
 from stoker.core.sampling import SamplingParams
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
+from stoker.core.tokens import AdapterRef, FinishReason, TokenLogprob, TokenRequest, TokensEvent
 from stoker.worker import conversion, frames
 
 REQUEST = TokenRequest(
     request_id="theirs",
     prompt=(1, 2, 3),
+    adapter=AdapterRef("/adapters/a", "0f"),
     max_tokens=9,
     n_generated=1,
     min_tokens=4,

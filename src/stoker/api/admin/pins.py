@@ -16,7 +16,7 @@ from stoker.api.openai.tokenize_request import parse_tokenize
 from stoker.api.openai.validation import validate
 from stoker.api.origin import check_origin
 from stoker.api.reply import Reply
-from stoker.api.served import ServedModels
+from stoker.api.served import ServedModel, ServedModels
 from stoker.core.errors import ContextLengthError, InvalidRequestError
 from stoker.core.protocols import PinnedPrefix
 from stoker.core.text import Prompt
@@ -95,7 +95,7 @@ class PinCollection:
             StokerError: As `Pins.pin`, or the body is wrong.
         """
         check_origin(scope)
-        model = self._models.find(scope["path_params"]["name"])
+        model = _base(self._models, scope["path_params"]["name"])
         record_of(scope).model = model.name
         if scope["method"] == "POST":
             prefix = await parsed_body(scope, receive, self._parse, self._parser)
@@ -129,7 +129,7 @@ class PinRemoval:
             StokerError: As `Pins.unpin`.
         """
         check_origin(scope)
-        model = self._models.find(scope["path_params"]["name"])
+        model = _base(self._models, scope["path_params"]["name"])
         await Reply(200, _document(await model.pins.unpin(scope["path_params"]["pin"]))).send(send)
 
 
@@ -142,3 +142,12 @@ def _plain(pin: PinnedPrefix) -> dict[str, Any]:
         {"n_tokens": "tokens", "n_pinned_tokens": "pinned_tokens"}.get(name, name): value
         for name, value in asdict(pin).items()
     }
+
+
+def _base(models: ServedModels, name: str) -> ServedModel:
+    model = models.find(name)
+    if model.adapter is not None:
+        raise InvalidRequestError(
+            f"'{model.name}' is an adapter; prefixes are pinned for models without one.", param="name"
+        )
+    return model

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from secrets import token_hex
 
@@ -58,7 +59,7 @@ class Embed:
         parse = partial(self._parse, request_id=record.request_id)
         job = await parsed_body(scope, receive, parse, self._parser)
         model = self._models.find(job.model)
-        record.model = model.name
+        record.model = model.parent or model.name
         _check_dimensions(job.dimensions, model)
         await until_disconnect(receive, self._respond(job, model, record, send))
 
@@ -71,10 +72,13 @@ class Embed:
         self, job: EmbeddingJob, model: ServedModel, record: RequestRecord, send: Send
     ) -> None:
         with model.hold(job.request.inputs, self._limits.embedding_places) as places:
-            embeddings = await model.embedder.embed(job.request, places=places)
+            request = replace(job.request, adapter=model.adapter)
+            embeddings = await model.embedder.embed(request, places=places)
         record.prompt_tokens = sum(each.n_tokens for each in embeddings)
         record.cached_tokens = sum(each.n_cached for each in embeddings)
-        self._metrics.embedded(model.name, n_inputs=len(embeddings), n_tokens=record.prompt_tokens)
+        self._metrics.embedded(
+            model.parent or model.name, n_inputs=len(embeddings), n_tokens=record.prompt_tokens
+        )
         write = partial(job.document, embeddings, model=model.name)
         if len(embeddings) <= _INLINE_INPUTS:
             body = write()

@@ -88,7 +88,9 @@ class Generation:
         parse = partial(self._parse, request_id=record.request_id)
         job = await parsed_body(scope, receive, parse, self._parser)
         model = self._models.find(job.model)
-        record.model = model.name
+        record.model = model.parent or model.name
+        if model.parent is not None and model.adapter is not None:
+            job = job.with_adapter(model.parent, model.adapter)
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))
 
@@ -98,7 +100,7 @@ class Generation:
         return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
 
     async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
-        timer = self._metrics.token_timer(record, model=model.name, n_choices=job.n_choices)
+        timer = self._metrics.token_timer(record, model=model.parent or model.name, n_choices=job.n_choices)
         with model.reserve(job.requests):
             await self._generate(job, model, record, timer, send)
 

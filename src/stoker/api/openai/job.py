@@ -1,7 +1,7 @@
 """A parsed request, whichever of the two endpoints it came to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.api.limits import ApiLimits
@@ -11,6 +11,7 @@ from stoker.api.openai.wire import GenerationBody
 from stoker.core.errors import InvalidRequestError
 from stoker.core.sampling import MAX_SEED
 from stoker.core.text import Prompt, TextRequest
+from stoker.core.tokens import AdapterRef
 
 _STREAM_OPTIONS = FieldTable(STREAM_OPTIONS_FIELDS)
 
@@ -33,6 +34,11 @@ class Job:
     def model(self) -> str:
         """Name of the model asked for."""
         return self.requests[0].model
+
+    def with_adapter(self, base: str, adapter: AdapterRef) -> "Job":
+        """Return the job as the base model of this name does it, with an adapter."""
+        requests = (replace(each, model=base, adapter=adapter) for each in self.requests)
+        return replace(self, requests=tuple(requests))
 
     @property
     def n_choices(self) -> int:

@@ -10,7 +10,7 @@ from stoker.api.served import ServedModel, ServedModels
 
 
 class ModelList:
-    """ASGI endpoint that lists the served models; one that is being loaded is not listed yet.
+    """ASGI endpoint that lists the served models and their adapters, but none that is being loaded.
 
     Args:
         models: Served models.
@@ -21,7 +21,8 @@ class ModelList:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Answer one request."""
-        data = [_model_object(model) for model in self._models.now.serving.values()]
+        models = [*self._models.now.serving.values(), *self._models.adapted()]
+        data = [model_object(model) for model in models]
         await Reply(200, orjson.dumps({"object": "list", "data": data})).send(send)
 
 
@@ -43,14 +44,16 @@ class ModelDetail:
             NotReadyError: It is being loaded.
         """
         model = self._models.find(scope["path_params"]["model"])
-        await Reply(200, orjson.dumps(_model_object(model))).send(send)
+        await Reply(200, orjson.dumps(model_object(model))).send(send)
 
 
-def _model_object(model: ServedModel) -> dict[str, Any]:
-    return {
+def model_object(model: ServedModel) -> dict[str, Any]:
+    """Return what the dialect shows of a model; adapters have their base as ``parent``."""
+    shown = {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "stoker",
         "context_length": model.context_length,
     }
+    return shown if model.parent is None else shown | {"parent": model.parent}

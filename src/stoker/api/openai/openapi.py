@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from stoker.api.openai.adapters import LoadAdapterBody, UnloadAdapterBody
 from stoker.api.openai.errors import KINDS
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
@@ -128,6 +129,25 @@ def _conversion(operation: str, body: str, answer: Schema) -> Schema:
             "requestBody": {"required": True, **content(ref(body))},
             "responses": {"200": response("What came of it.", answer), **error_responses(400, 404, 408, 503)},
         }
+    }
+
+
+def _adapter_paths() -> dict[str, Schema]:
+    """Describe the routes that load and unload adapters."""
+    deleted = record({"id": _TEXT, "object": {"const": "model"}, "deleted": {"const": True}})
+    calls = (
+        ("load", "Load", "The adapter, as a model.", ref("Model"), (400, 403, 404, 408, 409, 503)),
+        ("unload", "Unload", "It is forgotten.", deleted, (400, 403, 404, 408, 503)),
+    )
+    return {
+        f"/v1/{verb}_lora_adapter": {
+            "post": {
+                "operationId": f"{verb}LoraAdapter",
+                "requestBody": {"required": True, **content(ref(f"{name}AdapterRequest"))},
+                "responses": {"200": response(what, answer), **error_responses(*statuses)},
+            }
+        }
+        for verb, name, what, answer, statuses in calls
     }
 
 
@@ -293,7 +313,9 @@ def openai_part() -> Part:
         ),
         "Completion": _answer("text_completion", {"text": _TEXT, "logprobs": nullable(legacy_logprobs)}),
         **_embedding_schemas(),
-        "Model": record(model),
+        "Model": record(model | {"parent": _TEXT}, optional=("parent",)),
+        "LoadAdapterRequest": LoadAdapterBody.model_json_schema(),
+        "UnloadAdapterRequest": UnloadAdapterBody.model_json_schema(),
         "ModelList": record({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
         "Error": record({"error": record(error)}),
     }
@@ -308,6 +330,7 @@ def openai_part() -> Part:
         "/score": _embedded("score", "ScoreRequest", "ScoreList"),
         "/tokenize": _conversion("tokenize", "TokenizeRequest", _tokenized()),
         "/detokenize": _conversion("detokenize", "DetokenizeRequest", record({"prompt": _TEXT})),
+        **_adapter_paths(),
         "/v1/models": {
             "get": {
                 "operationId": "listModels",

@@ -12,7 +12,8 @@ from stoker.core.errors import EngineError
 from stoker.core.pooling import PoolRun
 from stoker.core.sampling import MAX_TOP_K, SamplingParams
 from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
-from stoker.core.tokens import PromptScores, TokenLogprob
+from stoker.core.tokens import AdapterRef, PromptScores, TokenLogprob
+from stoker.engine.native.adapters import AdapterSlots
 from stoker.engine.native.precision import Choice, apply_precise
 from stoker.models.config import ModelConfig
 
@@ -172,14 +173,23 @@ class NativeEngine:
         model: The native model, finished.
         fingerprint: Names weights, KV type and instruction-set path.
         kv_root: Names all that the bytes of a KV block depend on, beside its tokens.
+        adapters: Places for adapters; None for an engine without them.
 
     Attributes:
         kv_root: As given.
         kv_block_bytes: Memory of a KV block.
     """
 
-    def __init__(self, model: _native.Model, fingerprint: str, *, kv_root: str) -> None:
+    def __init__(
+        self,
+        model: _native.Model,
+        fingerprint: str,
+        *,
+        kv_root: str,
+        adapters: AdapterSlots | None = None,
+    ) -> None:
         self._model: _native.Model | None = model
+        self._adapters = adapters
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
         self._sampling = _Sampling([])
@@ -226,6 +236,7 @@ class NativeEngine:
                 _native_scores(plan.scoring, run_starts),
                 _native_steps(plan),
                 pools,
+                self._slots(plan),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
@@ -257,9 +268,30 @@ class NativeEngine:
                 np.array(plan.first_positions, np.int32),
                 _flat(plan.block_tables),
                 _starts(plan.block_tables),
+                self._slots(plan),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
+
+    def read_adapter(self, adapter: AdapterRef) -> _native.Adapter:
+        """Read an adapter and pack it for this model; for any thread.
+
+        Raises:
+            ModelError: It is missing, damaged, has changed, or does not fit this model.
+        """
+        return self._open_adapters().read(adapter)
+
+    def place_adapter(self, digest: str, ready: object) -> None:
+        """Take an adapter that `read_adapter` has returned, between steps.
+
+        Raises:
+            EngineError: There is no room for one more.
+        """
+        self._open_adapters().place(self._open_model(), digest, ready)
+
+    def drop_adapter(self, digest: str) -> None:
+        """Let go of an adapter, between steps."""
+        self._open_adapters().drop(self._open_model(), digest)
 
     def set_precise(self, config: ModelConfig, choice: Choice) -> None:
         """Multiply these matrices, and no others, with activations of 16 bits from the next step on.
@@ -324,6 +356,14 @@ class NativeEngine:
             self._open_model().load_blocks(*_transfer(blocks, slots, memory))
         except ValueError as error:
             raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
+
+    def _open_adapters(self) -> AdapterSlots:
+        if self._adapters is None:
+            raise EngineError("the engine was loaded without places for adapters")
+        return self._adapters
+
+    def _slots(self, plan: StepPlan) -> NDArray[np.int32] | None:
+        return self._open_adapters().of_plan(plan) if plan.adapters else None
 
     def close(self) -> None:
         """Free threads and memory."""

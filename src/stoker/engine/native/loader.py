@@ -1,11 +1,12 @@
 """Loads an opened model file into the native library."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 from stoker import __version__, _native
 from stoker.core.errors import OutOfMemoryError, SettingsError
+from stoker.engine.native.adapters import AdapterSlots
 from stoker.engine.native.engine import NativeEngine
 from stoker.engine.native.packing import ModelPack, load_weights
 from stoker.engine.native.precision import AUTO, apply_precise, choose_precise, short_digest
@@ -17,6 +18,7 @@ from stoker.engine.native.sizing import (
     packed_bytes,
     scratch_bytes,
 )
+from stoker.models.adapters import AdapterLimits
 from stoker.models.config import WeightSource
 from stoker.models.packs import PackFolder
 
@@ -37,6 +39,8 @@ class NativeEngineSettings:
         step_tokens: Most tokens in one step.
         float_path: Compute in fp32 (weights, activations, and KV unless its type is given); slow, for
             checking.
+        max_adapters: Most adapters in memory; 0 for none.
+        adapter_limits: What each of them may have.
         precise: Matrices whose activations have 16 bits; see `stoker.engine.native.precision`.
     """
 
@@ -49,6 +53,8 @@ class NativeEngineSettings:
     max_running: int = 64
     step_tokens: int = 512
     float_path: bool = False
+    max_adapters: int = 0
+    adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
     precise: str = AUTO
 
     def chosen_kv_type(self) -> str:
@@ -142,7 +148,12 @@ def load_engine(
     # KV blocks outlive the process: they are those of the very weights and KV type, and of the code that
     # computed them and laid them out.
     kv_root = f"{fingerprint}-{source.digest}-{_code_digest()}-{model.kv_block_bytes}"
-    return NativeEngine(model, fingerprint, kv_root=kv_root)
+    adapters = None
+    if settings.max_adapters:
+        adapters = AdapterSlots(
+            config, settings.adapter_limits, n_slots=settings.max_adapters, float_path=settings.float_path
+        )
+    return NativeEngine(model, fingerprint, kv_root=kv_root, adapters=adapters)
 
 
 def _code_digest() -> str:

@@ -15,6 +15,7 @@ from stoker.testing.fuzz import api, folders, grammars, models, text, worker
 Target = Callable[[bytes], None]
 
 TARGETS: Mapping[str, Target] = {
+    "adapter": folders.adapter,
     "catalogue": models.catalogue,
     "connection": api.connection,
     "folder": folders.folder,

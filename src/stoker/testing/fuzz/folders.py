@@ -6,8 +6,12 @@ from math import prod
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from stoker.core.errors import StokerError
+from stoker.models.adapters import AdapterLimits, read_adapter
+from stoker.models.adapters.checked import target_shape
+from stoker.models.config import LayerConfig, ModelConfig, Rotary
 from stoker.models.huggingface.files import Quantize
 from stoker.models.huggingface.folder import OpenedFolder
 from stoker.models.huggingface.safetensors import ELEMENT_BYTES, SafetensorsFile
@@ -16,6 +20,7 @@ from stoker.testing.model_folders import RawTensor, encode_safetensors
 
 _MAX_DATA_BYTES = 2**20
 _LENGTH_BYTES = 8
+_MAX_RANK = 16
 _STORED_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "MXFP4": 4.25}
 
 
@@ -82,6 +87,41 @@ def folder(data: bytes) -> None:
             (path / "tokenizer_config.json").write_bytes(tokenizer_config)
         _read_all(path, "none")
         _read_all(path, "q4")
+
+
+_BASE = ModelConfig(
+    architecture="llama",
+    layers=(LayerConfig(), LayerConfig()),
+    width=32,
+    n_heads=1,
+    n_kv_heads=1,
+    head_size=32,
+    ffn_width=64,
+    vocab_size=64,
+    context_length=64,
+    rotaries=(Rotary(frequencies=(1.0,) * 16),),
+    rope_pairs="halves",
+    norm_epsilon=1e-5,
+    tied_embeddings=True,
+)
+
+
+def adapter(data: bytes) -> None:
+    """Read an adapter: ``adapter_config.json``, a form feed, and a safetensors header, as in `folder`."""
+    config, _, header = data.partition(b"\f")
+    with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as name:
+        path = Path(name)
+        (path / "adapter_config.json").write_bytes(config)
+        (path / "adapter_model.safetensors").write_bytes(_weights(header))
+        read = read_adapter(
+            path, _BASE, AdapterLimits(max_rank=_MAX_RANK, max_file_bytes=2 * _MAX_DATA_BYTES)
+        )
+    for part in read.parts:
+        shape = (len(part.up), part.down.shape[1])
+        if shape != target_shape(_BASE, part.target) or not 1 <= len(part.down) <= read.rank <= _MAX_RANK:
+            raise AssertionError(f"{part.target} of layer {part.layer} has the shape {shape}")
+        if not (np.isfinite(part.down).all() and np.isfinite(part.up).all() and part.scale > 0):
+            raise AssertionError(f"{part.target} of layer {part.layer} has no numbers")
 
 
 def _weights(header: bytes) -> bytes:

@@ -1,0 +1,66 @@
+// Low-rank adapters: what is added to a model's products for the rows that ask for it.
+//
+// A matrix W becomes W + scale * up * down, with `down` of rank x inputs and `up` of outputs x rank. Both are held as
+// PackedMatrix, in bf16 (the published adapters' own type; it halves what a step has to read), or in fp32 on the float
+// path.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "weights.h"
+
+namespace stoker {
+
+// The matrices of a layer that an adapter may change.
+enum class Target { q, k, v, o, gate, up, down };
+
+constexpr int kTargets = 7;
+constexpr std::array<const char*, kTargets> kTargetNames = {"q", "k", "v", "o", "gate", "up", "down"};
+constexpr int kMaxAdapterRank = 512;
+
+struct AdapterMatrix {
+  PackedMatrix down, up;  // over the adapter's memory
+  float scale = 0.0f;
+
+  int rank() const { return up.k; }  // 0 where the matrix is left alone
+};
+
+class Adapter {
+ public:
+  // Throws std::invalid_argument.
+  Adapter(int n_layers, bool float_path);
+  Adapter(const Adapter&) = delete;
+  Adapter& operator=(const Adapter&) = delete;
+
+  // `down` is [rank][n_inputs], `up` is [n_outputs][rank]; heads of q and k keep rotary pairs as halves. Throws
+  // std::invalid_argument for a name, layer or size that cannot be, a number that is not finite, or one that is not in
+  // bf16; std::bad_alloc.
+  void set(const std::string& target, int layer, const float* down, const float* up, int rank, int n_inputs,
+           int n_outputs, float scale);
+
+  const AdapterMatrix& at(int layer, Target target) const {
+    return matrices_[static_cast<size_t>(layer) * kTargets + static_cast<size_t>(target)];
+  }
+  int n_layers() const { return n_layers_; }
+  int max_rank() const { return max_rank_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* take(size_t size);
+  PackedMatrix pack_floats(const float* values, int n, int k, const std::string& label);
+
+  int n_layers_;
+  bool float_path_;
+  int max_rank_ = 0;
+  size_t bytes_ = 0;
+  // Matrices stand close together in few large pieces: a process has some ten thousand mappings, an adapter hundreds of
+  // matrices, and those that a step reads are on few pages.
+  std::vector<Memory> pieces_;
+  size_t piece_used_ = 0;
+  std::vector<AdapterMatrix> matrices_;  // [layer][target]
+};
+
+}  // namespace stoker

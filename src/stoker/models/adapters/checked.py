@@ -1,0 +1,119 @@
+"""Low-rank adapters as checked arrays that fit their base."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stoker.core.errors import CorruptFileError, UnsupportedModelError
+from stoker.models.config import ModelConfig
+
+MAX_RANK = 512
+"""Largest rank that the engine computes; `AdapterLimits.max_rank` may be less."""
+
+TARGETS = {
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "o_proj": "o",
+    "gate_proj": "gate",
+    "up_proj": "up",
+    "down_proj": "down",
+}
+"""PEFT's names of the modules that an adapter may change, and the engine's."""
+
+_LARGEST = 3.38e38  # what rounds to a number of bf16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLimits:
+    """What an adapter may have.
+
+    Attributes:
+        max_rank: Largest rank of a module.
+        max_file_bytes: Largest file of weights.
+    """
+
+    max_rank: int = 64
+    max_file_bytes: int = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPart:
+    """What is added to one matrix ``W``: ``scale * up @ down``.
+
+    Attributes:
+        target: The matrix, by the engine's name.
+        layer: Its layer.
+        down: ``[rank, inputs]``.
+        up: ``[outputs, rank]``; rows of queries and keys have rotary pairs as halves, as PEFT's do and as the
+            engine holds its own.
+        scale: The factor.
+    """
+
+    target: str
+    layer: int
+    down: NDArray[np.float32]
+    up: NDArray[np.float32]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """A low-rank adapter that fits its base.
+
+    Attributes:
+        digest: 32 hex digits that name its contents.
+        rank: The largest rank of a part.
+        parts: What it changes, by layer.
+    """
+
+    digest: str
+    rank: int
+    parts: tuple[AdapterPart, ...]
+
+
+def target_shape(config: ModelConfig, target: str) -> tuple[int, int]:
+    """Return ``(outputs, inputs)`` of a matrix by the engine's name."""
+    queries, kv = config.n_heads * config.head_size, config.n_kv_heads * config.head_size
+    return {
+        "q": (queries, config.width),
+        "k": (kv, config.width),
+        "v": (kv, config.width),
+        "o": (config.width, queries),
+        "gate": (config.ffn_width, config.width),
+        "up": (config.ffn_width, config.width),
+        "down": (config.width, config.ffn_width),
+    }[target]
+
+
+def check_part(label: str, config: ModelConfig, part: AdapterPart) -> None:
+    """Refuse a part that does not fit the base, or that has a number which is none.
+
+    Args:
+        label: The module's name, for messages.
+        config: The base's shape.
+        part: What it shall become.
+
+    Raises:
+        UnsupportedModelError: It is for another base, or for experts.
+        CorruptFileError: A number is not finite.
+    """
+    if part.layer >= config.n_layers:
+        raise UnsupportedModelError(
+            f"{label}: the base has {config.n_layers} layers; the adapter was made for another model."
+        )
+    if config.experts is not None and part.target in ("gate", "up", "down"):
+        raise UnsupportedModelError(
+            f"{label}: the base is a mixture of experts, whose networks cannot be adapted. Train an adapter "
+            "of q_proj, k_proj, v_proj and o_proj."
+        )
+    outputs, inputs = target_shape(config, part.target)
+    if part.up.shape[0] != outputs or part.down.shape[1] != inputs:
+        raise UnsupportedModelError(
+            f"{label} maps {part.down.shape[1]} inputs to {part.up.shape[0]} outputs, but the base's matrix "
+            f"maps {inputs} to {outputs}; the adapter was made for another model."
+        )
+    for name, values in (("lora_A", part.down), ("lora_B", part.up)):
+        if not np.all(np.abs(values) <= _LARGEST):  # nor is NaN
+            raise CorruptFileError(f"{label}.{name} has a number that is not finite, or too large for bf16.")
