@@ -117,9 +117,10 @@ class FixedEmbedder:
 
     def __init__(self) -> None:
         self.request: EmbeddingRequest | None = None
+        self.places = 0
 
     async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
-        self.request = request
+        self.request, self.places = request, places
         return []
 
 
@@ -131,6 +132,7 @@ async def test_inputs_are_embedded_while_the_model_is_awake_and_waiting_counts()
     waking = WakingEmbedder(embedder, door)
     assert waking.width == 2
     assert await waking.embed(replace(INPUTS, timeout_s=10.0), places=1) == []
+    assert embedder.places == 1
     assert embedder.request is not None
     assert embedder.request.timeout_s is not None
     assert 0 < embedder.request.timeout_s < 9.96
