@@ -83,6 +83,24 @@ def test_each_adapter_has_its_own_answer_alone_and_among_others(server: ServerPr
     assert metric(server, "stoker_engine_adapter_loads_total") >= 3
 
 
+def test_an_adapter_s_answer_may_be_held_to_a_grammar(server: ServerProcess) -> None:
+    body = {"prompt": "hello", "max_tokens": 20, "guided_regex": "[0-9]{12}", "temperature": 0}
+    answers = [post(server, "/v1/completions", {"model": name, **body}) for name in ("tiny", *NAMES)]
+    texts = [answer.json()["choices"][0]["text"] for answer in answers]
+    assert all(len(text) == 12 and text.isdigit() for text in texts)
+    assert len(set(texts)) > 1
+
+
+def test_embeddings_are_made_with_the_adapter_that_is_asked_for(server: ServerProcess) -> None:
+    answers = [
+        post(server, "/v1/embeddings", {"model": name, "input": "hello"}) for name in ("tiny", *NAMES, "anna")
+    ]
+    assert [answer.json()["model"] for answer in answers] == ["tiny", *NAMES, "anna"]
+    vectors = [tuple(answer.json()["data"][0]["embedding"]) for answer in answers]
+    assert vectors[-1] == vectors[1]
+    assert len(set(vectors)) == 4
+
+
 def test_adapters_are_listed_as_models_with_a_parent(server: ServerProcess) -> None:
     listed = httpx2.get(f"{server.url}/v1/models", timeout=60).json()["data"]
     parents = {each["id"]: each.get("parent") for each in listed}

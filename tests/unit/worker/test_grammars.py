@@ -13,7 +13,7 @@ from stoker.core.errors import InvalidRequestError, QueueTimeoutError, Unsupport
 from stoker.core.grammar import Grammar, GrammarKind
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
-from stoker.core.tokens import FinishReason, TokenRequest
+from stoker.core.tokens import AdapterRef, FinishReason, TokenRequest
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.grammar.vocabulary import Vocabulary
 from stoker.testing.engine_thread import EngineThread
@@ -47,8 +47,11 @@ async def serving(
     compiler: GrammarCompiler | None = None,
     grammar_timeout_s: float = 20.0,
     engine: FakeStepEngine | None = None,
+    max_loras: int = 0,
 ) -> AsyncIterator[EngineClient]:
-    config = EngineConfig(model_path=Path("fake"), model="fake", grammar_timeout_s=grammar_timeout_s)
+    config = EngineConfig(
+        model_path=Path("fake"), model="fake", grammar_timeout_s=grammar_timeout_s, max_loras=max_loras
+    )
     engine = engine or FakeStepEngine(256, vocab_size=VOCAB)
     with EngineThread(
         socket_path, engine, config=config, vocab_size=VOCAB, grammars=compiler or byte_compiler()
@@ -220,3 +223,32 @@ async def test_an_answer_that_is_lost_ends_with_an_error_and_nothing_else_does(s
         assert refused.value.code == "grammar_too_complex"
         assert await others == reference_tokens(free, VOCAB)
         await until(lambda: engine.stats.kv_blocks_used == 0)
+
+
+class AdaptableEngine(FakeStepEngine):
+    """Takes adapters, which change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(256, vocab_size=VOCAB)
+        self.held: list[str] = []
+
+    def read_adapter(self, adapter: AdapterRef) -> object:
+        return adapter.digest
+
+    def place_adapter(self, digest: str, ready: object) -> None:
+        assert ready == digest
+        self.held.append(digest)
+
+    def drop_adapter(self, digest: str) -> None:
+        self.held.remove(digest)
+
+
+async def test_a_sequence_waits_for_its_grammar_and_then_for_its_adapter(socket_path: Path) -> None:
+    fake = AdaptableEngine()
+    async with serving(socket_path, engine=fake, max_loras=1) as engine:
+        plain = constrained("plain", regex("[a-f]{9}"))
+        expected = await tokens_of(engine, plain)
+        for name, digest in (("first", "0a"), ("second", "0b"), ("third", "0a")):
+            adapted = replace(plain, request_id=name, adapter=AdapterRef("somewhere", digest))
+            assert await tokens_of(engine, adapted) == expected
+            assert fake.held == [digest]
