@@ -13,6 +13,7 @@
 
 #include "adapter.h"
 #include "bindings.h"
+#include "bindings_batch.h"
 #include "bindings_edits.h"
 #include "decode.h"
 #include "model.h"
@@ -23,133 +24,9 @@ namespace stoker {
 
 namespace {
 
-template <class T>
-using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Sums = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Slots = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // to be written
 template <class T, size_t kDims>
 using Result = nb::ndarray<nb::numpy, T, nb::ndim<kDims>>;
-
-// The arrays of one batch, sized by `n` sequences.
-struct BatchArrays {
-  Array<int32_t> tokens, run_starts, first_positions, block_tables, table_starts;
-
-  Batch view() const {
-    const size_t n = first_positions.size();
-    if (n == 0 || run_starts.size() != n + 1 || table_starts.size() != n + 1) {
-      throw std::invalid_argument("run_starts and table_starts must be one longer than first_positions");
-    }
-    for (const auto& [starts, values] : {std::pair{&run_starts, &tokens}, std::pair{&table_starts, &block_tables}}) {
-      if (!std::is_sorted(starts->data(), starts->data() + n + 1) || (*starts)(0) < 0 ||
-          static_cast<size_t>((*starts)(n)) != values->size()) {
-        throw std::invalid_argument("starts must ascend from 0 to the length of what they index");
-      }
-    }
-    return {.n_seqs = static_cast<int>(n),
-            .tokens = tokens.data(),
-            .run_starts = run_starts.data(),
-            .first_positions = first_positions.data(),
-            .block_tables = block_tables.data(),
-            .table_starts = table_starts.data(),
-            .samples = nullptr,
-            .params = nullptr,
-            .scores = nullptr};
-  }
-};
-
-struct SamplingArrays {
-  Array<uint8_t> samples;
-  Array<float> temperature;
-  Array<int32_t> top_k;
-  Array<float> top_p, min_p;
-  Array<uint64_t> seed;
-  Array<uint32_t> choice;
-  Array<int32_t> n_logprobs;
-
-  std::vector<SampleParams> params(const Batch& batch) const {
-    const auto n = static_cast<size_t>(batch.n_seqs);
-    if (samples.size() != n || temperature.size() != n || top_k.size() != n || top_p.size() != n || min_p.size() != n ||
-        seed.size() != n || choice.size() != n || n_logprobs.size() != n) {
-      throw std::invalid_argument("every sampling array must have one entry per sequence");
-    }
-    std::vector<SampleParams> out;
-    out.reserve(n);
-    for (size_t s = 0; s < n; ++s) {
-      const int64_t end = int64_t{batch.first_positions[s]} + batch.run_starts[s + 1] - batch.run_starts[s];
-      if (n_logprobs(s) > kMaxLogprobs) throw std::invalid_argument("at most 20 log-probabilities can be asked for");
-      out.push_back({temperature(s), top_k(s), top_p(s), min_p(s), seed(s), choice(s), static_cast<uint32_t>(end),
-                     n_logprobs(s), nullptr});
-    }
-    return out;
-  }
-};
-
-// How many steps a forward takes at most, and which tokens end each sequence of its batch.
-class PySteps {
- public:
-  PySteps(int n_steps, Array<int32_t> stop_tokens, Array<int32_t> stop_starts)
-      : n_steps_(n_steps), stop_tokens_(stop_tokens), stop_starts_(stop_starts) {
-    const size_t n = stop_starts.size();
-    if (n == 0 || !std::is_sorted(stop_starts.data(), stop_starts.data() + n) || stop_starts(0) != 0 ||
-        static_cast<size_t>(stop_starts(n - 1)) != stop_tokens.size()) {
-      throw std::invalid_argument("starts of stop tokens must ascend from 0 to the length of what they index");
-    }
-  }
-  DecodeLimits view(const Batch& batch, const uint8_t* interrupted) const {
-    if (stop_starts_.size() != static_cast<size_t>(batch.n_seqs) + 1) {
-      throw std::invalid_argument("stop tokens must be given for every sequence");
-    }
-    return {n_steps_, stop_tokens_.data(), stop_starts_.data(), interrupted};
-  }
-
- private:
-  int n_steps_;
-  Array<int32_t> stop_tokens_, stop_starts_;
-};
-
-// The tokens that a forward scores, one entry each.
-class PyPromptScores {
- public:
-  PyPromptScores(Array<int32_t> rows, Array<int32_t> tokens, Array<int32_t> n_tops)
-      : rows_(rows), tokens_(tokens), n_tops_(n_tops) {
-    if (tokens.size() != rows.size() || n_tops.size() != rows.size()) {
-      throw std::invalid_argument("every scoring array must have one entry per token to score");
-    }
-  }
-  PromptScores view(std::vector<Sample>& out) const {
-    out.resize(rows_.size());
-    return {static_cast<int>(rows_.size()), rows_.data(), tokens_.data(), n_tops_.data(), out.data()};
-  }
-
- private:
-  Array<int32_t> rows_, tokens_, n_tops_;
-};
-
-// The rows that a forward pools, and the sums that it adds them to.
-class PyPools {
- public:
-  PyPools(Array<int32_t> begins, Array<int32_t> ends, Sums sums) : begins_(begins), ends_(ends), sums_(sums) {
-    if (ends.size() != begins.size() || sums.shape(0) != begins.size()) {
-      throw std::invalid_argument("every pooling array must have one entry per range of rows");
-    }
-  }
-  Pools view(int width) const {
-    if (sums_.shape(1) != static_cast<size_t>(width)) {
-      throw std::invalid_argument("sums must be as wide as the model");
-    }
-    return {static_cast<int>(begins_.size()), begins_.data(), ends_.data(), sums_.data()};
-  }
-
- private:
-  Array<int32_t> begins_, ends_;
-  Sums sums_;
-};
-
-int dimension(size_t size) {
-  if (size > static_cast<size_t>(1) << 30) throw std::invalid_argument("a matrix is too large");
-  return static_cast<int>(size);
-}
 
 template <class T, size_t kDims>
 Result<T, kDims> make_array(const std::array<size_t, kDims>& shape, T*& data) {
@@ -392,28 +269,8 @@ NB_MODULE(_native, m) {
 
   bind_edits(m);
   bind_shape(m);
-  nb::class_<PyPromptScores>(m, "PromptScores")
-      .def(nb::init<Array<int32_t>, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("rows"),
-           nb::arg("tokens"), nb::arg("n_tops"));
-  nb::class_<PyPools>(m, "Pools")
-      .def(nb::init<Array<int32_t>, Array<int32_t>, Sums>(), nb::kw_only(), nb::arg("begins"), nb::arg("ends"),
-           nb::arg("sums"));
-  nb::class_<PySteps>(m, "Steps")
-      .def(nb::init<int, Array<int32_t>, Array<int32_t>>(), nb::kw_only(), nb::arg("n_steps"), nb::arg("stop_tokens"),
-           nb::arg("stop_starts"));
-  nb::class_<Adapter>(m, "Adapter")
-      .def(nb::init<int, bool>(), nb::kw_only(), nb::arg("n_layers"), nb::arg("float_path"))
-      .def(
-          "set",
-          [](Adapter& self, const std::string& name, int layer, Rows down, Rows up, float scale) {
-            if (up.shape(1) != down.shape(0)) throw std::invalid_argument("both matrices must have one rank");
-            const nb::gil_scoped_release release;
-            self.set(name, layer, down.data(), up.data(), dimension(down.shape(0)), dimension(down.shape(1)),
-                     dimension(up.shape(0)), scale);
-          },
-          nb::arg("name"), nb::arg("layer"), nb::arg("down"), nb::arg("up"), nb::arg("scale"))
-      .def_prop_ro("max_rank", &Adapter::max_rank)
-      .def_prop_ro("nbytes", &Adapter::bytes);
+  bind_batch(m);
+  bind_adapters(m);
   nb::class_<PyModel>(m, "Model")
       .def(
           "__init__",
