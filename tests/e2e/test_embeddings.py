@@ -19,7 +19,7 @@ WIDTH = 576
 TEXTS = [
     "The cat sat on the mat.",
     "Interest rates rose by a quarter of a point.",
-    "A list of rivers: " + ", ".join(f"river number {number}" for number in range(150)),
+    "A list of lakes: " + ", ".join(f"lake number {number}" for number in range(150)),
     "caf\u00e9 \U0001f1ea\U0001f1f8",
 ]
 
