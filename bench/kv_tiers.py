@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from harness.page_cache import drop_from_cache
+
 from stoker import __version__
 from stoker.config import Settings
 from stoker.core.step import BLOCK_TOKENS
@@ -107,15 +109,6 @@ def ask(server: ServerProcess, prompt: list[int]) -> Asked:
     return Asked(first_s, taken_s, text, cached)
 
 
-def drop_from_cache(home: Path) -> None:
-    """Have the kernel forget the contents of all KV files."""
-    os.sync()
-    for path in home.glob("kv/*/*/*.kv"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
 class Rounds:
     """Asks, notes and compares.
 
@@ -161,7 +154,7 @@ class Rounds:
                 time.sleep(0.1)
         for case in ("disk", "disk, cold"):
             if case == "disk, cold":
-                drop_from_cache(home)
+                drop_from_cache(home.glob("kv/*/*/*.kv"))
             with ServerProcess(home, *OPTIONS) as server:
                 server.wait_ready()
                 ask(server, conversation(f"warm {number}")[:100])

@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from harness.memory import family
+from harness.page_cache import drop_from_cache, models_and_packs
 
 from stoker import __version__
 from stoker.config import Settings
@@ -36,22 +38,6 @@ CASES = {
 """By name: whether packs are on, and whether files are dropped from the page cache before the start."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-def drop_from_cache(home: Path) -> None:
-    """Have the kernel forget the contents of the model file and the pack."""
-    os.sync()
-    for path in (*home.glob("models/*/*.gguf"), *home.glob("packs/*.pack")):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
-def tree(pid: int) -> Iterator[int]:
-    """Yield a process and its children."""
-    yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
 
 
 def cpu_s(pid: int) -> float:
@@ -84,7 +70,7 @@ def start_once(home: Path, *, packs: bool) -> dict[str, float]:
         if b'"text"' not in connection.getresponse().readline():
             raise RuntimeError("no token came")
         first_token_s = time.monotonic() - started_s
-        taken_s = sum(map(cpu_s, tree(process.pid)))
+        taken_s = sum(map(cpu_s, family(process.pid)))
         connection.close()
     finally:
         process.send_signal(signal.SIGTERM)
@@ -114,7 +100,7 @@ def main() -> None:
             for case in order:
                 packs, cold = CASES[case]
                 if cold:
-                    drop_from_cache(home)
+                    drop_from_cache(models_and_packs(home))
                 samples[case].append({"load": round(os.getloadavg()[0], 2), **start_once(home, packs=packs)})
     cases = [
         {

@@ -11,11 +11,13 @@ import http.client
 import json
 import os
 import platform
-import re
 import statistics
 import tempfile
 import time
 from pathlib import Path
+
+from harness.memory import resident_bytes
+from harness.page_cache import drop_from_cache, models_and_packs
 
 from stoker import __version__
 from stoker.config import Settings
@@ -28,18 +30,7 @@ CASES = ("awake", "asleep", "asleep, cold")
 
 def pss_bytes(pid: int) -> int:
     """Return the memory of a process, its part of shared pages included."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-    found = re.search(r"^Pss:\s+(\d+) kB$", rollup, re.MULTILINE)
-    return 0 if found is None else int(found[1]) * 1024
-
-
-def drop_from_cache(home: Path) -> None:
-    """Have the kernel forget the contents of the model file and the pack."""
-    os.sync()
-    for path in (*home.glob("models/*/*.gguf"), *home.glob("packs/*.pack")):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
+    return resident_bytes(pid)["pss"]
 
 
 class Client:
@@ -110,7 +101,7 @@ def main() -> None:
                     raise RuntimeError("an engine is left")
                 memory["server asleep"].append(pss_bytes(server.process.pid))
                 if cold:
-                    drop_from_cache(home)
+                    drop_from_cache(models_and_packs(home))
                 took_s, text = client.first_token_s()
                 if text != expected:
                     raise RuntimeError(f"after a wake the text is {text!r}, not {expected!r}")

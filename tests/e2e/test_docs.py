@@ -204,6 +204,20 @@ def test_the_measurements_of_the_benchmarking_page_are_taken(
     assert len(orjson.loads((tmp_path / "result.json").read_bytes())["trials"][0]["samples"]) == 8
 
 
+def printed_by(words: list[str], environment: dict[str, str]) -> str:
+    """Run a command of ours and return what it prints."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "stoker", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.fixture
 def as_documented(home: Path, default_model_path: Path) -> Iterator[ServerProcess]:
     """The server that docs/serving.md starts, with the settings file that it shows."""
@@ -225,18 +239,7 @@ def test_the_commands_of_the_serving_page_do_what_it_says(home: Path, as_documen
     environment = clean_environment(home, {"STOKER_PORT": as_documented.url.rpartition(":")[2]})
     commands = of("docs/serving.md", "console")[1].commands
     assert [command[1] for command in commands] == ["ps", "load", "unload"]
-    printed = []
-    for _, *arguments in commands:
-        ended = subprocess.run(
-            [sys.executable, "-m", "stoker", *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        printed.append(ended.stdout)
+    printed = [printed_by(words, environment) for _, *words in commands]
     assert [line.split()[0] for line in printed[0].splitlines()[1:]] == [MODEL, "mine"]
     assert "second is ready" in printed[1]
     after = orjson.loads(as_documented.get("/admin/models")[1])["models"]
@@ -279,18 +282,7 @@ def test_the_commands_of_the_sleep_page_do_what_it_says(home: Path, default_mode
         environment = clean_environment(home, {"STOKER_PORT": server.url.rpartition(":")[2]})
         commands = by_hand.commands
         assert [each[1] for each in commands] == ["sleep", "ps", "wake"]
-        printed = []
-        for _, *words in commands:
-            ended = subprocess.run(
-                [sys.executable, "-m", "stoker", *words],
-                capture_output=True,
-                text=True,
-                env=environment,
-                timeout=60,
-                check=False,
-            )
-            assert ended.returncode == 0, ended.stderr
-            printed.append(ended.stdout)
+        printed = [printed_by(words, environment) for _, *words in commands]
         assert printed[0] == "mine sleeps\n"
         rows = [line.split()[:2] for line in printed[1].splitlines()[1:]]
         assert ["mine", "sleeping"] in rows

@@ -53,6 +53,11 @@ class ServedModel:
     parent: str | None = None
     adapter: AdapterRef | None = None
 
+    @property
+    def base_name(self) -> str:
+        """Name of the model that computes its answers, under which they are counted."""
+        return self.parent or self.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedAdapter:

@@ -5,11 +5,19 @@ two engine calls. When there are as many as there may be, the one used least rec
 that no sequence is, or will be, computed with.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from stoker.core.errors import CapacityError, EngineError, QueueFullError, QueueTimeoutError, RequestError
+from stoker.core.errors import (
+    CapacityError,
+    DeadlineError,
+    EngineError,
+    QueueFullError,
+    QueueTimeoutError,
+    RequestError,
+)
 from stoker.core.grammar import Constraint
 from stoker.core.protocols import Adaptable
 from stoker.core.stats import EngineStats
@@ -37,6 +45,12 @@ class WaitingSubmission:
     request: TokenRequest
     since: float
     constraint: Constraint | None = None
+
+    @property
+    def due(self) -> float:
+        """When it has waited for too long, on the loop's clock."""
+        limits = (self.request.queue_timeout_s, self.request.timeout_s)
+        return self.since + min((each for each in limits if each is not None), default=math.inf)
 
     def at(self, now: float) -> TokenRequest:
         """Return the request with what is left of its time limits."""
@@ -132,11 +146,18 @@ class AdapterShelf:
         """
         if not self._waiting and self._reading is None:
             return []
-        settled = [self._drop(each, _late(each)) for each in self._overdue(now)]
+        overdue = [each for each in self._waiting.values() if each.due <= now]
+        settled = [self._drop(each, _late(each)) for each in overdue]
         if self._reading is not None and self._reading[1].done():
             settled += self._take_over(*self._reading)
         self._read_next()
         return settled
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `settle` is to be called again though nothing has happened; None for never."""
+        due = min((each.due for each in self._waiting.values()), default=math.inf)
+        return None if due == math.inf else due
 
     def counted(self, stats: EngineStats) -> EngineStats:
         """Return the stats with those of the adapters."""
@@ -152,13 +173,6 @@ class AdapterShelf:
     def close(self) -> None:
         """Stop reading."""
         self._reader.shutdown(cancel_futures=True)
-
-    def _overdue(self, now: float) -> list[WaitingSubmission]:
-        return [
-            each
-            for each in self._waiting.values()
-            if (limit_s := each.request.queue_timeout_s) is not None and now - each.since >= limit_s
-        ]
 
     def _drop(
         self, submission: WaitingSubmission, error: RequestError | CapacityError | EngineError | None = None
@@ -206,9 +220,11 @@ class AdapterShelf:
             future.add_done_callback(lambda _: self._nudge())
 
 
-def _late(submission: WaitingSubmission) -> QueueTimeoutError:
-    return QueueTimeoutError(
-        f"the request's adapter was not in memory within its {submission.request.queue_timeout_s:g} s;"
-        " try again later",
-        retry_after_s=RETRY_AFTER_S,
-    )
+def _late(submission: WaitingSubmission) -> QueueTimeoutError | DeadlineError:
+    queue_s, whole_s = submission.request.queue_timeout_s, submission.request.timeout_s
+    if queue_s is not None and (whole_s is None or queue_s <= whole_s):
+        return QueueTimeoutError(
+            f"the request's adapter was not in memory within its {queue_s:g} s; try again later",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return DeadlineError("the request waited for its adapter until its time limit was over")

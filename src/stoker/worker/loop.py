@@ -1,37 +1,28 @@
 """The engine loop: mail in, steps, frames out; one thread owns scheduler and engine."""
 
 import gc
-import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import CapacityError, RequestError, SettingsError, StokerError
-from stoker.core.grammar import Constraint
+from stoker.core.errors import SettingsError
 from stoker.core.protocols import Adaptable, EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
-from stoker.core.refusals import refuse_lacking
 from stoker.core.sampling import SamplingParams
-from stoker.core.stats import EngineStats
 from stoker.core.step import BLOCK_TOKENS, StepPlan
-from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.worker import conversion
-from stoker.worker.adapters import AdapterShelf, WaitingSubmission, with_time_left
-from stoker.worker.checks import check_request
+from stoker.worker.adapters import AdapterShelf
 from stoker.worker.config import EngineConfig
-from stoker.worker.frames import Abort, Submit, Tune
+from stoker.worker.desk import Desk
 from stoker.worker.grammars import Grammars
-from stoker.worker.mailbox import Letter, Mailbox, PeerChange
-from stoker.worker.peer import Peer
+from stoker.worker.mailbox import Mailbox
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
 from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +113,7 @@ class EngineLoop:
             grammars = Grammars(loaded.grammars, self._config.grammar_timeout_s, self._mailbox.nudge)
             shelf = _open_shelf(self._config, loaded, scheduler, self._mailbox.nudge)
             try:
-                desk = _Desk(scheduler, sessions, info, grammars, shelf)
+                desk = Desk(scheduler, sessions, info, grammars, shelf)
                 self._serve(loaded.engine, scheduler, desk, tiers)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
@@ -146,7 +137,7 @@ class EngineLoop:
         self,
         engine: StepEngine,
         scheduler: Scheduler,
-        desk: "_Desk",
+        desk: Desk,
         tiers: BlockMover | None,
     ) -> None:
         clock = time.monotonic
@@ -167,7 +158,7 @@ class EngineLoop:
             plan = scheduler.schedule(clock())
             busy = plan is not None
             moved_s = 0.0 if tiers is None else _move(tiers, pulse)
-            wake_at = None if busy else _earlier(scheduler.wake_at, grammars.wake_at)
+            wake_at = None if busy else desk.wake_at
             timeout_s = None if wake_at is None else max(0.0, wake_at - clock())
             if letters or begun or settled or expired or not busy:
                 sessions.publish(desk.stats(), clock(), idle=not busy)
@@ -181,10 +172,6 @@ class EngineLoop:
                     sessions.fail(request_id, error)
                 sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
                 sessions.publish(desk.stats(), now, idle=False)
-
-
-def _earlier(one: float | None, other: float | None) -> float | None:
-    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _open_shelf(
@@ -226,128 +213,6 @@ def _move(tiers: BlockMover, pulse: AbstractContextManager[object]) -> float:
     with pulse:
         tiers.move()
     return time.monotonic() - began
-
-
-@dataclass(frozen=True, slots=True)
-class _Desk:
-    """Does what a letter says.
-
-    Attributes:
-        waiting: Whose are the sequences that wait for their grammars, by their ids.
-    """
-
-    scheduler: Scheduler
-    sessions: Sessions
-    info: EngineInfo
-    grammars: Grammars
-    shelf: AdapterShelf | None
-    waiting: dict[str, tuple[Peer, int]] = field(default_factory=dict)
-
-    def settle(self, now: float) -> bool:
-        """Go on with the sequences whose adapters have come; return whether there were any."""
-        if self.shelf is None:
-            return False
-        settled = self.shelf.settle(now)
-        for each in settled:
-            peer, sequence = each.submission.peer, each.submission.sequence
-            if each.error is not None:
-                self.sessions.refuse(peer, sequence, each.error)
-            else:
-                self._take(peer, sequence, each.submission.at(now), now, each.submission.constraint)
-        return bool(settled)
-
-    def open(self, letter: Letter, now: float) -> None:
-        match letter.content:
-            case Submit() as submit:
-                self._submit(letter.peer, submit, now)
-            case Abort(sequence=sequence):
-                self._abort(self.sessions.request_id(letter.peer, sequence))
-            case Tune() as tune:
-                self._tune(tune)
-            case PeerChange.CONNECTED:
-                self.sessions.open(letter.peer)
-            case PeerChange.DISCONNECTED:
-                if self.shelf is not None:
-                    self.shelf.forget_peer(letter.peer)
-                for request_id in self.sessions.close(letter.peer):
-                    self.scheduler.abort(request_id)
-                for request_id in [one for one, (peer, _) in self.waiting.items() if peer is letter.peer]:
-                    self._abort(request_id)
-
-    def _submit(self, peer: Peer, submit: Submit, now: float) -> None:
-        request_id = self.sessions.request_id(peer, submit.sequence)
-        try:
-            request = conversion.token_request(submit, request_id=request_id)
-            check_request(request, vocab_size=self.info.vocab_size)
-            refuse_lacking(request, self.info)
-            if request.grammar is not None:
-                self.grammars.prepare(request, now)
-                self.waiting[request_id] = (peer, submit.sequence)
-                return
-        except (RequestError, CapacityError) as error:
-            self.sessions.refuse(peer, submit.sequence, error)
-        else:
-            self._enter(WaitingSubmission(peer, submit.sequence, request, now), now)
-
-    def _enter(self, submission: WaitingSubmission, now: float) -> None:
-        """Queue a sequence, once its adapter is in memory."""
-        peer, sequence, request = submission.peer, submission.sequence, submission.request
-        if self.shelf is None or request.adapter is None or self.shelf.use(request.adapter):
-            self._take(peer, sequence, request, now, submission.constraint)
-            return
-        try:
-            self.shelf.wait(submission)
-        except CapacityError as error:
-            self.sessions.refuse(peer, sequence, error)
-
-    def _take(
-        self, peer: Peer, sequence: int, request: TokenRequest, now: float, constraint: Constraint | None
-    ) -> None:
-        try:
-            self.scheduler.submit(self._apart(request), now, constraint)
-        except (RequestError, CapacityError) as error:
-            self.sessions.refuse(peer, sequence, error)
-        else:
-            self.sessions.admit(peer, sequence)
-
-    def begin_prepared(self, now: float) -> bool:
-        """Queue those whose grammars are ready, or refuse them; return whether there were any."""
-        ready = self.grammars.take_ready(now)
-        for each in ready:
-            peer, sequence = self.waiting.pop(each.request.request_id)
-            try:
-                constraint = each.constraint
-            except StokerError as error:
-                self.sessions.refuse(peer, sequence, error)
-            else:
-                request = with_time_left(each.request, now - each.since)
-                self._enter(WaitingSubmission(peer, sequence, request, now, constraint), now)
-        return bool(ready)
-
-    def stats(self) -> EngineStats:
-        """Return counters and gauges as of now."""
-        stats = self.grammars.count(self.scheduler.stats())
-        return stats if self.shelf is None else self.shelf.counted(stats)
-
-    def _tune(self, tune: Tune) -> None:
-        try:
-            self.scheduler.retune(conversion.batching_policy(tune))
-        except SettingsError as error:  # a gateway checks its settings; this one is not of ours
-            _log.warning("steps are filled as before: %s", error)
-
-    def _apart(self, request: TokenRequest) -> TokenRequest:
-        """Let a sequence have a salt of its own where no blocks can be shared."""
-        if Ability.SHARED_BLOCKS in self.info.lacks:
-            return replace(request, cache_salt=request.request_id)
-        return request
-
-    def _abort(self, request_id: str) -> None:
-        if self.grammars.forget(request_id):
-            del self.waiting[request_id]
-        if self.shelf is not None:
-            self.shelf.forget(request_id)
-        if self.scheduler.abort(request_id):
-            self.sessions.forget(request_id)
 
 
 def warm_up(engine: StepEngine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stoker.api.body import parse_object
 from stoker.api.limits import ApiLimits
-from stoker.api.openai import generation
+from stoker.api.openai import entry
 from stoker.core.errors import InvalidRequestError
 from stoker.testing.asgi import post
 from stoker.testing.scripted_api import ScriptedApi, scripted_api
@@ -76,7 +76,7 @@ async def test_large_bodies_are_parsed_one_at_a_time_off_the_event_loop(
         parsing.release()
         return parse_object(body, max_depth=max_depth)
 
-    monkeypatch.setattr(generation, "parse_object", alone)
+    monkeypatch.setattr(entry, "parse_object", alone)
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "x" * 70_000}]}
     text = {"model": "tiny", "prompt": "x" * 70_000}
     calls = [post(api.app, "/v1/chat/completions", chat), post(api.app, "/v1/completions", text)]

@@ -1,4 +1,4 @@
-"""A place for an engine's socket."""
+"""Places for engines' sockets."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,3 +11,11 @@ import pytest
 def socket_path() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="stoker-test-") as folder:
         yield Path(folder) / "engine.sock"
+
+
+@pytest.fixture
+def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let supervisors make their folders where the test sees what they leave."""
+    with tempfile.TemporaryDirectory(prefix="stoker-test-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)

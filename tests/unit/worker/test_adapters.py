@@ -3,10 +3,11 @@
 import socket
 from collections.abc import Iterator
 from threading import Event
+from typing import Literal
 
 import pytest
 
-from stoker.core.errors import CorruptFileError, EngineError, QueueFullError, QueueTimeoutError
+from stoker.core.errors import CorruptFileError, DeadlineError, EngineError, QueueFullError, QueueTimeoutError
 from stoker.core.stats import EngineStats
 from stoker.core.tokens import AdapterRef, TokenRequest
 from stoker.worker.adapters import AdapterShelf, Settled, WaitingSubmission
@@ -51,14 +52,20 @@ class Bench:
         )
         self.n = 0
 
-    def ask(self, digest: str, path: str = "good", limit_s: float | None = None) -> str:
+    def ask(
+        self,
+        digest: str,
+        path: str = "good",
+        limit_s: float | None = None,
+        queue_limit_s: float | Literal["the same"] | None = "the same",
+    ) -> str:
         self.n += 1
         request = TokenRequest(
             request_id=str(self.n),
             prompt=(1,),
             max_tokens=1,
             adapter=AdapterRef(path, digest),
-            queue_timeout_s=limit_s,
+            queue_timeout_s=limit_s if queue_limit_s == "the same" else queue_limit_s,
             timeout_s=limit_s,
         )
         self.shelf.wait(WaitingSubmission(self.peer, self.n, request, 0.0))
@@ -159,6 +166,20 @@ def test_time_limits_hold_while_it_waits(bench: Bench) -> None:
     assert bench.shelf.settle(4.0) == []
     (late,) = bench.shelf.settle(5.0)
     assert isinstance(late.error, QueueTimeoutError)
+
+
+def test_whichever_time_limit_is_over_first_ends_the_waiting(bench: Bench) -> None:
+    bench.engine.may_read.clear()
+    bench.ask("a", limit_s=5.0)
+    bench.ask("b", limit_s=9.0, queue_limit_s=None)
+    bench.ask("c")
+    assert bench.shelf.settle(1.0) == []
+    assert bench.shelf.wake_at == 5.0
+    assert len(bench.shelf.settle(6.0)) == 1
+    assert bench.shelf.wake_at == 9.0
+    (late,) = bench.shelf.settle(9.0)
+    assert isinstance(late.error, DeadlineError)
+    assert bench.shelf.wake_at is None
 
 
 def test_what_is_left_of_the_limits_goes_on(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,12 +37,7 @@ ENDLESS = 4000
 FAST = RestartPolicy(first_delay_s=0.01, max_delay_s=0.5, crash_loop_deaths=3)
 
 
-@pytest.fixture(autouse=True)
-def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let supervisors make their folders where the test sees what they leave."""
-    with tempfile.TemporaryDirectory(prefix="stoker-test-") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield Path(folder)
+pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 @asynccontextmanager

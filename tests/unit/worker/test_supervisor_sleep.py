@@ -3,8 +3,7 @@
 import asyncio
 import os
 import signal
-import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,12 +24,7 @@ CONFIG = EngineConfig(model_path=Path("fake"), model="fake", max_pinned_tokens=1
 REQUEST = make_request("r", prompt=(1, 2, 3))
 
 
-@pytest.fixture(autouse=True)
-def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let supervisors make their folders where the test sees what they leave."""
-    with tempfile.TemporaryDirectory(prefix="stoker-test-") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield Path(folder)
+pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """``/admin/models``: the models that the server has; load, unload, put to sleep and wake them."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,9 +10,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stoker.api.admin.control import ModelControl, ModelState
-from stoker.api.body import parse_object, read_body, require_json
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.validation import validate
+from stoker.api.openai.validation import valid_body
 from stoker.api.origin import check_origin
 from stoker.api.reply import Reply
 from stoker.config import ModelSettings
@@ -25,12 +25,25 @@ class LoadBody(ModelSettings):
 
 def admin_routes(*, control: ModelControl, limits: ApiLimits) -> list[Route]:
     """Return the routes under ``/admin``."""
+
+    async def sleep(name: str) -> bytes:
+        return _document(await control.sleep(name))
+
+    async def wake(name: str) -> bytes:
+        return _document(await control.wake(name))
+
+    async def is_sleeping(name: str) -> bytes:
+        return orjson.dumps({"is_sleeping": control.is_sleeping(name)})
+
+    async def unload(name: str) -> bytes:
+        return _document(control.unload(name))
+
     return [
         Route("/admin/models", ModelCollection(control, limits), methods=["GET", "POST"]),
-        Route("/admin/models/{name:path}/sleep", ModelSleep(control), methods=["POST"]),
-        Route("/admin/models/{name:path}/wake_up", ModelWake(control), methods=["POST"]),
-        Route("/admin/models/{name:path}/is_sleeping", ModelSleeps(control), methods=["GET"]),
-        Route("/admin/models/{name:path}", ModelRemoval(control), methods=["DELETE"]),
+        Route("/admin/models/{name:path}/sleep", ModelAction(sleep), methods=["POST"]),
+        Route("/admin/models/{name:path}/wake_up", ModelAction(wake), methods=["POST"]),
+        Route("/admin/models/{name:path}/is_sleeping", ModelAction(is_sleeping), methods=["GET"]),
+        Route("/admin/models/{name:path}", ModelAction(unload, status=202), methods=["DELETE"]),
     ]
 
 
@@ -56,9 +69,7 @@ class ModelCollection:
         """
         check_origin(scope)
         if scope["method"] == "POST":
-            require_json(scope)
-            fields = parse_object(await read_body(receive), max_depth=self._limits.max_json_depth)
-            body = validate(LoadBody, fields)
+            body = await valid_body(scope, receive, LoadBody, self._limits)
             overrides = ModelSettings.model_validate({k: v for k, v in body.given().items() if k != "model"})
             state = await self._control.load(body.model, overrides)
             await Reply(202, _document(state)).send(send)
@@ -67,89 +78,27 @@ class ModelCollection:
             await Reply(200, orjson.dumps({"models": data})).send(send)
 
 
-class ModelRemoval:
-    """ASGI endpoint that unloads a model.
+class ModelAction:
+    """ASGI endpoint that does one thing with the model that its path names.
 
     Args:
-        control: Does it.
+        act: Does it, and returns the answer.
+        status: Of the answer.
     """
 
-    def __init__(self, control: ModelControl) -> None:
-        self._control = control
+    def __init__(self, act: Callable[[str], Awaitable[bytes]], *, status: int = 200) -> None:
+        self._act = act
+        self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Answer one request.
 
         Raises:
             ForbiddenError: A web page of another origin sends it.
-            StokerError: As `ModelControl.unload`.
+            StokerError: As the method of `ModelControl`.
         """
         check_origin(scope)
-        await Reply(202, _document(self._control.unload(scope["path_params"]["name"]))).send(send)
-
-
-class ModelSleep:
-    """ASGI endpoint that puts a model to sleep.
-
-    Args:
-        control: Does it.
-    """
-
-    def __init__(self, control: ModelControl) -> None:
-        self._control = control
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Answer one request.
-
-        Raises:
-            ForbiddenError: A web page of another origin sends it.
-            StokerError: As `ModelControl.sleep`.
-        """
-        check_origin(scope)
-        await Reply(200, _document(await self._control.sleep(scope["path_params"]["name"]))).send(send)
-
-
-class ModelWake:
-    """ASGI endpoint that wakes a model.
-
-    Args:
-        control: Does it.
-    """
-
-    def __init__(self, control: ModelControl) -> None:
-        self._control = control
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Answer one request.
-
-        Raises:
-            ForbiddenError: A web page of another origin sends it.
-            StokerError: As `ModelControl.wake`.
-        """
-        check_origin(scope)
-        await Reply(200, _document(await self._control.wake(scope["path_params"]["name"]))).send(send)
-
-
-class ModelSleeps:
-    """ASGI endpoint that tells whether a model sleeps.
-
-    Args:
-        control: Knows it.
-    """
-
-    def __init__(self, control: ModelControl) -> None:
-        self._control = control
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Answer one request.
-
-        Raises:
-            ForbiddenError: A web page of another origin sends it.
-            StokerError: As `ModelControl.is_sleeping`.
-        """
-        check_origin(scope)
-        sleeps = self._control.is_sleeping(scope["path_params"]["name"])
-        await Reply(200, orjson.dumps({"is_sleeping": sleeps})).send(send)
+        await Reply(self._status, await self._act(scope["path_params"]["name"])).send(send)
 
 
 def _document(state: ModelState) -> bytes:

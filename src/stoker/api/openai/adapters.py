@@ -9,10 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parse_object, read_body, require_json
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.models import model_object
-from stoker.api.openai.validation import validate
+from stoker.api.openai.validation import valid_body
 from stoker.api.origin import check_origin
 from stoker.api.reply import Reply
 from stoker.api.served import ServedAdapter, ServedModel, ServedModels
@@ -74,9 +73,7 @@ class LoadAdapter:
             ConflictError: The name is taken, or there are as many adapters as there may be.
         """
         check_origin(scope)
-        require_json(scope)
-        fields = parse_object(await read_body(receive), max_depth=self._limits.max_json_depth)
-        body = validate(LoadAdapterBody, fields)
+        body = await valid_body(scope, receive, LoadAdapterBody, self._limits)
         base = self._base(body.base_model_name)
         self._models.check_adapter_name(body.lora_name)
         if base.read_adapter is None:
@@ -123,7 +120,6 @@ class UnloadAdapter:
             ModelNotFoundError: There is no such adapter.
         """
         check_origin(scope)
-        require_json(scope)
-        fields = parse_object(await read_body(receive), max_depth=self._limits.max_json_depth)
-        adapter = self._models.remove_adapter(validate(UnloadAdapterBody, fields).lora_name)
+        body = await valid_body(scope, receive, UnloadAdapterBody, self._limits)
+        adapter = self._models.remove_adapter(body.lora_name)
         await Reply(200, orjson.dumps({"id": adapter.name, "object": "model", "deleted": True})).send(send)

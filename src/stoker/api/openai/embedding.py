@@ -4,15 +4,15 @@ import asyncio
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from secrets import token_hex
 
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parse_object, parsed_body
+from stoker.api.body import parsed_body
 from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import record_of
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.embedding_request import EmbeddingJob, ParseEmbeddingJob
+from stoker.api.openai.entry import body_parser
 from stoker.api.reply import Reply
 from stoker.api.served import ServedModel, ServedModels
 from stoker.core.errors import InvalidRequestError
@@ -56,17 +56,12 @@ class Embed:
             StokerError: The request was refused or failed.
         """
         record = record_of(scope)
-        parse = partial(self._parse, request_id=record.request_id)
+        parse = body_parser(self._parse_job, self._limits, record.request_id)
         job = await parsed_body(scope, receive, parse, self._parser)
         model = self._models.find(job.model)
-        record.model = model.parent or model.name
+        record.model = model.base_name
         _check_dimensions(job.dimensions, model)
         await until_disconnect(receive, self._respond(job, model, record, send))
-
-    def _parse(self, body: bytes, *, request_id: str) -> EmbeddingJob:
-        fields = parse_object(body, max_depth=self._limits.max_json_depth)
-        # The client's id need not be unique, and two requests of one id must not meet in an engine.
-        return self._parse_job(fields, self._limits, f"{request_id}.{token_hex(4)}")
 
     async def _respond(
         self, job: EmbeddingJob, model: ServedModel, record: RequestRecord, send: Send
@@ -76,9 +71,7 @@ class Embed:
             embeddings = await model.embedder.embed(request, places=places)
         record.prompt_tokens = sum(each.n_tokens for each in embeddings)
         record.cached_tokens = sum(each.n_cached for each in embeddings)
-        self._metrics.embedded(
-            model.parent or model.name, n_inputs=len(embeddings), n_tokens=record.prompt_tokens
-        )
+        self._metrics.embedded(model.base_name, n_inputs=len(embeddings), n_tokens=record.prompt_tokens)
         write = partial(job.document, embeddings, model=model.name)
         if len(embeddings) <= _INLINE_INPUTS:
             body = write()

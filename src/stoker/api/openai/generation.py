@@ -6,18 +6,18 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from secrets import token_hex
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parse_object, parsed_body
+from stoker.api.body import parsed_body
 from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import note_failure, record_of
 from stoker.api.fan_in import fan_in
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.answer import Answer, GatheredChoice, Header
+from stoker.api.openai.entry import body_parser
 from stoker.api.openai.errors import describe
 from stoker.api.openai.job import Job, ParseJob
 from stoker.api.reply import Reply
@@ -85,22 +85,17 @@ class Generation:
             StokerError: The request was refused or failed before the response began.
         """
         record = record_of(scope)
-        parse = partial(self._parse, request_id=record.request_id)
+        parse = body_parser(self._endpoint.parse, self._limits, record.request_id)
         job = await parsed_body(scope, receive, parse, self._parser)
         model = self._models.find(job.model)
-        record.model = model.parent or model.name
+        record.model = model.base_name
         if model.parent is not None and model.adapter is not None:
             job = job.with_adapter(model.parent, model.adapter)
         record.stream = job.stream
         await until_disconnect(receive, self._respond(job, model, record, send))
 
-    def _parse(self, body: bytes, *, request_id: str) -> Job:
-        fields = parse_object(body, max_depth=self._limits.max_json_depth)
-        # The client's id need not be unique, and two requests of one id must not meet in an engine.
-        return self._endpoint.parse(fields, self._limits, f"{request_id}.{token_hex(4)}")
-
     async def _respond(self, job: Job, model: ServedModel, record: RequestRecord, send: Send) -> None:
-        timer = self._metrics.token_timer(record, model=model.parent or model.name, n_choices=job.n_choices)
+        timer = self._metrics.token_timer(record, model=model.base_name, n_choices=job.n_choices)
         with model.reserve(job.requests):
             await self._generate(job, model, record, timer, send)
 

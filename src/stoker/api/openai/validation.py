@@ -3,8 +3,10 @@
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope
 
-from stoker.api.body import shown
+from stoker.api.body import parse_object, read_body, require_json, shown
+from stoker.api.limits import ApiLimits
 from stoker.core.errors import InvalidRequestError
 
 _WORDING = {
@@ -17,6 +19,18 @@ _WORDING = {
 """Pydantic's words for Python's programmers to words for those who send JSON."""
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+async def valid_body(scope: Scope, receive: Receive, model: type[Model], limits: ApiLimits) -> Model:
+    """Return a request's whole body, a small one, as a wire type.
+
+    Raises:
+        ClientGoneError: The client left before the body was complete.
+        InvalidRequestError: It is no JSON, or not of this type.
+    """
+    require_json(scope)
+    fields = parse_object(await read_body(receive), max_depth=limits.max_json_depth)
+    return validate(model, fields)
 
 
 def validate(model: type[Model], fields: dict[str, Any], *, path: str = "") -> Model:
