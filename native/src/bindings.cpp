@@ -122,7 +122,7 @@ class PyModel {
     model_.set_adapter(slot, std::move(adapter));
   }
 
-  // Samples come step after step, each of all sequences.
+  // Samples come step after step, each of all sequences that sample, in order.
   nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
                     const PyPromptScores* wanted_scores, const PySteps* steps, const PyPools* wanted_pools,
                     const Array<int32_t>& adapters) {
@@ -132,8 +132,7 @@ class PyModel {
     if (edits != nullptr) edits->attach(params);
     batch.samples = sampling.samples.data();
     batch.params = params.data();
-    std::vector<Sample> samples(static_cast<size_t>(batch.n_seqs));
-    for (Sample& s : samples) s.token = -1;
+    std::vector<Sample> samples(sampling.n_samples());
     std::vector<Sample> scored;
     PromptScores scores{};
     if (wanted_scores != nullptr) {
@@ -294,7 +293,7 @@ NB_MODULE(_native, m) {
       .def(
           "forward",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
-             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<uint8_t> samples, Array<float> temperature,
+             Array<int32_t> block_tables, Array<int32_t> table_starts, Array<int32_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
              Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps,
              const PyPools* pools, Array<int32_t> adapters) {

@@ -46,13 +46,19 @@ struct BatchArrays {
 };
 
 struct SamplingArrays {
-  Array<uint8_t> samples;
+  Array<int32_t> samples;
   Array<float> temperature;
   Array<int32_t> top_k;
   Array<float> top_p, min_p;
   Array<uint64_t> seed;
   Array<uint32_t> choice;
   Array<int32_t> n_logprobs;
+
+  size_t n_samples() const {
+    size_t total = 0;
+    for (size_t s = 0; s < samples.size(); ++s) total += static_cast<size_t>(std::max(0, samples(s)));
+    return total;
+  }
 
   std::vector<SampleParams> params(const Batch& batch) const {
     const auto n = static_cast<size_t>(batch.n_seqs);

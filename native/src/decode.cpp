@@ -12,7 +12,7 @@ void check(const Model& model, const Batch& batch, const DecodeLimits& limits) {
   if (limits.n_steps < 1) throw std::invalid_argument("a decode needs at least one step");
   if (batch.scores != nullptr) throw std::invalid_argument("a decode of several steps scores no prompt");
   for (int s = 0; s < batch.n_seqs; ++s) {
-    if (batch.run_starts[s + 1] - batch.run_starts[s] != 1 || batch.samples[s] == 0) {
+    if (batch.run_starts[s + 1] - batch.run_starts[s] != 1 || batch.samples[s] != 1) {
       throw std::invalid_argument("in a decode of several steps every sequence has one token and is sampled");
     }
     const int64_t end = int64_t{batch.first_positions[s]} + limits.n_steps;

@@ -185,26 +185,10 @@ void Model::forward(const Batch& batch, Sample* samples_out) {
   check_pools(batch);
   const FloatMode float_mode;
   const PhaseTimer timer(phases_, Phase::other);
-  Scratch& scratch = *scratch_;
   run_layers(batch);
   pool_prompts(batch);
   score_prompts(batch);
-  scratch.sampled_seqs.clear();
-  scratch.logit_rows.clear();
-  for (int s = 0; s < batch.n_seqs; ++s) {
-    if (batch.samples[s] == 0) continue;
-    scratch.sampled_seqs.push_back(s);
-    scratch.logit_rows.push_back(batch.run_starts[s + 1] - 1);
-  }
-  if (scratch.logit_rows.empty()) return;
-  output_logits(scratch.logit_rows);
-  const PhaseTimer sampling(phases_, Phase::sampling);
-  const size_t stride = (static_cast<size_t>(shape_.vocab_size) + kLanes - 1) / kLanes * kLanes;
-  pool_.run(static_cast<int>(scratch.sampled_seqs.size()), [&](int i, int thread) {
-    const int s = scratch.sampled_seqs[static_cast<size_t>(i)];
-    samples_out[s] = sample(*kernels_, scratch.logits.as<float>() + static_cast<size_t>(i) * stride, shape_.vocab_size,
-                            batch.params[s], scratch.threads[static_cast<size_t>(thread)].sampling);
-  });
+  sample_runs(batch, samples_out);
 }
 
 void Model::logits(const Batch& batch, float* out) {

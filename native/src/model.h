@@ -52,7 +52,8 @@ struct Batch {
   const int32_t* first_positions;  // [n_seqs]
   const int32_t* block_tables;     // all tables, one after the other
   const int32_t* table_starts;     // [n_seqs + 1] into block_tables
-  const uint8_t* samples;          // [n_seqs] 1 where the token after the run is sampled
+  // [n_seqs] how many tokens are sampled: 0, 1 for the token after the run, or 1 more than the run has drafts at its end
+  const int32_t* samples;
   const SampleParams* params;      // [n_seqs]
   const PromptScores* scores = nullptr;
   const Pools* pools = nullptr;
@@ -144,8 +145,9 @@ class Model {
   // for one that does not fit this shape; std::bad_alloc.
   void set_adapter(int slot, std::shared_ptr<const Adapter> adapter);
 
-  // Computes the batch's tokens into the KV cache and samples. samples_out has n_seqs entries, written where
-  // batch.samples is 1. Throws std::invalid_argument for a batch that breaks the rules; nothing is computed then.
+  // Computes the batch's tokens into the KV cache and samples. samples_out has an entry for each token to be sampled,
+  // those of a sequence in order of position. After the first that is another than the draft in its place, a sequence's
+  // tokens are -1. Throws std::invalid_argument for a batch that breaks the rules; nothing is computed then.
   void forward(const Batch& batch, Sample* samples_out);
 
   // The same without sampling: raw logits of every row, [n_tokens][vocab_size]. For checks.
@@ -217,6 +219,7 @@ class Model {
   void output_logits(const std::vector<int>& rows);
   void pool_prompts(const Batch& batch);
   void score_prompts(const Batch& batch);
+  void sample_runs(const Batch& batch, Sample* samples_out);
 
   ModelShape shape_;
   ModelOptions options_;

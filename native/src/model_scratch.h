@@ -159,7 +159,8 @@ struct ThreadScratch {
 struct Scratch {
   int n_rows = 0;
   std::vector<Row> rows;
-  std::vector<int> sampled_seqs;
+  std::vector<SampleParams> sampled;  // of each token to be sampled
+  std::vector<int> sampled_rows;      // and the row that it follows
   std::vector<int> logit_rows;
   std::vector<AttentionPlan> plans;
   FloatRows residual;          // [rows][width]

@@ -27,6 +27,8 @@ void Model::check(const Batch& batch) const {
     refuse(batch.first_positions[s] < 0 || batch.first_positions[s] + n > shape_.context_length,
            "a position is outside the context");
     refuse(n_blocks * kBlockTokens < batch.first_positions[s] + n, "a block table is too short");
+    refuse(batch.samples != nullptr && (batch.samples[s] < 0 || batch.samples[s] > n),
+           "a sequence must sample at most as many tokens as its run has");
   }
   for (int i = 0; i < batch.run_starts[batch.n_seqs]; ++i) {
     refuse(batch.tokens[i] < 0 || batch.tokens[i] >= shape_.vocab_size, "a token id is outside the vocabulary");

@@ -43,7 +43,7 @@ std::unique_ptr<Model> build_model() {
 struct Decoding {
   std::vector<int32_t> tokens = {7, 8, 9}, run_starts = {0, 1, 2, 3}, positions = {15, 15, 15};
   std::vector<int32_t> tables = {0, 1, 2, 3, 4, 5, 6, 7, 8}, table_starts = {0, 3, 6, 9};
-  std::vector<uint8_t> samples = {1, 1, 1};
+  std::vector<int32_t> samples = {1, 1, 1};
   std::vector<int32_t> history = {1, 2, 3, 9};
   LogitEdits edits{history.data(), 4, 2, 1.0f, 0.5f, 1.5f, nullptr, nullptr, 0, nullptr, 0};
   std::vector<SampleParams> params = {{0.0f, 0, 1.0f, 0.0f, 1, 0, 16, 3, nullptr},

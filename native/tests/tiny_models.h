@@ -83,7 +83,7 @@ struct Sequence {
 // Owns what a Batch points to.
 struct BatchBuilder {
   std::vector<int32_t> tokens, run_starts{0}, first_positions, tables, table_starts{0};
-  std::vector<uint8_t> samples;
+  std::vector<int32_t> samples;
   std::vector<SampleParams> params;
 
   void add(const Sequence& sequence, int n_tokens) {

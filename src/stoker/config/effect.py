@@ -68,6 +68,8 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "max_running",
         "step_tokens",
         "call_steps",
+        "speculation",
+        "draft_tokens",
         "kv_memory",
         "kv_host_memory",
         "max_kv_disk_bytes",

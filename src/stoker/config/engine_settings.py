@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ByteSize, Field
 
 from stoker.config.model_settings import Precise
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.step import MAX_CALL_STEPS
 
 
@@ -110,6 +111,19 @@ class EngineSettings(BaseModel):
         description="Most tokens of each sequence in one engine call. A call has several while nobody waits "
         "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves "
         "work beside the engine's. 1 sends each on its own.",
+    )
+    speculation: Literal["off", "prompt-lookup"] = Field(
+        default="prompt-lookup",
+        description="Guessing the next tokens of a stream, so that an engine call can compute several of them; "
+        "the tokens are those that come without it, bit for bit. `prompt-lookup` copies what followed when "
+        "the conversation said the same before, where that is expected to be faster (speculation.md). Only "
+        "the native engine has it.",
+    )
+    draft_tokens: int = Field(
+        default=MAX_DRAFT_TOKENS,
+        ge=1,
+        le=MAX_DRAFT_TOKENS,
+        description="Most tokens that are guessed for a stream in one engine call.",
     )
     kv_memory: ByteSize | None = Field(
         default=None,

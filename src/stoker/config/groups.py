@@ -40,6 +40,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_waiting_tokens",
         "step_tokens",
         "call_steps",
+        "speculation",
+        "draft_tokens",
         "batching",
         "itl_target_s",
         "prefill_share",

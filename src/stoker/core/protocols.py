@@ -113,6 +113,15 @@ class MultiStep(Protocol):
 
 
 @runtime_checkable
+class Verifying(Protocol):
+    """A step engine that takes plans with drafts."""
+
+    @property
+    def max_draft_tokens(self) -> int:
+        """Most tokens of a draft behind a run."""
+
+
+@runtime_checkable
 class Adaptable(Protocol):
     """A step engine that computes sequences with adapters, those that it has been given."""
 

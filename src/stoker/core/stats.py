@@ -24,6 +24,8 @@ class EngineStats:
         prompt_tokens_total: Prompt tokens of admitted sequences.
         cached_tokens_total: Those of them that came from the prefix cache.
         generated_tokens_total: Tokens sampled.
+        drafted_tokens_total: Tokens of drafts that were computed.
+        accepted_tokens_total: Those of them that were right.
         preemptions_total: Sequences that gave up their blocks to be recomputed later.
         expired_total: Sequences that were given up because a time limit of theirs was over.
         host_restored_tokens_total: Tokens whose KV came back from the host tier.
@@ -65,6 +67,8 @@ class EngineStats:
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
     generated_tokens_total: int = 0
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0
     preemptions_total: int = 0
     expired_total: int = 0
     host_restored_tokens_total: int = 0
@@ -127,6 +131,8 @@ COUNTERS = (
     "prompt_tokens_total",
     "cached_tokens_total",
     "generated_tokens_total",
+    "drafted_tokens_total",
+    "accepted_tokens_total",
     "preemptions_total",
     "expired_total",
     "host_restored_tokens_total",

@@ -3,11 +3,13 @@
 A plan has no prefill and decode phases: each sequence contributes a run of consecutive tokens whose
 KV is not computed yet, one token for a running decode or a chunk of a prompt. When all of them decode, a
 call may take several steps: each sampled token is computed and the next one sampled, without Python between.
+A run may end with a draft: guesses at the tokens that will be sampled (`stoker.core.drafting`).
 """
 
 from array import array
 from dataclasses import dataclass, field
 
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.grammar import Constraint
 from stoker.core.pooling import PoolRun
 from stoker.core.sampling import SamplingParams
@@ -17,7 +19,10 @@ BLOCK_TOKENS = 16
 """Tokens in one KV block."""
 
 MAX_CALL_STEPS = 4
-"""Most steps of one engine call; with an engine that dies, so many tokens of a sequence are lost at most."""
+"""Most steps of one engine call."""
+
+MAX_CALL_TOKENS = max(MAX_CALL_STEPS, MAX_DRAFT_TOKENS + 1)
+"""Most tokens that a call gives a sequence; with an engine that dies, so many are lost at most."""
 
 
 @dataclass(slots=True)
@@ -117,6 +122,8 @@ class StepPlan:
             cover the run's last token.
         samples: Whether to sample the token after the run's last one, ``[n]``; false for a chunk
             that ends inside the prompt.
+        drafts: How many tokens at the end of a run are a draft, by row; only of rows that sample. They, too,
+            are in `tokens`, and covered by the block table.
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
@@ -124,7 +131,7 @@ class StepPlan:
         adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
             engine has been given (`Adaptable`).
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
-            sequence samples, none is scored or pooled and the tables cover ``n_steps - 1`` tokens more. The
+            sequence samples, none is scored or pooled, none has a draft and the tables cover ``n_steps - 1`` tokens more. The
             call ends early after a step with which a sequence ended.
         stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
     """
@@ -134,6 +141,7 @@ class StepPlan:
     first_positions: list[int] = field(default_factory=list)
     block_tables: list[list[int]] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
+    drafts: dict[int, int] = field(default_factory=dict)
     sampling: list[SamplingParams] = field(default_factory=list)
     edits: dict[int, LogitEdits] = field(default_factory=dict)
     scoring: dict[int, PromptScoring] = field(default_factory=dict)
@@ -155,7 +163,8 @@ class StepResult:
     Attributes:
         token_ids: The sampled tokens of each sequence, in order, ``[n]`` lists: none where the plan does
             not sample, otherwise one for each step, from 1 to `StepPlan.n_steps` of them and equally many
-            for all.
+            for all. After a run with a draft: those that equal the draft's tokens, then the first that does
+            not, or that comes after all of them.
         logprobs: The sampled tokens' log-probabilities, ``[n]`` lists; empty where none were asked for.
         scores: Those of the prompt tokens that the plan wants scored, by row.
         sums: The new sums of those rows that the plan wants pooled, ``[width]`` each, as C doubles.

@@ -72,6 +72,14 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "Prompt tokens that came from the prefix cache.",
     ),
     "generated_tokens_total": ("stoker_engine_generated_tokens_total", "Tokens sampled."),
+    "drafted_tokens_total": (
+        "stoker_engine_drafted_tokens_total",
+        "Tokens of drafts that were computed.",
+    ),
+    "accepted_tokens_total": (
+        "stoker_engine_accepted_tokens_total",
+        "Tokens of drafts that were right; their share of the drafted ones is the acceptance rate.",
+    ),
     "preemptions_total": ("stoker_engine_preemptions_total", "Sequences preempted."),
     "expired_total": (
         "stoker_engine_expired_total",

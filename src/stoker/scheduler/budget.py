@@ -21,13 +21,15 @@ class StepBudget:
 
     Attributes:
         n_streams: Decodes.
+        n_drafted: Tokens of drafts behind them.
         work: All that the step does so far.
     """
 
-    __slots__ = ("_costs", "_n_left", "_seconds", "n_streams", "work")
+    __slots__ = ("_costs", "_n_left", "_seconds", "n_drafted", "n_streams", "work")
 
     def __init__(self, work: StepWork, n_tokens: int, seconds: float | None, costs: CostModel) -> None:
         self.n_streams = work.rows
+        self.n_drafted = 0
         self.work = work
         self._n_left = n_tokens - work.rows
         self._seconds = seconds
@@ -37,6 +39,19 @@ class StepBudget:
     def n_left(self) -> int:
         """Tokens that the step has room for, whatever the time."""
         return self._n_left
+
+    @property
+    def decodes_only(self) -> bool:
+        """Whether no prompt is computed in the step."""
+        return self.work.rows == self.n_streams + self.n_drafted
+
+    def add_draft(self, n_context: int, n_tokens: int) -> None:
+        """Count the tokens of a draft behind a sequence's last token; its keys and values are read anyway."""
+        work = self.work
+        work.add_run(n_context, n_tokens, n_tokens)
+        work.reads -= n_context
+        self.n_drafted += n_tokens
+        self._n_left -= n_tokens
 
     @property
     def n_tokens(self) -> int:

@@ -24,6 +24,10 @@ def validate_result(plan: StepPlan, result: StepResult) -> None:
             "report this bug"
         )
     n_sampled = [len(run) for run in result.token_ids]
+    if plan.drafts:
+        _validate_drafts(plan, result)
+        for row in plan.drafts:
+            n_sampled[row] = 1
     n_steps = max(n_sampled, default=0) if True in plan.samples else 1
     if (
         len(result.logprobs) != len(plan.samples)
@@ -35,6 +39,15 @@ def validate_result(plan: StepPlan, result: StepResult) -> None:
             f"samples={plan.samples} returned token_ids={result.token_ids} and {len(result.logprobs)} rows "
             "of logprobs; report this bug"
         )
+
+
+def _validate_drafts(plan: StepPlan, result: StepResult) -> None:
+    """Refuse samples that go on after a guess that was wrong, or that are none at all."""
+    for row, n_draft in plan.drafts.items():
+        sampled = result.token_ids[row]
+        draft = plan.tokens[row][-n_draft:]
+        if not 1 <= len(sampled) <= n_draft + 1 or sampled[:-1] != draft[: len(sampled) - 1]:
+            raise EngineError(f"a step with the draft {draft} returned the tokens {sampled}; report this bug")
 
 
 def apply_result(
@@ -65,8 +78,9 @@ def apply_result(
         scores = result.scores.get(row)
         if scores is not None:
             sequence.n_scored += len(scores)
-        # Of the tokens sampled, all but the last have been computed, too.
-        n_computed = sequence.n_computed = sequence.n_computed + len(run) + max(0, len(sampled) - 1)
+        # Of the tokens sampled, all but the last have been computed, too; of a draft, those that were right.
+        n_run = len(run) - plan.drafts.get(row, 0)
+        n_computed = sequence.n_computed = sequence.n_computed + n_run + max(0, len(sampled) - 1)
         if sequence.pool is not None and (sums := result.sums.get(row)) is not None:
             sequence.pool.take(sums, n_computed)
         reason = _append(sequence, sampled) if sampled else None

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 
 from stoker.core.batching import BatchingPolicy
+from stoker.core.drafting import DraftCosts
 from stoker.core.work import ModelWork, StepWork
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.cost import CostModel
 from stoker.scheduler.counters import Counters
+from stoker.scheduler.draft_costs import DraftPace
 from stoker.scheduler.quantile import LatestQuantile
 from stoker.scheduler.sequence import SequenceState
 from stoker.scheduler.steps import CallPace
@@ -43,7 +45,16 @@ class Pace:
         n_budget: Tokens that the latest step might have had; set by whoever plans it.
     """
 
-    __slots__ = ("_calls", "_costs", "_counters", "_max_step_tokens", "_ratios", "n_budget", "policy")
+    __slots__ = (
+        "_calls",
+        "_costs",
+        "_counters",
+        "_drafts",
+        "_max_step_tokens",
+        "_ratios",
+        "n_budget",
+        "policy",
+    )
 
     def __init__(
         self, policy: BatchingPolicy, *, max_step_tokens: int, model: ModelWork, counters: Counters
@@ -53,6 +64,7 @@ class Pace:
         self._counters = counters
         self._costs = CostModel(model)
         self._calls = CallPace()
+        self._drafts = DraftPace(model)
         self._ratios = LatestQuantile(HELD_SHARE, size=RATIOS, at_first=FIRST_RATIO, least=LEAST_RATIOS)
         self.n_budget = max_step_tokens
 
@@ -95,6 +107,10 @@ class Pace:
             most_s = min(most_s, policy.itl_target_s / self.ratio)
         return self._calls.steps_within(most_s, most)
 
+    def draft_costs(self, budget: StepBudget) -> DraftCosts:
+        """Return what a step of this budget, which has only decodes, takes with and without drafts."""
+        return self._drafts.costs(budget.work)
+
     def record(
         self,
         budget: StepBudget,
@@ -125,6 +141,8 @@ class Pace:
             n_more = work.rows * (n_steps - 1) // 2
             work.pairs += n_more
             work.reads += n_more
+        if budget.decodes_only:
+            self._drafts.observe(work, step_s, drafted=budget.n_drafted > 0, alone=n_steps == 1)
         predicted_s = self._costs.observe(work, step_s)
         counters = self._counters
         counters.interval_seconds += computed_s
@@ -132,5 +150,5 @@ class Pace:
         if budget.n_streams:
             counters.streaming_steps += n_steps
             counters.late_steps += seconds > self.policy.itl_target_s
-            if work.rows > budget.n_streams:
+            if not budget.decodes_only:
                 self._ratios.add(step_s / predicted_s)

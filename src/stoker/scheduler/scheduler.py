@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
+from stoker.core.drafting import Drafter
 from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
 from stoker.core.grammar import Constraint
 from stoker.core.stats import EngineStats
@@ -13,7 +14,8 @@ from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
-from stoker.scheduler.counters import Counters, DrainRate, tier_stats
+from stoker.scheduler.counters import Counters, DrainRate
+from stoker.scheduler.drafts import add_drafts, draft_seats
 from stoker.scheduler.expiry import Expiry
 from stoker.scheduler.gate import BatchGate
 from stoker.scheduler.held import HeldSequences
@@ -22,6 +24,7 @@ from stoker.scheduler.limits import SchedulerLimits
 from stoker.scheduler.pace import Pace
 from stoker.scheduler.plan import build_plan, grow_tables
 from stoker.scheduler.queue import SequenceQueue
+from stoker.scheduler.report import report
 from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
 from stoker.scheduler.steps import look_ahead
@@ -283,6 +286,23 @@ class Scheduler:
             return True
         return False
 
+    def speculate(self, plan: StepPlan, drafter: Drafter) -> None:
+        """Let a plan that only decodes have drafts where they are expected to pay.
+
+        Args:
+            plan: What `schedule` has just returned; it may take several steps, which drafts take the place of.
+            drafter: Guesses how sequences go on.
+
+        Raises:
+            EngineError: This is not the plan in flight.
+        """
+        step = self._in_flight
+        if step is None or step.plan is not plan:
+            raise EngineError("this plan is not in flight; speculate on what schedule() returned last")
+        if step.budget.decodes_only and not plan.pooling and (seats := draft_seats(step.rows)):
+            drafts = drafter.draft(seats, self._pace.draft_costs(step.budget))
+            add_drafts(plan, step.rows, drafts, self._cache, step.budget)
+
     def commit(
         self, plan: StepPlan, result: StepResult, now: float, *, moved_s: float = 0.0
     ) -> list[TokensEvent]:
@@ -307,7 +327,7 @@ class Scheduler:
         validate_result(plan, result)
         self._in_flight = None
         counters = self._counters
-        n_steps = max(1, *map(len, result.token_ids))
+        n_steps = 1 if plan.drafts else max(1, *map(len, result.token_ids))
         counters.steps += n_steps
         counters.step_seconds += now - step.started
         self._step_ended = now
@@ -321,6 +341,9 @@ class Scheduler:
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
+        for row, n_draft in plan.drafts.items():
+            counters.drafted_tokens += n_draft
+            counters.accepted_tokens += len(result.token_ids[row]) - 1
         for sequence in ended:
             self._time_limits.forget(sequence)
             if not sequence.hold:
@@ -342,31 +365,7 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """Return counters and gauges as of now."""
-        counters = self._counters
-        cache = self._cache
-        return EngineStats(
-            running=len(self._running),
-            waiting=len(self._waiting),
-            waiting_tokens=self._waiting.n_tokens,
-            kv_blocks_total=cache.n_blocks,
-            kv_blocks_used=cache.n_blocks - cache.n_available,
-            kv_blocks_cached=cache.n_cached,
-            kv_blocks_pinned=self._held.n_blocks,
-            **tier_stats(cache.tiers),
-            prompt_tokens_total=counters.prompt_tokens,
-            cached_tokens_total=counters.cached_tokens,
-            generated_tokens_total=counters.generated_tokens,
-            preemptions_total=counters.preemptions,
-            expired_total=counters.expired,
-            steps_total=counters.steps,
-            step_seconds_total=counters.step_seconds,
-            interval_seconds_total=counters.interval_seconds,
-            predicted_seconds_total=counters.predicted_seconds,
-            streaming_steps_total=counters.streaming_steps,
-            late_steps_total=counters.late_steps,
-            step_budget=self._pace.n_budget,
-            step_time_ratio=self._pace.ratio,
-        )
+        return report(self._running, self._waiting, self._held, self._cache, self._counters, self._pace)
 
     def check(self) -> None:
         """Verify every invariant of scheduler and cache; costs O(sequences + blocks).

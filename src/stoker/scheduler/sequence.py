@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from stoker.core.grammar import Constraint
 from stoker.core.pooling import PromptPool
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import MAX_CALL_STEPS, LogitEdits
+from stoker.core.step import MAX_CALL_TOKENS, LogitEdits
 from stoker.core.tokens import TokenRequest
 from stoker.kvcache import Namespace, Parent
 
@@ -38,11 +38,12 @@ class SequenceState:
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         pool: What is summed for its embedding; None if it wants none.
-        single_until: Below this many tokens it takes single steps: it goes on where an engine has died, maybe
+        single_until: Below this many tokens it takes single steps without drafts: it goes on where an engine has died, maybe
             of it, and then every token that it can give should be told before that happens again.
         begun: Whether a token of it has been planned.
         waits_since: Since when it waits for blocks from the disk; None while it waits for none.
         asks_disk: Whether it may still do so.
+        draft_state: What a drafter remembers of it.
         hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
@@ -69,6 +70,7 @@ class SequenceState:
     begun: bool = False
     waits_since: float | None = None
     asks_disk: bool = True
+    draft_state: object = None
     hold: bool = False
     aborted: bool = False
 
@@ -100,7 +102,7 @@ class SequenceState:
             end_by=None if request.timeout_s is None else now + request.timeout_s,
             prompt_logprobs=request.prompt_logprobs,
             pool=None if request.pooling is None else PromptPool(request.pooling, n_prompt),
-            single_until=n_prompt + MAX_CALL_STEPS if request.n_generated else 0,
+            single_until=n_prompt + MAX_CALL_TOKENS if request.n_generated else 0,
             n_scored=n_prompt if request.prompt_logprobs is None else 1,
             hold=request.hold,
         )

@@ -50,7 +50,7 @@ def look_ahead(plan: StepPlan, rows: list[SequenceState], cache: KVCache, most: 
     """
     if plan.scoring or plan.pooling or not all(plan.samples) or any(len(run) > 1 for run in plan.tokens):
         return
-    n_steps = min(most, *[_steps_alike(sequence) for sequence in rows])
+    n_steps = min(most, *[steps_alike(sequence) for sequence in rows])
     while n_steps > 1 and sum(_missing(sequence, n_steps) for sequence in rows) > cache.n_available:
         n_steps -= 1
     if n_steps <= 1:
@@ -63,7 +63,7 @@ def look_ahead(plan: StepPlan, rows: list[SequenceState], cache: KVCache, most: 
     plan.stop_token_ids = [sequence.stop_token_ids for sequence in rows]
 
 
-def _steps_alike(sequence: SequenceState) -> int:
+def steps_alike(sequence: SequenceState) -> int:
     """Return how many tokens can be chosen by the rules of the next one."""
     if len(sequence.tokens) < sequence.single_until:
         return 1

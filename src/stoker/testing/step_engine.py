@@ -13,6 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise
 
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import EngineError
 from stoker.core.pooling import Pooling, PromptPool
 from stoker.core.sampling import SamplingParams
@@ -93,7 +94,7 @@ class FakeStepEngine:
             if (scoring := plan.scoring.get(row)) is not None:
                 result.scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
             if plan.samples[row]:
-                self._sample(plan, row, states[-1], result)
+                self._sample_run(plan, row, states, result)
             if (run := plan.pooling.get(row)) is not None:
                 result.sums[row] = _pool(states[run.first :], run.sums)
         n_steps = 1
@@ -110,6 +111,20 @@ class FakeStepEngine:
     def heed(self, flag: bytearray) -> None:
         """End a call of several steps after the step during which ``flag[0]`` is not 0."""
         self._flag = flag
+
+    @property
+    def max_draft_tokens(self) -> int:
+        """Most tokens of a draft behind a run."""
+        return MAX_DRAFT_TOKENS
+
+    def _sample_run(self, plan: StepPlan, row: int, states: list[bytes], result: StepResult) -> None:
+        """Sample after a run, and after each token of a draft at its end that is the one sampled before."""
+        n_draft = plan.drafts.get(row, 0)
+        draft = plan.tokens[row][len(states) - n_draft :]
+        for guess, state in zip([*draft, None], states[len(states) - n_draft - 1 :], strict=True):
+            self._sample(plan, row, state, result)
+            if result.token_ids[row][-1] != guess:
+                return
 
     def _sample(self, plan: StepPlan, row: int, state: bytes, result: StepResult) -> None:
         """Sample the next token of a row into the result."""
@@ -282,6 +297,7 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
     for row, run in plan.pooling.items():
         if not (0 <= row < n_rows and 0 <= run.first < len(plan.tokens[row])):
             raise EngineError(f"row {row}: tokens to pool from {run.first} are not there")
+    _check_drafts(plan)
     _check_steps(plan)
     _check_writers(plan)
 
@@ -289,9 +305,10 @@ def _check_plan(plan: StepPlan, kv_blocks: int, vocab_size: int) -> None:
 def _check_edits(plan: StepPlan, row: int, edits: LogitEdits, n_rows: int) -> None:
     if not (0 <= row < n_rows and plan.samples[row]):
         raise EngineError(f"logit edits for row {row}, which does not sample")
-    end = plan.first_positions[row] + len(plan.tokens[row])
+    run = plan.tokens[row][: len(plan.tokens[row]) - plan.drafts.get(row, 0)]
+    end = plan.first_positions[row] + len(run)
     tail = edits.history[plan.first_positions[row] :].tolist()
-    if len(edits.history) != end or tail != plan.tokens[row] or edits.n_prompt > end:
+    if len(edits.history) != end or tail != run or edits.n_prompt > end:
         raise EngineError(f"row {row}: the history of its logit edits is not that of its tokens")
 
 
@@ -299,6 +316,15 @@ def _any_ended(plan: StepPlan, result: StepResult) -> bool:
     return any(
         sampled[-1] in stops for sampled, stops in zip(result.token_ids, plan.stop_token_ids, strict=True)
     )
+
+
+def _check_drafts(plan: StepPlan) -> None:
+    for row, n_draft in plan.drafts.items():
+        n_rows = len(plan.tokens)
+        if not (0 <= row < n_rows and plan.samples[row] and 0 < n_draft < len(plan.tokens[row])):
+            raise EngineError(f"row {row}: a draft of {n_draft} tokens behind a run that has or samples none")
+        if n_draft > MAX_DRAFT_TOKENS or plan.n_steps > 1:
+            raise EngineError(f"row {row}: a draft of {n_draft} tokens in a call of {plan.n_steps} steps")
 
 
 def _check_steps(plan: StepPlan) -> None:

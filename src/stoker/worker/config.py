@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from stoker.core.batching import BatchingPolicy
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import SettingsError
 from stoker.core.step import MAX_CALL_STEPS
 from stoker.models.huggingface.files import Quantize
@@ -14,6 +15,9 @@ from stoker.observe.late_logs import LogFormat
 
 EngineKind = Literal["native", "llamacpp"]
 """What an engine process computes with."""
+
+Speculation = Literal["off", "prompt-lookup"]
+"""How an engine process guesses next tokens."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +36,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_waiting_tokens: Most tokens of those together.
         step_tokens: Most tokens computed in one step.
         call_steps: Most decode steps in one engine call, if the engine can take several.
+        speculation: How next tokens are guessed, if the engine can verify guesses.
+        draft_tokens: Most tokens guessed of a sequence in one step.
         batching: How steps are filled within that.
         context_length: Most tokens of one sequence; None for the model's own context.
         n_threads: Compute threads; None for as many as this process may use.
@@ -66,6 +72,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting_tokens: int = 2_000_000
     step_tokens: int = 512
     call_steps: int = MAX_CALL_STEPS
+    speculation: Speculation = "prompt-lookup"
+    draft_tokens: int = MAX_DRAFT_TOKENS
     batching: BatchingPolicy = BatchingPolicy()
     context_length: int | None = None
     n_threads: int | None = None

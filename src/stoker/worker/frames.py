@@ -188,6 +188,8 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     prompt_tokens_total: int
     cached_tokens_total: int
     generated_tokens_total: int
+    drafted_tokens_total: int
+    accepted_tokens_total: int
     preemptions_total: int
     expired_total: int
     host_restored_tokens_total: int

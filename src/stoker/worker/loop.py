@@ -7,13 +7,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from stoker.core.abilities import Ability
+from stoker.core.drafting import Drafter
 from stoker.core.errors import SettingsError
-from stoker.core.protocols import Adaptable, EngineInfo, MovableBlocks, MultiStep, Progressing, StepEngine
+from stoker.core.protocols import (
+    Adaptable,
+    EngineInfo,
+    MovableBlocks,
+    MultiStep,
+    Progressing,
+    StepEngine,
+    Verifying,
+)
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.scheduler import Scheduler, SchedulerLimits
+from stoker.speculate import PromptLookup
 from stoker.worker import conversion
 from stoker.worker.adapters import AdapterShelf
 from stoker.worker.config import EngineConfig
@@ -114,7 +124,8 @@ class EngineLoop:
             shelf = _open_shelf(self._config, loaded, scheduler, self._mailbox.nudge)
             try:
                 desk = Desk(scheduler, sessions, info, grammars, shelf)
-                self._serve(loaded.engine, scheduler, desk, tiers)
+                drafter = _make_drafter(self._config, loaded.engine)
+                self._serve(loaded.engine, scheduler, desk, tiers, drafter)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
             finally:
@@ -139,6 +150,7 @@ class EngineLoop:
         scheduler: Scheduler,
         desk: Desk,
         tiers: BlockMover | None,
+        drafter: Drafter | None,
     ) -> None:
         clock = time.monotonic
         sessions, grammars = desk.sessions, desk.grammars
@@ -163,6 +175,8 @@ class EngineLoop:
             if letters or begun or settled or expired or not busy:
                 sessions.publish(desk.stats(), clock(), idle=not busy)
             if plan is not None:
+                if drafter is not None:
+                    scheduler.speculate(plan, drafter)
                 lost = grammars.write_masks(plan)
                 with pulse:
                     result = engine.forward(plan)
@@ -172,6 +186,13 @@ class EngineLoop:
                     sessions.fail(request_id, error)
                 sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
                 sessions.publish(desk.stats(), now, idle=False)
+
+
+def _make_drafter(config: EngineConfig, engine: StepEngine) -> Drafter | None:
+    """Return who guesses next tokens, or None if the engine cannot verify guesses or nobody wants any."""
+    if config.speculation == "off" or not isinstance(engine, Verifying):
+        return None
+    return PromptLookup(min(config.draft_tokens, engine.max_draft_tokens))
 
 
 def _open_shelf(

@@ -19,7 +19,7 @@ from stoker.core.errors import (
     StokerError,
 )
 from stoker.core.protocols import EngineInfo, TokenEngine
-from stoker.core.step import MAX_CALL_STEPS
+from stoker.core.step import MAX_CALL_TOKENS
 from stoker.core.tokens import Admitted, TokenEvent, TokenRequest, TokensEvent
 from stoker.worker.quarantine import Case, Quarantine
 
@@ -214,7 +214,7 @@ class ResumingEngine:
         event = run.add(event)
         # Scores that were known before do not show that it got further than its last engine. Nor do tokens
         # that the last engine may have made, too, in the call that it died in.
-        further = event.prompt_scores or run.n_new >= MAX_CALL_STEPS
+        further = event.prompt_scores or run.n_new >= MAX_CALL_TOKENS
         if further and self._quarantine.progressed(run.case):
             self._wake()
         return event

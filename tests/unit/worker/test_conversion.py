@@ -108,6 +108,8 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         prompt_tokens_total=6,
         cached_tokens_total=7,
         generated_tokens_total=8,
+        drafted_tokens_total=28,
+        accepted_tokens_total=29,
         preemptions_total=9,
         steps_total=10,
         step_seconds_total=11.5,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stoker import _native
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import EngineError
 from stoker.core.pooling import PoolRun
 from stoker.core.sampling import MAX_TOP_K, SamplingParams
@@ -109,26 +110,49 @@ def _prompt_scores(
     return scores
 
 
+def _n_samples(plan: StepPlan) -> NDArray[np.int32]:
+    """Return how many tokens are sampled for each row, in a step."""
+    counts = np.array(plan.samples, np.int32)
+    for row, n_draft in plan.drafts.items():
+        counts[row] += n_draft
+    return counts
+
+
+def _places(plan: StepPlan, counts: NDArray[np.int32], tokens: list[int]) -> list[range]:
+    """Return where each row's samples are in arrays that have those of all rows, step after step."""
+    n_rows = len(plan.samples)
+    if not plan.drafts and all(plan.samples):
+        return [range(row, len(tokens), n_rows) for row in range(n_rows)]
+    places = []
+    begin = 0
+    for n in counts.tolist():
+        kept = n
+        while kept > 1 and tokens[begin + kept - 1] < 0:  # behind a wrong guess
+            kept -= 1
+        places.append(range(begin, begin + kept))
+        begin += n
+    return places
+
+
 def _logprobs(
-    plan: StepPlan,
+    places: list[range],
     n_logprobs: list[int],
     logprobs: NDArray[np.float32],
     top_tokens: NDArray[np.int32],
     top_logprobs: NDArray[np.float32],
 ) -> list[list[TokenLogprob]]:
-    """Return each row's, from arrays that have step after step the samples of all rows."""
-    n_rows = len(plan.samples)
+    """Return those of each row's samples."""
     return [
         [
             TokenLogprob(
                 float(logprobs[i]),
                 tuple(zip(top_tokens[i, :n].tolist(), top_logprobs[i, :n].tolist(), strict=True)),
             )
-            for i in range(row, len(logprobs), n_rows)
+            for i in place
         ]
-        if n >= 0 and samples
+        if n >= 0
         else []
-        for row, (n, samples) in enumerate(zip(n_logprobs, plan.samples, strict=True))
+        for n, place in zip(n_logprobs, places, strict=True)
     ]
 
 
@@ -207,6 +231,11 @@ class NativeEngine:
         return self._fingerprint
 
     @property
+    def max_draft_tokens(self) -> int:
+        """Most tokens of a draft behind a run."""
+        return MAX_DRAFT_TOKENS
+
+    @property
     def progress(self) -> int:
         """Grows while a step is computed; any thread may read it."""
         model = self._model
@@ -222,6 +251,7 @@ class NativeEngine:
             self._sampling = _Sampling(plan.sampling)
         run_starts = _starts(plan.tokens)
         model = self._open_model()
+        counts = _n_samples(plan)
         pools, sums = _pools(plan.pooling, run_starts, model.width)
         try:
             result = model.forward(
@@ -230,7 +260,7 @@ class NativeEngine:
                 np.array(plan.first_positions, np.int32),
                 _flat(plan.block_tables),
                 _starts(plan.block_tables),
-                np.array(plan.samples, np.uint8),
+                counts,
                 *self._sampling.arrays,
                 _native_edits(plan.edits),
                 _native_scores(plan.scoring, run_starts),
@@ -240,13 +270,13 @@ class NativeEngine:
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
-        n_rows = len(plan.samples)
-        runs: list[list[int]] = result[0].reshape(-1, n_rows).T.tolist()
+        tokens: list[int] = result[0].tolist()
+        places = _places(plan, counts, tokens)
         return StepResult(
-            token_ids=[run if samples else [] for run, samples in zip(runs, plan.samples, strict=True)],
-            logprobs=_logprobs(plan, self._sampling.n_logprobs, *result[1:4])
+            token_ids=[tokens[place.start : place.stop : place.step] for place in places],
+            logprobs=_logprobs(places, self._sampling.n_logprobs, *result[1:4])
             if self._sampling.logprobs_wanted
-            else [[] for _ in runs],
+            else [[] for _ in places],
             scores=_prompt_scores(plan.scoring, *result[5:]) if plan.scoring else {},
             sums={row: array("d", own.tobytes()) for row, own in zip(plan.pooling, sums, strict=True)},
         )

@@ -1,0 +1,69 @@
+"""What a scheduler and a drafter say to each other.
+
+A draft is a guess at the next tokens of a sequence. A step computes it behind the sequence's last token and
+samples after each of its tokens; what was sampled counts up to the first token that was guessed wrong. So a
+draft decides how many tokens a step gives, and never which.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_DRAFT_TOKENS = 15
+"""Most tokens of a draft: with the token before them they fill a KV block."""
+
+
+class Draftable(Protocol):
+    """A running sequence, as a drafter sees it.
+
+    Attributes:
+        tokens: Prompt, then what was generated; not to be changed.
+        draft_state: What its drafter remembers of it; nobody else looks at it.
+    """
+
+    tokens: list[int]
+    draft_state: object
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSeat:
+    """A sequence whose next step may have a draft.
+
+    Attributes:
+        row: Its row in the plan.
+        sequence: The sequence.
+        most: Most tokens of the draft, at least 1.
+    """
+
+    row: int
+    sequence: Draftable
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCosts:
+    """What a step is predicted to take, in seconds.
+
+    Attributes:
+        n_streams: Sequences of the step, each of which gives a token at least.
+        plain_s: Without drafts, as part of as long a call as there would be.
+        base_s: In a call of its own, before the first token of a draft.
+        token_s: For each token of a draft.
+    """
+
+    n_streams: int
+    plain_s: float
+    base_s: float
+    token_s: float
+
+
+class Drafter(Protocol):
+    """Guesses how sequences go on."""
+
+    def draft(self, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+        """Return drafts by row, none where a draft would not pay.
+
+        Args:
+            seats: The sequences that may have one.
+            costs: What the step takes.
+        """
