@@ -256,7 +256,7 @@ class Model:
         first_positions: NDArray[np.int32],
         block_tables: NDArray[np.int32],
         table_starts: NDArray[np.int32],
-        samples: NDArray[np.uint8],
+        samples: NDArray[np.int32],
         temperature: NDArray[np.float32],
         top_k: NDArray[np.int32],
         top_p: NDArray[np.float32],
@@ -281,10 +281,10 @@ class Model:
     ]:
         """Compute one step of ``n`` sequences, or at most so many as `steps` says.
 
-        Returns the sampled tokens ``[n]`` (-1 where none was asked for), their log-probabilities
-        ``[n]``, and the most likely tokens and their log-probabilities ``[n, MAX_LOGPROBS]``, the samples of
-        further steps behind those of the first; then the same four of the tokens in `scores`. `adapters` has
-        the slot of each sequence's adapter, -1 for none.
+        Returns the sampled tokens, of each sequence as many as `samples` says (-1 behind the first that is
+        another than the draft in its place), their log-probabilities, and the most likely tokens and their
+        log-probabilities ``[..., MAX_LOGPROBS]``, the samples of further steps behind those of the first; then
+        the same four of the tokens in `scores`. `adapters` has the slot of each sequence's adapter, -1 for none.
         """
 
     def logits(

@@ -114,7 +114,7 @@ class EngineSettings(BaseModel):
     )
     speculation: Literal["off", "prompt-lookup"] = Field(
         default="prompt-lookup",
-        description="Guessing the next tokens of a stream, so that an engine call can compute several of them; "
+        description="Guessing the next tokens of a stream, so that an engine call can compute several; "
         "the tokens are those that come without it, bit for bit. `prompt-lookup` copies what followed when "
         "the conversation said the same before, where that is expected to be faster (speculation.md). Only "
         "the native engine has it.",

@@ -131,8 +131,8 @@ class StepPlan:
         adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
             engine has been given (`Adaptable`).
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
-            sequence samples, none is scored or pooled, none has a draft and the tables cover ``n_steps - 1`` tokens more. The
-            call ends early after a step with which a sequence ended.
+            sequence samples, none is scored or pooled, none has a draft and the tables cover
+            ``n_steps - 1`` tokens more. The call ends early after a step with which a sequence ended.
         stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
     """
 

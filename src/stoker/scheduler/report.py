@@ -10,6 +10,7 @@ from stoker.scheduler.waiting import WaitingQueue
 
 
 def report(
+    *,
     running: SequenceQueue,
     waiting: WaitingQueue,
     held: HeldSequences,

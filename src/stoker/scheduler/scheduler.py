@@ -290,7 +290,7 @@ class Scheduler:
         """Let a plan that only decodes have drafts where they are expected to pay.
 
         Args:
-            plan: What `schedule` has just returned; it may take several steps, which drafts take the place of.
+            plan: What `schedule` has just returned; if it takes several steps, drafts take their place.
             drafter: Guesses how sequences go on.
 
         Raises:
@@ -365,7 +365,14 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """Return counters and gauges as of now."""
-        return report(self._running, self._waiting, self._held, self._cache, self._counters, self._pace)
+        return report(
+            running=self._running,
+            waiting=self._waiting,
+            held=self._held,
+            cache=self._cache,
+            counters=self._counters,
+            pace=self._pace,
+        )
 
     def check(self) -> None:
         """Verify every invariant of scheduler and cache; costs O(sequences + blocks).

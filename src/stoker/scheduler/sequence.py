@@ -38,8 +38,8 @@ class SequenceState:
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
         n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
         pool: What is summed for its embedding; None if it wants none.
-        single_until: Below this many tokens it takes single steps without drafts: it goes on where an engine has died, maybe
-            of it, and then every token that it can give should be told before that happens again.
+        single_until: Below this many tokens it takes single steps without drafts: it goes on where an engine
+            has died, maybe of it; then every token that it can give should be told before that happens again.
         begun: Whether a token of it has been planned.
         waits_since: Since when it waits for blocks from the disk; None while it waits for none.
         asks_disk: Whether it may still do so.

@@ -10,7 +10,7 @@ MARGIN = 1.05
 
 
 def may_pay(costs: DraftCosts) -> bool:
-    """Whether drafts could pay if every guess were right: with many sequences a token costs as much in one."""
+    """Whether drafts could pay if all guesses were right: not where a row costs its share of a step."""
     return costs.base_s > costs.token_s * costs.n_streams * MARGIN
 
 

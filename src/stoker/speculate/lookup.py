@@ -1,7 +1,7 @@
 """Drafts out of the conversation itself: what followed when it said the same before.
 
 Text that edits, summarises or quotes its prompt repeats it; so do code, tables and JSON. A guess costs a look
-into an index (prompt lookup, as Saxena's *prompt lookup decoding* of 2023; longest matches as SuffixDecoding's).
+into an index. (Prompt lookup is Saxena's idea, 2023; that the longest match says most, SuffixDecoding's.)
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class _State:
 
 
 class PromptLookup:
-    """A `Drafter` that copies from the sequence; computes nothing and owns nothing beside what sequences keep.
+    """A `Drafter` that copies from the sequence, and learns how often that is right.
 
     Args:
         most: Most tokens of a draft.

@@ -1,8 +1,7 @@
 """`NativeEngine`: turns a step plan into flat arrays, calls the C++ forward, and reads the samples back."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from itertools import accumulate, chain
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,184 +9,25 @@ from numpy.typing import NDArray
 from stoker import _native
 from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import EngineError
-from stoker.core.pooling import PoolRun
-from stoker.core.sampling import MAX_TOP_K, SamplingParams
-from stoker.core.step import LogitEdits, PromptScoring, StepPlan, StepResult
-from stoker.core.tokens import AdapterRef, PromptScores, TokenLogprob
+from stoker.core.step import StepPlan, StepResult
+from stoker.core.tokens import AdapterRef
 from stoker.engine.native.adapters import AdapterSlots
+from stoker.engine.native.arrays import (
+    SamplingArrays,
+    flatten,
+    n_samples,
+    native_edits,
+    native_pools,
+    native_scores,
+    native_steps,
+    native_transfer,
+    prompt_scores,
+    run_starts_of,
+    sample_logprobs,
+    sample_places,
+)
 from stoker.engine.native.precision import Choice, apply_precise
 from stoker.models.config import ModelConfig
-
-
-def _starts(runs: Iterable[Sized]) -> NDArray[np.int32]:
-    return np.fromiter(accumulate(map(len, runs), initial=0), np.int32)
-
-
-def _flat(runs: Iterable[list[int]]) -> NDArray[np.int32]:
-    return np.fromiter(chain.from_iterable(runs), np.int32)
-
-
-def _native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
-    if not edits:
-        return None
-    each = list(edits.values())
-    histories = [one.history for one in each]
-    biases = [one.bias for one in each]
-    banned = [one.banned for one in each]
-    allowed = [np.asarray(one.allowed, np.uint32) for one in each]
-    # The copies leave the sequences' own arrays free to grow.
-    return _native.LogitEdits(
-        rows=np.array(list(edits), np.int32),
-        presence=np.array([one.presence_penalty for one in each], np.float32),
-        frequency=np.array([one.frequency_penalty for one in each], np.float32),
-        repetition=np.array([one.repetition_penalty for one in each], np.float32),
-        n_prompt=np.array([one.n_prompt for one in each], np.int32),
-        history=np.concatenate(histories, dtype=np.int32),
-        history_starts=_starts(histories),
-        bias_tokens=np.concatenate([one.bias_tokens for one in each], dtype=np.int32),
-        bias=np.concatenate(biases, dtype=np.float32),
-        bias_starts=_starts(biases),
-        banned=np.concatenate(banned, dtype=np.int32),
-        banned_starts=_starts(banned),
-        allowed=np.concatenate(allowed),
-        allowed_starts=_starts(allowed),
-    )
-
-
-def _native_scores(
-    scoring: Mapping[int, PromptScoring], run_starts: NDArray[np.int32]
-) -> _native.PromptScores | None:
-    if not scoring:
-        return None
-    each = list(scoring.items())
-    firsts = [int(run_starts[row]) + one.first for row, one in each]
-    counts = [len(one.targets) for _, one in each]
-    return _native.PromptScores(
-        rows=_flat([list(range(first, first + n)) for first, n in zip(firsts, counts, strict=True)]),
-        tokens=_flat([one.targets for _, one in each]),
-        n_tops=np.repeat(np.array([one.n_top for _, one in each], np.int32), counts),
-    )
-
-
-def _pools(
-    pooling: Mapping[int, PoolRun], run_starts: NDArray[np.int32], width: int
-) -> tuple[_native.Pools | None, NDArray[np.float64]]:
-    """Return which rows to pool and the sums, ``[len(pooling), width]``, that they are added to."""
-    sums = np.zeros((len(pooling), width))
-    if not pooling:
-        return None, sums
-    for own, run in zip(sums, pooling.values(), strict=True):
-        if run.sums:
-            own[:] = run.sums
-    begins = [int(run_starts[row]) + run.first for row, run in pooling.items()]
-    ends = [int(run_starts[row + 1]) for row in pooling]
-    return _native.Pools(begins=np.array(begins, np.int32), ends=np.array(ends, np.int32), sums=sums), sums
-
-
-def _transfer(
-    blocks: Sequence[int], slots: Sequence[int], memory: memoryview
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
-    return np.array(blocks, np.int32), np.array(slots, np.int32), np.frombuffer(memory, np.uint8)
-
-
-def _prompt_scores(
-    scoring: Mapping[int, PromptScoring],
-    logprobs: NDArray[np.float32],
-    top_tokens: NDArray[np.int32],
-    top_logprobs: NDArray[np.float32],
-) -> dict[int, PromptScores]:
-    scores = {}
-    start = 0
-    for row, one in scoring.items():
-        end = start + len(one.targets)
-        scores[row] = PromptScores(
-            one.n_top,
-            array("f", logprobs[start:end].tobytes()),
-            array("i", top_tokens[start:end, : one.n_top].tobytes()),
-            array("f", top_logprobs[start:end, : one.n_top].tobytes()),
-        )
-        start = end
-    return scores
-
-
-def _n_samples(plan: StepPlan) -> NDArray[np.int32]:
-    """Return how many tokens are sampled for each row, in a step."""
-    counts = np.array(plan.samples, np.int32)
-    for row, n_draft in plan.drafts.items():
-        counts[row] += n_draft
-    return counts
-
-
-def _places(plan: StepPlan, counts: NDArray[np.int32], tokens: list[int]) -> list[range]:
-    """Return where each row's samples are in arrays that have those of all rows, step after step."""
-    n_rows = len(plan.samples)
-    if not plan.drafts and all(plan.samples):
-        return [range(row, len(tokens), n_rows) for row in range(n_rows)]
-    places = []
-    begin = 0
-    for n in counts.tolist():
-        kept = n
-        while kept > 1 and tokens[begin + kept - 1] < 0:  # behind a wrong guess
-            kept -= 1
-        places.append(range(begin, begin + kept))
-        begin += n
-    return places
-
-
-def _logprobs(
-    places: list[range],
-    n_logprobs: list[int],
-    logprobs: NDArray[np.float32],
-    top_tokens: NDArray[np.int32],
-    top_logprobs: NDArray[np.float32],
-) -> list[list[TokenLogprob]]:
-    """Return those of each row's samples."""
-    return [
-        [
-            TokenLogprob(
-                float(logprobs[i]),
-                tuple(zip(top_tokens[i, :n].tolist(), top_logprobs[i, :n].tolist(), strict=True)),
-            )
-            for i in place
-        ]
-        if n >= 0
-        else []
-        for n, place in zip(n_logprobs, places, strict=True)
-    ]
-
-
-def _native_steps(plan: StepPlan) -> _native.Steps | None:
-    if plan.n_steps == 1:
-        return None
-    stops = [sorted(tokens) for tokens in plan.stop_token_ids]
-    return _native.Steps(n_steps=plan.n_steps, stop_tokens=_flat(stops), stop_starts=_starts(stops))
-
-
-class _Sampling:
-    """The sampling parameters of a step's rows as arrays: most steps have the rows of the one before.
-
-    Attributes:
-        rows: Whose arrays these are.
-        arrays: Temperature, top-k, top-p, min-p, seed, choice and number of log-probabilities, ``[n]`` each.
-        n_logprobs: The last of them; -1 where none are asked for.
-        logprobs_wanted: Whether any row asks for some.
-    """
-
-    __slots__ = ("arrays", "logprobs_wanted", "n_logprobs", "rows")
-
-    def __init__(self, rows: list[SamplingParams]) -> None:
-        self.rows = rows
-        self.n_logprobs = [-1 if row.logprobs is None else row.logprobs for row in rows]
-        self.logprobs_wanted = max(self.n_logprobs, default=-1) >= 0
-        self.arrays = (
-            np.array([row.temperature for row in rows], np.float32),
-            np.array([min(row.top_k, MAX_TOP_K) for row in rows], np.int32),
-            np.array([row.top_p for row in rows], np.float32),
-            np.array([row.min_p for row in rows], np.float32),
-            np.array([row.seed for row in rows], np.uint64),
-            np.array([row.choice for row in rows], np.uint32),
-            np.array(self.n_logprobs, np.int32),
-        )
 
 
 class NativeEngine:
@@ -216,7 +56,7 @@ class NativeEngine:
         self._adapters = adapters
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
-        self._sampling = _Sampling([])
+        self._sampling = SamplingArrays([])
         self.kv_root = kv_root
         self.kv_block_bytes = model.kv_block_bytes
 
@@ -248,36 +88,36 @@ class NativeEngine:
             EngineError: The plan breaks the engine's rules, or the engine is closed.
         """
         if plan.sampling != self._sampling.rows:  # compares identities first, and mostly nothing else
-            self._sampling = _Sampling(plan.sampling)
-        run_starts = _starts(plan.tokens)
+            self._sampling = SamplingArrays(plan.sampling)
+        run_starts = run_starts_of(plan.tokens)
         model = self._open_model()
-        counts = _n_samples(plan)
-        pools, sums = _pools(plan.pooling, run_starts, model.width)
+        counts = n_samples(plan)
+        pools, sums = native_pools(plan.pooling, run_starts, model.width)
         try:
             result = model.forward(
-                _flat(plan.tokens),
+                flatten(plan.tokens),
                 run_starts,
                 np.array(plan.first_positions, np.int32),
-                _flat(plan.block_tables),
-                _starts(plan.block_tables),
+                flatten(plan.block_tables),
+                run_starts_of(plan.block_tables),
                 counts,
                 *self._sampling.arrays,
-                _native_edits(plan.edits),
-                _native_scores(plan.scoring, run_starts),
-                _native_steps(plan),
+                native_edits(plan.edits),
+                native_scores(plan.scoring, run_starts),
+                native_steps(plan),
                 pools,
                 self._slots(plan),
             )
         except ValueError as error:
             raise EngineError(f"the engine refused a step: {error}") from error
         tokens: list[int] = result[0].tolist()
-        places = _places(plan, counts, tokens)
+        places = sample_places(plan, counts, tokens)
         return StepResult(
             token_ids=[tokens[place.start : place.stop : place.step] for place in places],
-            logprobs=_logprobs(places, self._sampling.n_logprobs, *result[1:4])
+            logprobs=sample_logprobs(places, self._sampling.n_logprobs, *result[1:4])
             if self._sampling.logprobs_wanted
             else [[] for _ in places],
-            scores=_prompt_scores(plan.scoring, *result[5:]) if plan.scoring else {},
+            scores=prompt_scores(plan.scoring, *result[5:]) if plan.scoring else {},
             sums={row: array("d", own.tobytes()) for row, own in zip(plan.pooling, sums, strict=True)},
         )
 
@@ -293,11 +133,11 @@ class NativeEngine:
         """
         try:
             return self._open_model().logits(
-                _flat(plan.tokens),
-                _starts(plan.tokens),
+                flatten(plan.tokens),
+                run_starts_of(plan.tokens),
                 np.array(plan.first_positions, np.int32),
-                _flat(plan.block_tables),
-                _starts(plan.block_tables),
+                flatten(plan.block_tables),
+                run_starts_of(plan.block_tables),
                 self._slots(plan),
             )
         except ValueError as error:
@@ -376,14 +216,14 @@ class NativeEngine:
             EngineError: There is no such block or slot, or the engine is closed.
         """
         try:
-            self._open_model().save_blocks(*_transfer(blocks, slots, memory))
+            self._open_model().save_blocks(*native_transfer(blocks, slots, memory))
         except ValueError as error:
             raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
 
     def load_blocks(self, blocks: Sequence[int], slots: Sequence[int], memory: memoryview) -> None:
         """Copy blocks back from the slots where they are; raises as `save_blocks`."""
         try:
-            self._open_model().load_blocks(*_transfer(blocks, slots, memory))
+            self._open_model().load_blocks(*native_transfer(blocks, slots, memory))
         except ValueError as error:
             raise EngineError(f"the engine refused to copy KV blocks: {error}") from error
 
