@@ -54,14 +54,19 @@ class _Stream:
 
 
 async def stream_all(
-    url: str, model: str, prompts: list[list[int]], n_tokens: int
+    url: str, model: str, prompts: list[list[int]], n_tokens: int, *, temperature: float = 0.0, seed: int = 0
 ) -> list[list[tuple[float, float]]]:
     """Stream an answer of so many tokens to each prompt, all at once; returns arrivals of each."""
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or 80)
     streams = [_Stream() for _ in prompts]
     runs = [
-        Exchange.run(address, None, _request(parts.netloc, model, ids, n_tokens), stream.take)
+        Exchange.run(
+            address,
+            None,
+            _request(parts.netloc, model, ids, n_tokens, temperature=temperature, seed=seed),
+            stream.take,
+        )
         for ids, stream in zip(prompts, streams, strict=True)
     ]
     await asyncio.gather(*runs)
@@ -90,12 +95,13 @@ def steady_step(arrivals: list[list[tuple[float, float]]], cpu_s: float) -> Step
     return Step((end - begin) / n_steps, n_steps, cpu_s * n_tokens / n_all / n_steps)
 
 
-def _request(host: str, model: str, ids: list[int], n_tokens: int) -> bytes:
+def _request(host: str, model: str, ids: list[int], n_tokens: int, *, temperature: float, seed: int) -> bytes:
     body: dict[str, Any] = {
         "model": model,
         "prompt": ids,
         "max_tokens": n_tokens,
-        "temperature": 0,
+        "temperature": temperature,
+        "seed": seed,
         "stream": True,
         "ignore_eos": True,
         "stream_options": {"include_usage": True},

@@ -5,7 +5,7 @@ from heapq import heapify, heappop, heapreplace
 
 from stoker.core.drafting import DraftCosts
 
-MARGIN = 1.05
+MARGIN = 1.1
 """By so much a step with drafts must be expected to be faster than steps without."""
 
 
