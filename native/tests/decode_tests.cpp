@@ -1,4 +1,4 @@
-// Several decode steps in one call against as many calls.
+// Several tokens of a sequence in one call, by several steps or by drafts, against as many calls.
 #include <string>
 #include <vector>
 
@@ -54,6 +54,19 @@ struct Decoding {
     return {kSeqs,         tokens.data(),       run_starts.data(), positions.data(),
             tables.data(), table_starts.data(), samples.data(),    params.data()};
   }
+  // Puts drafts behind every run.
+  void draft(const std::vector<int32_t> (&drafts)[kSeqs]) {
+    std::vector<int32_t> drafted;
+    for (size_t s = 0; s < kSeqs; ++s) {
+      const auto n = static_cast<int32_t>(drafts[s].size());
+      drafted.push_back(tokens[s]);
+      drafted.insert(drafted.end(), drafts[s].begin(), drafts[s].end());
+      run_starts[s + 1] = static_cast<int32_t>(drafted.size());
+      samples[s] = n + 1;
+      params[s].position += static_cast<uint32_t>(n);
+    }
+    tokens = drafted;
+  }
   void advance(const Sample* latest) {
     for (size_t s = 0; s < kSeqs; ++s) {
       tokens[s] = latest[s].token;
@@ -68,6 +81,37 @@ struct Decoding {
 
 bool same(const Sample& a, const Sample& b) { return a.token == b.token && a.logprob == b.logprob; }
 
+// Forwards with drafts of which `n_right` tokens of each sequence are those expected, then comes a wrong one.
+void test_drafts(Model& model, const std::vector<Sample>& expected) {
+  for (int n_right = 0; n_right < kSteps; ++n_right) {
+    std::vector<int32_t> drafts[kSeqs];
+    for (size_t s = 1; s < kSeqs; ++s) {  // the first sequence has none
+      for (int i = 0; i < kSteps - 1; ++i) {
+        const int32_t token = expected[static_cast<size_t>(i) * kSeqs + s].token;
+        drafts[s].push_back(i == n_right ? (token + 1) % 50 : token);
+      }
+    }
+    Decoding drafted;
+    drafted.draft(drafts);
+    std::vector<Sample> samples(1 + (kSeqs - 1) * kSteps);
+    model.forward(drafted.view(), samples.data());
+    CHECK(same(samples[0], expected[0]));
+    for (size_t s = 1; s < kSeqs; ++s) {
+      for (int i = 0; i < kSteps; ++i) {
+        const auto step = static_cast<size_t>(i);
+        const Sample& sample = samples[1 + (s - 1) * kSteps + step];
+        CHECK(i <= n_right ? same(sample, expected[step * kSeqs + s]) : sample.token == -1);
+      }
+    }
+  }
+  Decoding refused;
+  refused.samples[1] = 2;  // of a run of one token
+  std::vector<Sample> samples(kSeqs + 1);
+  CHECK(refuses([&] { model.forward(refused.view(), samples.data()); }));
+  refused.samples[1] = -1;
+  CHECK(refuses([&] { model.forward(refused.view(), samples.data()); }));
+}
+
 }  // namespace
 
 void test_decode() {
@@ -78,6 +122,7 @@ void test_decode() {
     model->forward(stepwise.view(), &expected[step * kSeqs]);
     stepwise.advance(&expected[step * kSeqs]);
   }
+  test_drafts(*model, expected);
   const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
   uint8_t flag = 0;
   const Decoding start;

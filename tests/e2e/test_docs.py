@@ -85,7 +85,7 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
         *of("docs/lora.md", "console"),
     ]
     run += of("README.md", "python") + of("docs/structured-output.md", "python")
-    run += of("docs/structured-output.md", "console")
+    run += of("docs/structured-output.md", "console") + of("docs/speculation.md", "python")
     others = [block for block in blocks() if block not in run]
     unknown = [
         block
@@ -160,6 +160,14 @@ def run_python(text: str, server: ServerProcess) -> str:
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+def test_the_example_of_the_speculation_page_tells_of_drafts_that_were_right(server: ServerProcess) -> None:
+    (block,) = of("docs/speculation.md", "python")
+    told = run_python(block.text, server)
+    assert told.startswith("Dear team, the workshop on Tuesday")
+    drafted, accepted = re.findall(r"^stoker_engine_\w+_tokens_total{.*} ([\d.]+)$", told, re.MULTILINE)
+    assert 0 < float(accepted) <= float(drafted)
 
 
 def test_the_examples_of_the_structured_output_page_print_what_it_says(server: ServerProcess) -> None:

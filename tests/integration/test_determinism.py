@@ -13,12 +13,14 @@ import pytest
 
 from stoker import _native
 from stoker.core.batching import BatchingPolicy
+from stoker.core.drafting import DraftCosts, Drafter, DraftSeat
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS
 from stoker.core.tokens import TokenLogprob, TokenRequest
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
 from stoker.scheduler import Scheduler, SchedulerLimits
+from stoker.speculate import PromptLookup
 from stoker.testing.clock import FakeClock
 from stoker.testing.gguf_files import write_tiny_llama
 from stoker.testing.workloads import make_request, make_tokens
@@ -72,6 +74,7 @@ class Loop:
         kv_blocks: int | None = None,
         call_steps: int = 1,
         batching: BatchingPolicy | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         limits = SchedulerLimits(
             context_length=CONTEXT,
@@ -82,6 +85,7 @@ class Loop:
         )
         self.engine = engine
         self.clock = FakeClock()
+        self.drafter = drafter
         self.scheduler = Scheduler(
             limits, kv_blocks or engine.kv_blocks, engine.fingerprint, batching=batching
         )
@@ -99,6 +103,8 @@ class Loop:
         plan = self.scheduler.schedule(self.clock())
         if plan is None:
             return False
+        if self.drafter is not None:
+            self.scheduler.speculate(plan, self.drafter)
         self.call_steps.append(plan.n_steps)
         for request_id, run in zip(plan.request_ids, plan.tokens, strict=True):
             self.computed_tokens[request_id] += len(run)
@@ -116,6 +122,27 @@ class Loop:
         while self.step():
             pass
         return self.outputs
+
+
+class Clairvoyant:
+    """A `Drafter` that knows what comes, and guesses every third token wrong whatever that costs."""
+
+    def __init__(self, texts: Iterable[Sequence[int]], vocab_size: int) -> None:
+        self.texts = list(texts)
+        self.vocab_size = vocab_size
+
+    def draft(self, seats: Sequence[DraftSeat], _costs: DraftCosts) -> dict[int, list[int]]:
+        drafts = {}
+        for seat in seats:
+            tokens = seat.sequence.tokens
+            for text in self.texts:
+                coming = text[len(tokens) : len(tokens) + seat.most]
+                if coming and list(text[: len(tokens)]) == tokens:
+                    drafts[seat.row] = [
+                        (token + (i % 3 == 0)) % self.vocab_size
+                        for i, token in enumerate(coming, len(tokens))
+                    ]
+        return drafts
 
 
 @dataclass(frozen=True)
@@ -287,6 +314,40 @@ def test_an_end_token_ends_a_call_of_several_steps(case: Case) -> None:
         ending = replace(request, stop_token_ids=frozenset({whole[2]}))
         tokens = Loop(case.engine, call_steps=4).run([ending])[request.request_id].tokens
         assert tokens == whole[: whole.index(whole[2]) + 1]
+
+
+def test_drafts_right_and_wrong(case: Case) -> None:
+    texts = [[*each.prompt, *case.alone[each.request_id].tokens] for each in case.requests]
+    drafter = Clairvoyant(texts, case.vocab_size)
+    for request in case.requests:
+        loop = Loop(case.engine, drafter=drafter, call_steps=4)
+        assert loop.run([request])[request.request_id] == case.alone[request.request_id]
+    loop = Loop(case.engine, drafter=drafter)
+    case.check(loop.run([*case.others(32 - len(case.requests)), *case.requests]))
+    stats = loop.scheduler.stats()
+    assert 0 < stats.accepted_tokens_total < stats.drafted_tokens_total
+
+
+@pytest.mark.parametrize("call_steps", [1, 4])
+def test_drafts_copied_from_what_was_said(case: Case, call_steps: int) -> None:
+    requests = [
+        make_request(
+            f"repeating-{i}",
+            prompt=make_tokens(f"repeating-{i}", 20 + 3 * i, case.vocab_size) * 6,
+            max_tokens=60,
+            sampling=sampling,
+        )
+        for i, sampling in enumerate((GREEDY, SAMPLED, PENALIZED))
+    ]
+    expected = {name: output for each in requests for name, output in Loop(case.engine).run([each]).items()}
+    loops = [Loop(case.engine, drafter=PromptLookup(15), call_steps=call_steps) for _ in range(4)]
+    for request, loop in zip(requests, loops, strict=False):
+        assert loop.run([request])[request.request_id] == expected[request.request_id]
+    assert loops[3].run(requests) == expected
+    stats = loops[0].scheduler.stats()
+    assert stats.generated_tokens_total == 60
+    if "tiny" not in case.path.name:  # it says the same again, as its prompt does
+        assert stats.accepted_tokens_total > 10
 
 
 def test_chunks_beside_running_sequences(case: Case) -> None:

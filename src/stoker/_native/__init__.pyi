@@ -283,8 +283,9 @@ class Model:
 
         Returns the sampled tokens, of each sequence as many as `samples` says (-1 behind the first that is
         another than the draft in its place), their log-probabilities, and the most likely tokens and their
-        log-probabilities ``[..., MAX_LOGPROBS]``, the samples of further steps behind those of the first; then
-        the same four of the tokens in `scores`. `adapters` has the slot of each sequence's adapter, -1 for none.
+        log-probabilities ``[..., MAX_LOGPROBS]``, the samples of further steps behind those of the first;
+        then the same four of the tokens in `scores`. `adapters` has the slot of each sequence's adapter, -1
+        for none.
         """
 
     def logits(
