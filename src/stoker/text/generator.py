@@ -1,7 +1,7 @@
 """`LocalGenerator`: text requests served by an engine that knows token ids alone."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 
 from stoker.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
@@ -35,6 +35,7 @@ class LocalGenerator:
         context_length: Most tokens of one prompt and its output together.
         pooling: What embeddings are made of.
         width: Elements of an embedding; None if it is not known.
+        patience_s: Returns for how many seconds embeddings that have begun wait for a next engine.
 
     Attributes:
         codec: Text to token ids and back, as this generator does it.
@@ -51,6 +52,7 @@ class LocalGenerator:
         *,
         pooling: Pooling = Pooling.MEAN,
         width: int | None = None,
+        patience_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._model_name = model_name
         self._engine = engine
@@ -59,7 +61,12 @@ class LocalGenerator:
         self._context_length = context_length
         self.codec = LocalCodec(self._prompts, tokenizer)
         self.embedder = LocalEmbedder(
-            engine, self._prompts, pooling=pooling, context_length=context_length, width=width
+            engine,
+            self._prompts,
+            pooling=pooling,
+            context_length=context_length,
+            width=width,
+            patience_s=patience_s,
         )
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
