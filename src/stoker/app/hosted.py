@@ -12,12 +12,19 @@ from typing import Protocol
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
-from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
+from stoker.core.protocols import Pins, TextCodec
 from stoker.core.tokens import AdapterRef
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.policy.sleep_book import Rest
-from stoker.policy.waking import Door, WakingEmbedder, WakingGenerator, WakingPins
+from stoker.policy.waking import (
+    CheckedEmbedder,
+    CheckedGenerator,
+    Door,
+    WakingEmbedder,
+    WakingGenerator,
+    WakingPins,
+)
 
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
 """A model of one of these takes no requests yet."""
@@ -36,11 +43,11 @@ _OF_REST = {
 }
 
 
-class TextSide(Generator, Protocol):
+class TextSide(CheckedGenerator, Protocol):
     """Answers requests, makes embeddings, and turns text to token ids and back."""
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CheckedEmbedder:
         """Makes embeddings of prompts."""
 
     @property

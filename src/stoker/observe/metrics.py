@@ -152,6 +152,13 @@ class Metrics:
             buckets=_WAKE_SECONDS,
             registry=self.registry,
         )
+        self._wake_wait_seconds = Histogram(
+            "stoker_model_wake_wait_seconds",
+            "Time that a request waited for its model to be awake, whether it came to that or not.",
+            ["model"],
+            buckets=_WAKE_SECONDS,
+            registry=self.registry,
+        )
         self._embeddings = Counter(
             "stoker_embeddings_total",
             "Embeddings made, also those of documents that were ranked and texts that were scored.",
@@ -205,6 +212,11 @@ class Metrics:
         """Count that a model could not be woken."""
         self._wakes.labels(model, "failed").inc()
 
+    def model_waited_for(self, model: str, waited_s: float) -> None:
+        """Count that a request waited for a model to be awake, however that ended."""
+        if model not in self._forgotten:
+            self._wake_wait_seconds.labels(model).observe(waited_s)
+
     def forget(self, model: str) -> None:
         """Drop every series of a model that is served no more; requests that end later leave none."""
         self._engines.forget(model)
@@ -220,6 +232,7 @@ class Metrics:
             self._sleeps,
             self._wakes,
             self._wake_seconds,
+            self._wake_wait_seconds,
             self._embeddings,
             self._embedded_tokens,
         ):

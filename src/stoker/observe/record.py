@@ -1,5 +1,6 @@
 """What is remembered of one HTTP request until it ends."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -19,6 +20,7 @@ class RequestRecord:
         prompt_tokens: Tokens of all prompts.
         cached_tokens: Those of them that came from the prefix cache.
         completion_tokens: Tokens generated over all choices.
+        wake_s: How long it waited for its model to be awake, in seconds; None if it did not wait.
         first_token_s: When the first new text came, on the scale of `started_s`.
         error: Why the request failed: a short word from a fixed set, such as ``queue_full``.
         error_param: The field to blame, if one is.
@@ -34,6 +36,11 @@ class RequestRecord:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    wake_s: float | None = None
     first_token_s: float | None = None
     error: str | None = None
     error_param: str | None = None
+
+
+CURRENT_RECORD: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
+"""The record of the HTTP request that this task, or one that it was begun by, answers."""

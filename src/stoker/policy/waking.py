@@ -1,7 +1,7 @@
 """Requests for a model that sleeps wake it, and keep it awake while they last."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -14,6 +14,10 @@ from stoker.core.text import Embedding, EmbeddingRequest, Event, TextRequest
 class Door(Protocol):
     """Where a model is entered."""
 
+    @property
+    def open(self) -> bool:
+        """Whether who comes now enters at once."""
+
     def awake(self) -> AbstractAsyncContextManager[None]:
         """Wait until the model is awake, waking it if need be; it stays awake while the context lasts.
 
@@ -22,15 +26,32 @@ class Door(Protocol):
         """
 
 
+class CheckedGenerator(Generator, Protocol):
+    """A `Generator` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: TextRequest) -> None:
+        """Raise what `generate` would before it needs an engine."""
+
+
+class CheckedEmbedder(Embedder, Protocol):
+    """An `Embedder` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: EmbeddingRequest) -> None:
+        """Raise what `embed` would before it needs an engine."""
+
+
 class WakingGenerator:
     """A `Generator` that works while its model is awake. Who waits is answered in the order of arrival.
+
+    A request that is refused without an engine, as when its prompt is too long, wakes no model. One that
+    waits is tokenized twice, before and after: tokens are not held meanwhile.
 
     Args:
         generator: What answers the requests of a model that is awake.
         door: Where the model is entered.
     """
 
-    def __init__(self, generator: Generator, door: Door) -> None:
+    def __init__(self, generator: CheckedGenerator, door: Door) -> None:
         self._generator = generator
         self._door = door
 
@@ -42,20 +63,24 @@ class WakingGenerator:
             QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
             DeadlineError: It was not awake within the request's `timeout_s`.
         """
-        async with _entered(self._door, request) as rest, aclosing(self._generator.generate(rest)) as events:
+        inner = self._generator
+        async with (
+            _entered(self._door, request, inner.check) as rest,
+            aclosing(inner.generate(rest)) as events,
+        ):
             async for event in events:
                 yield event
 
 
 class WakingEmbedder:
-    """An `Embedder` that works while its model is awake.
+    """An `Embedder` that works while its model is awake; it refuses as `WakingGenerator` does.
 
     Args:
         embedder: What answers the requests of a model that is awake.
         door: Where the model is entered.
     """
 
-    def __init__(self, embedder: Embedder, door: Door) -> None:
+    def __init__(self, embedder: CheckedEmbedder, door: Door) -> None:
         self._embedder = embedder
         self._door = door
 
@@ -72,7 +97,7 @@ class WakingEmbedder:
             QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
             DeadlineError: It was not awake within the request's `timeout_s`.
         """
-        async with _entered(self._door, request) as rest:
+        async with _entered(self._door, request, self._embedder.check) as rest:
             return await self._embedder.embed(rest, places=places)
 
 
@@ -106,7 +131,9 @@ _Request = TypeVar("_Request", TextRequest, EmbeddingRequest)
 
 
 @asynccontextmanager
-async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
+async def _entered(
+    door: Door, request: _Request, check: Callable[[_Request], Awaitable[None]]
+) -> AsyncGenerator[_Request]:
     """Keep the model awake, once it is; give the request with what waking has left of its time limits."""
     now = asyncio.get_running_loop().time
     began_s = now()
@@ -115,6 +142,8 @@ async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
     awake = door.awake()
     try:
         async with asyncio.timeout(limit_s):
+            if not door.open:
+                await check(request)
             await awake.__aenter__()
     except TimeoutError as error:
         raise _expiry(request) from error

@@ -71,10 +71,7 @@ class LocalEmbedder:
         loop = asyncio.get_running_loop()
         ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
         self._refuse_lacking(request)
-        prompts = [
-            await self._encode(prompt, path)
-            for prompt, path in zip(request.inputs, request.paths, strict=True)
-        ]
+        prompts = await self._encode_all(request)
         embeddings: dict[int, Embedding] = {}
         left = iter(enumerate(prompts))
 
@@ -100,6 +97,16 @@ class LocalEmbedder:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
         return [embeddings[index] for index in range(len(prompts))]
+
+    async def check(self, request: EmbeddingRequest) -> None:
+        """Raise what `embed` would before it needs an engine; what it tokenizes is not kept."""
+        await self._encode_all(request)
+
+    async def _encode_all(self, request: EmbeddingRequest) -> list[tuple[int, ...]]:
+        return [
+            await self._encode(prompt, path)
+            for prompt, path in zip(request.inputs, request.paths, strict=True)
+        ]
 
     async def _encode(self, prompt: Prompt, path: str) -> tuple[int, ...]:
         try:

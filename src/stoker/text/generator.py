@@ -87,13 +87,7 @@ class LocalGenerator:
         now = asyncio.get_running_loop().time
         began_s = now()
         prompt = await self._prompts.encode(request.prompt)
-        sequences = token_requests(
-            request,
-            prompt,
-            max_tokens=output_room(request, len(prompt), self._context_length),
-            end_token_ids=self._tokenizer.end_token_ids,
-            spent_s=now() - began_s,
-        )
+        sequences = self._sequences(request, prompt, spent_s=now() - began_s)
         self._refuse_lacking(sequences)
         echo = self._echo(request, prompt) if request.echo else None
         if echo is not None and request.max_tokens == 0:
@@ -138,6 +132,20 @@ class LocalGenerator:
             completion_tokens=sum(choice.n_tokens for choice in choices),
             # The prompt counts once, so do the tokens of it that no choice had to compute.
             cached_tokens=min(cached.values()),
+        )
+
+    async def check(self, request: TextRequest) -> None:
+        """Raise what `generate` would before it needs an engine; what it tokenizes is not kept."""
+        self._check(request)
+        self._sequences(request, await self._prompts.encode(request.prompt), spent_s=0.0)
+
+    def _sequences(self, request: TextRequest, prompt: list[int], *, spent_s: float) -> list[TokenRequest]:
+        return token_requests(
+            request,
+            prompt,
+            max_tokens=output_room(request, len(prompt), self._context_length),
+            end_token_ids=self._tokenizer.end_token_ids,
+            spent_s=spent_s,
         )
 
     def _refuse_lacking(self, sequences: list[TokenRequest]) -> None:

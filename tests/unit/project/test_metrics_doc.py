@@ -32,6 +32,7 @@ def registered() -> dict[str, Row]:
     metrics.watch_sleep("m", lambda: True)
     metrics.model_slept("m", "idle")
     metrics.model_woke("m", 0.5)
+    metrics.model_waited_for("m", 0.5)
     metrics.embedded("m", n_inputs=1, n_tokens=2)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
     timer = metrics.token_timer(record, model="m", n_choices=1)

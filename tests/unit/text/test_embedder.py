@@ -63,6 +63,9 @@ async def test_nothing_is_computed_if_an_input_is_refused() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         await embedder.embed(request_for(TextPrompt("a"), tokens(5_000)), places=2)
     assert refused.value.param == "input.1"
+    with pytest.raises(InvalidRequestError):
+        await embedder.check(request_for(TextPrompt("a"), tokens(5_000)))
+    await embedder.check(request_for(TextPrompt("a")))
     for too_long in (TextPrompt("a" * CONTEXT), TokensPrompt((1,) * CONTEXT)):
         with pytest.raises(ContextLengthError) as long:
             await embedder.embed(request_for(tokens(1), too_long), places=2)
