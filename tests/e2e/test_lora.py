@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from stoker.models import open_model
-from stoker.testing.adapters import adapter_weights, write_adapter
+from stoker.testing.adapters import adapter_weights, write_adapter, write_gguf_adapter
 from stoker.testing.model_folders import write_tiny_folder
 from stoker.testing.server_process import ServerProcess
 
@@ -32,6 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for seed, each in enumerate(base):
                 weights = adapter_weights(model.config, rank=8, seed=seed, strength=2)
                 write_adapter(root / "adapters" / each, weights, rank=8)
+                if each == "anna":
+                    write_gguf_adapter(root / "adapters" / "anna.gguf", model.config, weights)
     (root / "home").mkdir()
     return root
 
@@ -108,14 +110,22 @@ def test_adapters_are_listed_as_models_with_a_parent(server: ServerProcess) -> N
     assert httpx2.get(f"{server.url}/v1/models/anna", timeout=60).json()["parent"] == "tiny"
 
 
+def test_a_gguf_file_is_an_adapter_too(server: ServerProcess) -> None:
+    body = {"lora_name": "gguf", "lora_path": "anna.gguf"}
+    assert post(server, "/v1/load_lora_adapter", body).status_code == 200
+    assert text_of(server, "gguf") == text_of(server, "anna")
+    assert post(server, "/v1/unload_lora_adapter", {"lora_name": "gguf"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("alien", "made for another model"),
         ("nowhere", "is missing"),
-        ("../tiny", "not a folder inside of lora_dir"),
-        ("/etc", "not a folder inside of lora_dir"),
-        (".", "not a folder inside of lora_dir"),
+        ("nowhere.gguf", "is missing"),
+        ("../tiny", "not inside of lora_dir"),
+        ("/etc", "not inside of lora_dir"),
+        (".", "not inside of lora_dir"),
         ("a\0b", "no path"),
     ],
 )

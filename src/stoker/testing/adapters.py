@@ -1,4 +1,4 @@
-"""Random adapters in PEFT's format, and what they make of a model's weights."""
+"""Random adapters in PEFT's and llama.cpp's formats, and what they make of a model's weights."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stoker.models.adapters.checked import TARGETS, target_shape
 from stoker.models.config import ModelConfig, Tensor
 from stoker.testing.gguf_blocks import decode_blocks
+from stoker.testing.gguf_files import MetadataValue, encode_gguf, stored
 from stoker.testing.model_folders import encode_safetensors, raw
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -75,6 +76,47 @@ def write_adapter(
     tensors = {name: raw(values, dtype) for name, values in weights.items()}
     (folder / "adapter_model.safetensors").write_bytes(encode_safetensors(tensors))
     return folder
+
+
+def write_gguf_adapter(
+    path: Path,
+    config: ModelConfig,
+    weights: Mapping[str, NDArray[np.float32]],
+    *,
+    alpha: float = 16,
+    dtype: str = "F32",
+    permuted: bool = True,
+    changes: Mapping[str, MetadataValue] | None = None,
+) -> Path:
+    """Write the same adapter as llama.cpp's file, and return its path.
+
+    Args:
+        path: The file.
+        config: The base's shape.
+        weights: As `adapter_weights` returns them.
+        alpha: The factor times the rank.
+        dtype: Type of the tensors.
+        permuted: The architecture has heads of queries and keys with rotary pairs as neighbours.
+        changes: Keys of the metadata that shall be others.
+    """
+    metadata: dict[str, MetadataValue] = {
+        "general.architecture": config.architecture,
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(alpha),
+    }
+    metadata |= changes or {}
+    tensors = []
+    for name, values in weights.items():
+        module, _, side = name.removesuffix(".weight").rpartition(".lora_")
+        layer, target = module.split(".layers.")[1].split(".")[0], module.rsplit(".", 1)[1]
+        rows = values
+        if permuted and side == "B" and target in ("q_proj", "k_proj"):
+            heads = values.reshape(-1, 2, config.head_size // 2, values.shape[1])
+            rows = np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(values.shape)
+        tensors.append(stored(f"blk.{layer}.{_BASE_NAMES[target]}.weight.lora_{side.lower()}", rows, dtype))
+    path.write_bytes(encode_gguf(metadata, tensors))
+    return path
 
 
 def merged(

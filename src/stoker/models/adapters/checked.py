@@ -1,6 +1,8 @@
 """Low-rank adapters as checked arrays that fit their base."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from stoker.models.config import ModelConfig
 
 MAX_RANK = 512
 """Largest rank that the engine computes; `AdapterLimits.max_rank` may be less."""
+
+MAX_ALPHA = 1e6
 
 TARGETS = {
     "q_proj": "q",
@@ -22,6 +26,7 @@ TARGETS = {
 }
 """PEFT's names of the modules that an adapter may change, and the engine's."""
 
+_CHUNK_BYTES = 2**20
 _LARGEST = 3.38e38  # what rounds to a number of bf16
 
 
@@ -117,3 +122,33 @@ def check_part(label: str, config: ModelConfig, part: AdapterPart) -> None:
     for name, values in (("lora_A", part.down), ("lora_B", part.up)):
         if not np.all(np.abs(values) <= _LARGEST):  # nor is NaN
             raise CorruptFileError(f"{label}.{name} has a number that is not finite, or too large for bf16.")
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def hash_file(digest: _Hash, path: Path, most: int, missing: str) -> None:
+    """Put a file's length and its bytes into a digest.
+
+    Args:
+        digest: Takes them.
+        path: The file.
+        most: Its largest size.
+        missing: What to say if there is none.
+
+    Raises:
+        CorruptFileError: It is missing, cannot be read or is too large.
+    """
+    if not path.is_file():  # a named pipe would wait for a writer
+        raise CorruptFileError(missing)
+    size = path.stat().st_size
+    if size > most:
+        raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
+    digest.update(size.to_bytes(8, "little"))
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise CorruptFileError(f"{path} cannot be read: {error.strerror}.") from error

@@ -107,12 +107,19 @@ _BASE = ModelConfig(
 
 
 def adapter(data: bytes) -> None:
-    """Read an adapter: ``adapter_config.json``, a form feed, and a safetensors header, as in `folder`."""
+    """Read an adapter.
+
+    That is a GGUF file, or ``adapter_config.json``, a form feed, and a safetensors header, as in `folder`.
+    """
     config, _, header = data.partition(b"\f")
     with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as name:
         path = Path(name)
-        (path / "adapter_config.json").write_bytes(config)
-        (path / "adapter_model.safetensors").write_bytes(_weights(header))
+        if data.startswith(b"GGUF"):
+            path /= "adapter.gguf"
+            path.write_bytes(data)
+        else:
+            (path / "adapter_config.json").write_bytes(config)
+            (path / "adapter_model.safetensors").write_bytes(_weights(header))
         read = read_adapter(
             path, _BASE, AdapterLimits(max_rank=_MAX_RANK, max_file_bytes=2 * _MAX_DATA_BYTES)
         )
