@@ -26,6 +26,9 @@ TARGETS = {
 }
 """PEFT's names of the modules that an adapter may change, and the engine's."""
 
+ATTENTION = frozenset("qkvo")
+"""Those of attention, by the engine's names."""
+
 _CHUNK_BYTES = 2**20
 _LARGEST = 3.38e38  # what rounds to a number of bf16
 
