@@ -58,13 +58,13 @@ PackedMatrix Adapter::pack_floats(const float* values, int n, int k, const std::
     for (int i = 0; i < k; ++i) {
       const float value = values[static_cast<size_t>(row) * static_cast<size_t>(k) + static_cast<size_t>(i)];
       const size_t at = static_cast<size_t>(i) * kLanes + static_cast<size_t>(row % kLanes);
-      require(std::isfinite(value), label + " has a number that is not finite");
+      if (!std::isfinite(value)) throw std::invalid_argument(label + " has a number that is not finite");
       if (float_path_) {
         std::memcpy(block + at * element, &value, element);
         continue;
       }
       const uint16_t half = bfloat_from_float(value);
-      require((half & 0x7f80) != 0x7f80, label + " has a number that is too large for bf16");
+      if ((half & 0x7f80) == 0x7f80) throw std::invalid_argument(label + " has a number that is too large for bf16");
       std::memcpy(block + at * element, &half, element);
     }
   }
