@@ -29,6 +29,7 @@ void require(bool condition, const std::string& message) {
 Adapter::Adapter(int n_layers, bool float_path) : n_layers_(n_layers), float_path_(float_path) {
   require(n_layers > 0 && n_layers <= 1 << 16, "the number of layers is out of range");
   matrices_.resize(static_cast<size_t>(n_layers) * kTargets);
+  bottlenecks_.resize(static_cast<size_t>(n_layers) * kHalves);
 }
 
 // Zeroed bytes on a cache line of their own.
@@ -106,6 +107,7 @@ void Model::set_adapter(int slot, std::shared_ptr<const Adapter> adapter) {
       require(of_it.down.k == matrix.columns && of_it.up.n == matrix.rows,
               "the adapter's " + std::string(matrix.name) + " is for another shape");
     }
+    want_bottlenecks(*adapter);
     want_low(adapter->max_rank());
   }
   if (static_cast<size_t>(slot) >= adapters_.size()) adapters_.resize(static_cast<size_t>(slot) + 1);

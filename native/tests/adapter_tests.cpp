@@ -100,6 +100,23 @@ std::shared_ptr<Adapter> random_adapter(Random& random, const Model& model, cons
   return adapter;
 }
 
+// Behind every half, of all kinds.
+void add_bottlenecks(Random& random, Adapter& adapter, int width) {
+  int kind = 0;
+  for (int layer = 0; layer < adapter.n_layers(); ++layer) {
+    for (const char* half : kHalfNames) {
+      const int rank = random.between(1, 40);
+      const Pair pair = random_pair(random, rank, width, width);
+      const std::vector<float> bias = random_floats(random, rank, 1.0f);
+      const std::vector<float> up_bias = random_floats(random, width, 1.0f);
+      adapter.set_bottleneck(half, layer, pair.down.data(), bias.data(), pair.up.data(), up_bias.data(), rank, width,
+                             kind % 2 == 0 ? 1.0f : 0.5f, kBendNames[static_cast<size_t>(kind % kBends)],
+                             kind % 2 == 0);
+      ++kind;
+    }
+  }
+}
+
 std::vector<float> logits_of(Model& model, const std::vector<Sequence>& sequences, const std::vector<int32_t>& slots) {
   BatchBuilder builder;
   for (const Sequence& sequence : sequences) {
@@ -118,6 +135,87 @@ std::vector<Sequence> random_sequences(Random& random, const std::vector<int>& l
     for (int n = 0; n < lengths[i]; ++n) sequences[i].tokens.push_back(random.below(vocab_size));
   }
   return sequences;
+}
+
+// One whose down product is nothing adds the same to every row, as an output bias does.
+void test_constant_bottleneck(const std::string& isa) {
+  ModelShape shape = plain_shape(2, 64, 4, 2, 32);
+  shape.attention_output_bias = true;
+  const ModelOptions options{isa, 1, 4, 64, 1, true};
+  Model base(shape, options), biased(shape, options);
+  Random random(52);
+  for (const MatrixSlot& slot : base.matrices()) {
+    const Stored stored = random_matrix(random, "F32", slot.rows, slot.columns);
+    for (Model* model : {&base, &biased}) {
+      model->set_matrix(slot.name, slot.layer, "F32", stored.bytes.data(), stored.bytes.size(), false);
+    }
+  }
+  constexpr int kRank = 5;
+  const auto adapter = std::make_shared<Adapter>(shape.n_layers(), true);
+  std::vector<std::vector<float>> added;
+  for (int layer = 0; layer < shape.n_layers(); ++layer) {
+    const std::vector<float> down(static_cast<size_t>(kRank * shape.width));
+    const std::vector<float> bias = {1.0f, -2.0f, 0.5f, -0.25f, 3.0f};
+    const std::vector<float> up = random_floats(random, shape.width * kRank, 0.3f);
+    const std::vector<float> up_bias = random_floats(random, shape.width, 0.3f);
+    adapter->set_bottleneck("attention", layer, down.data(), bias.data(), up.data(), up_bias.data(), kRank, shape.width,
+                            0.5f, "relu", layer == 0);
+    std::vector<float> sums;
+    for (int n = 0; n < shape.width; ++n) {
+      const float* row = up.data() + static_cast<ptrdiff_t>(n) * kRank;
+      sums.push_back(0.5f * (row[0] + 0.5f * row[2] + 3.0f * row[4] + up_bias[static_cast<size_t>(n)]));
+    }
+    added.push_back(sums);
+  }
+  for (const VectorSlot& slot : base.vectors()) {
+    const bool is_bias = std::string(slot.name) == "o_bias";
+    std::vector<float> values(static_cast<size_t>(slot.size), is_bias ? 0.0f : 1.0f);
+    base.set_vector(slot.name, slot.layer, values.data(), values.size(), false);
+    if (is_bias) values = added[static_cast<size_t>(slot.layer)];
+    biased.set_vector(slot.name, slot.layer, values.data(), values.size(), false);
+  }
+  base.finish();
+  biased.finish();
+  base.set_adapter(0, adapter);
+  std::vector<Sequence> sequences = random_sequences(random, {40}, shape.vocab_size);
+  deal_blocks(sequences, 4, random);
+  const std::vector<float> found = logits_of(base, sequences, {0});
+  const std::vector<float> expected = logits_of(biased, sequences, {});
+  for (size_t i = 0; i < found.size(); ++i) CHECK(std::abs(found[i] - expected[i]) < 2e-4f);
+}
+
+void test_bad_bottlenecks() {
+  const std::vector<float> values(64 * 64, 0.5f);
+  std::vector<float> bad = values;
+  bad[3] = std::nanf("");
+  Adapter adapter(2, false);
+  const auto set = [&](const char* half, int layer, const float* bias, int rank, int width, float scale,
+                       const char* bend) {
+    return [&adapter, &values, half, layer, bias, rank, width, scale, bend] {
+      const float* some = values.data();
+      adapter.set_bottleneck(half, layer, some, bias, some, some, rank, width, scale, bend, false);
+    };
+  };
+  CHECK(refuses(set("middle", 0, values.data(), 4, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 2, values.data(), 4, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, bad.data(), 4, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 0, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 513, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 4, 33, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 4, 64, INFINITY, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 4, 64, 1.0f, "sine")));
+  CHECK(!refuses(set("attention", 0, values.data(), 4, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 0, values.data(), 4, 64, 1.0f, "relu")));
+  CHECK(refuses(set("attention", 1, values.data(), 4, 32, 1.0f, "relu")));
+  const auto placed = std::make_shared<Adapter>(1, false);
+  placed->set_bottleneck("attention", 0, values.data(), values.data(), values.data(), values.data(), 4, 64, 1.0f,
+                         "relu", false);
+  for (const int width : {32, 64, 0}) {
+    ModelShape shape = plain_shape(1, width == 0 ? 64 : width, 2, 1, 32);
+    if (width == 0) shape.post_norms = true;
+    Model model(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
+    CHECK(refuses([&] { model.set_adapter(0, placed); }) == (width != 64));
+  }
 }
 
 // A model with an adapter of all matrices computes what one does whose matrices have the addition in them.
@@ -173,9 +271,9 @@ void test_merged_matrices(const std::string& isa) {
 }
 
 void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads) {
-  const std::vector<int> lengths = {17, 1, 33, 5, 16, 1, 24, 9};
-  const std::vector<int32_t> slots = {0, 2, -1, 5, 0, -1, 2, 0};
-  constexpr int kBlocks = 16, kStepTokens = 128;
+  const std::vector<int> lengths = {17, 1, 33, 5, 16, 1, 24, 9, 18, 1};
+  const std::vector<int32_t> slots = {0, 2, -1, 5, 0, -1, 2, 0, 7, 7};
+  constexpr int kBlocks = 20, kStepTokens = 160;
   const int n_seqs = static_cast<int>(lengths.size());
   const auto vocab = static_cast<size_t>(tiny.shape.vocab_size);
   Random random(tiny.seed + 7);
@@ -193,7 +291,12 @@ void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads
     for (const Sequence& sequence : sequences) without.push_back(logits_of(*model, {sequence}, {}));
     model->set_adapter(0, random_adapter(weights, *model, all, 16, tiny.float_path));
     model->set_adapter(2, random_adapter(weights, *model, {"q", "o"}, 3, tiny.float_path));
-    model->set_adapter(5, random_adapter(weights, *model, some, 40, tiny.float_path));
+    const auto with_bottlenecks = random_adapter(weights, *model, some, 40, tiny.float_path);
+    add_bottlenecks(weights, *with_bottlenecks, tiny.shape.width);
+    model->set_adapter(5, with_bottlenecks);
+    const auto bottlenecks = std::make_shared<Adapter>(tiny.shape.n_layers(), tiny.float_path);
+    add_bottlenecks(weights, *bottlenecks, tiny.shape.width);
+    model->set_adapter(7, bottlenecks);
     for (size_t i = 0; i < sequences.size(); ++i) {
       const std::vector<float> logits = logits_of(*model, {sequences[i]}, {slots[i]});
       CHECK(same_bits(logits, without[i]) == (slots[i] < 0));
@@ -241,6 +344,8 @@ void test_adapter_products(const Kernels& kernels) {
 
 void test_adapters(const std::string& isa, int max_threads) {
   test_merged_matrices(isa);
+  test_constant_bottleneck(isa);
+  test_bad_bottlenecks();
   uint64_t seed = 60;
   for (const char* type : {"Q4_1", "Q8_0", "BF16"}) {
     test_batches({plain_shape(2, 64, 4, 2, 32), type, "Q8_0", false, ++seed}, isa, max_threads);

@@ -1,10 +1,12 @@
 """Makes files, as small as can be, for fuzz targets to start from.
 
-Models of every architecture for ``gguf``, GGUF adapters for ``adapter``.
+Models of every architecture for ``gguf``, GGUF adapters and bottlenecks for ``adapter``.
 
 Usage: ``python tests/fuzz/make_seeds.py``
 """
 
+import json
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,8 @@ def main() -> None:
         (CORPUS / "gguf" / architecture).write_bytes(content)
     for dtype in ("F32", "F16", "BF16", "Q8_0"):
         (CORPUS / "adapter" / f"gguf-{dtype.lower()}").write_bytes(adapter(dtype))
+    for name, of_stream in (("houlsby", False), ("pfeiffer", True)):
+        (CORPUS / "adapter" / name).write_bytes(bottlenecks(of_stream=of_stream))
 
 
 def adapter(dtype: str) -> bytes:
@@ -66,6 +70,27 @@ def adapter(dtype: str) -> bytes:
         stored(f"{name}_b", values.reshape(32, rank), dtype),
     ]
     return encode_gguf(metadata, tensors)
+
+
+def bottlenecks(*, of_stream: bool) -> bytes:
+    """Return the config and the header of bottlenecks behind one layer, of 32 inputs and outputs."""
+    config = {
+        "mh_adapter": True,
+        "output_adapter": True,
+        "non_linearity": "relu",
+        "original_ln_before": of_stream,
+        "original_ln_after": True,
+        "residual_before_ln": True,
+    }
+    shapes = {"adapter_down.0.weight": (4, 32), "adapter_down.0.bias": (4,)}
+    shapes |= {"adapter_up.weight": (32, 4), "adapter_up.bias": (32,)}
+    header: dict[str, object] = {}
+    end = 0
+    for part, shape in shapes.items():
+        start, end = end, end + 4 * prod(shape)
+        name = f"model.layers.0.output_adapters.adapters.a.{part}"
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
+    return json.dumps({"config": config}).encode() + b"\f" + json.dumps(header).encode()
 
 
 if __name__ == "__main__":

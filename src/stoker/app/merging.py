@@ -9,7 +9,7 @@ from pathlib import Path
 from stoker.core.errors import SettingsError, UnsupportedModelError
 from stoker.engine.native.merging import TENSOR_NAMES, MergedType, merged_matrix
 from stoker.models import OpenedModel, open_model
-from stoker.models.adapters import AdapterLimits, AdapterPart, LoraAdapter, read_adapter
+from stoker.models.adapters import AdapterLimits, AdapterPart, CheckedAdapter, read_adapter
 from stoker.models.adapters.checked import ATTENTION, TARGETS
 from stoker.models.catalogue import NAME_PATTERN
 from stoker.models.gguf import GgufFile
@@ -78,13 +78,18 @@ def merge_adapter(library: ModelLibrary, merge: Merge) -> StoredModel:
     check_name(library, merge.name)
     with open_model(merge.base.path) as model:
         adapter = read_adapter(merge.adapter, model.config, merge.limits)
+        if adapter.bottlenecks:
+            raise UnsupportedModelError(
+                f"{merge.adapter} has bottleneck modules, which are networks of their own: they cannot be "
+                "merged into matrices. Serve model and adapter apart."
+            )
         with library.store.lock(merge.name):
             check_name(library, merge.name)  # another process may have been faster
             writing = _folder if merge.base.path.is_dir() else _file
             return writing(library, merge, model, adapter)
 
 
-def _file(library: ModelLibrary, merge: Merge, model: OpenedModel, adapter: LoraAdapter) -> StoredModel:
+def _file(library: ModelLibrary, merge: Merge, model: OpenedModel, adapter: CheckedAdapter) -> StoredModel:
     file = GgufFile(merge.base.path)
     try:
         replaced: dict[str, Matrix] = {}
@@ -106,7 +111,7 @@ def _file(library: ModelLibrary, merge: Merge, model: OpenedModel, adapter: Lora
         file.close()
 
 
-def _folder(library: ModelLibrary, merge: Merge, model: OpenedModel, adapter: LoraAdapter) -> StoredModel:
+def _folder(library: ModelLibrary, merge: Merge, model: OpenedModel, adapter: CheckedAdapter) -> StoredModel:
     folder = merge.base.path
     shards = Shards(folder)
     try:
@@ -160,7 +165,7 @@ def _publish(
     library: ModelLibrary,
     merge: Merge,
     model: OpenedModel,
-    adapter: LoraAdapter,
+    adapter: CheckedAdapter,
     files: tuple[FetchedFile, ...],
 ) -> StoredModel:
     stored = library.store.find(merge.base.model_id)

@@ -1,4 +1,4 @@
-"""Random adapters in PEFT's and llama.cpp's formats, and what they make of a model's weights."""
+"""Random adapters in all formats, and what low-rank ones make of a model's weights."""
 
 import json
 import math
@@ -117,6 +117,62 @@ def write_gguf_adapter(
         tensors.append(stored(f"blk.{layer}.{_BASE_NAMES[target]}.weight.lora_{side.lower()}", rows, dtype))
     path.write_bytes(encode_gguf(metadata, tensors))
     return path
+
+
+def bottleneck_weights(
+    config: ModelConfig,
+    *,
+    size: int,
+    halves: Sequence[str] = ("attention", "output"),
+    seed: int = 0,
+    name: str = "mine",
+) -> dict[str, NDArray[np.float32]]:
+    """Return random bottlenecks by the names that `adapters` gives them, all numbers of bf16."""
+    random = np.random.default_rng(seed)
+
+    def numbers(spread: float, *shape: int) -> NDArray[np.float32]:
+        values = (random.standard_normal(shape) * spread).astype(np.float32)
+        return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    weights = {}
+    for layer in range(config.n_layers):
+        for half in halves:
+            before = f"model.layers.{layer}.{half}_adapters.adapters.{name}"
+            weights[f"{before}.adapter_down.0.weight"] = numbers(config.width**-0.5, size, config.width)
+            weights[f"{before}.adapter_down.0.bias"] = numbers(0.2, size)
+            weights[f"{before}.adapter_up.weight"] = numbers(size**-0.5, config.width, size)
+            weights[f"{before}.adapter_up.bias"] = numbers(0.2, config.width)
+    return weights
+
+
+def write_bottlenecks(
+    folder: Path, weights: Mapping[str, NDArray[np.float32]], *, dtype: str = "F32", **changes: object
+) -> Path:
+    """Write a folder as `adapters` does, keys of the config changed as asked, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "mh_adapter": True,
+        "output_adapter": True,
+        "reduction_factor": 16,
+        "non_linearity": "swish",
+        "original_ln_before": False,
+        "original_ln_after": True,
+        "residual_before_ln": True,
+        "adapter_residual_before_ln": False,
+        "ln_before": False,
+        "ln_after": False,
+        "scaling": 1.0,
+        "leave_out": [],
+        "inv_adapter": None,
+        "is_parallel": False,
+        "use_gating": False,
+        "phm_layer": False,
+    }
+    whole = {"config": config | changes, "model_type": "llama", "name": "mine", "version": "adapters.1.3.0"}
+    (folder / "adapter_config.json").write_text(json.dumps(whole))
+    tensors = {name: raw(values, dtype) for name, values in weights.items()}
+    (folder / "adapter.safetensors").write_bytes(encode_safetensors(tensors))
+    return folder
 
 
 def merged(

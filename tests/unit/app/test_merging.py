@@ -20,7 +20,13 @@ from stoker.models.config import Tensor
 from stoker.models.gguf import GgufFile
 from stoker.models.library import ModelLibrary
 from stoker.models.store import StoredModel
-from stoker.testing.adapters import adapter_weights, merged, write_adapter
+from stoker.testing.adapters import (
+    adapter_weights,
+    bottleneck_weights,
+    merged,
+    write_adapter,
+    write_bottlenecks,
+)
 from stoker.testing.gguf_blocks import decode_blocks
 from stoker.testing.gguf_files import write_tiny_llama
 from stoker.testing.model_folders import (
@@ -191,6 +197,14 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
         merge(tmp_path, base, tmp_path / "nowhere")
     assert ModelLibrary(tmp_path / "models", {}).list_models() == []
     assert list(tmp_path.glob("models/.partial/*")) == []
+
+
+def test_bottlenecks_are_refused(tmp_path: Path) -> None:
+    base = write_tiny_llama(tmp_path / "tiny.gguf")
+    with open_model(base) as model:
+        adapter = write_bottlenecks(tmp_path / "a", bottleneck_weights(model.config, size=4))
+    with pytest.raises(UnsupportedModelError, match="cannot be merged"):
+        merge(tmp_path, base, adapter)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gguf"])

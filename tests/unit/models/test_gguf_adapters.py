@@ -8,7 +8,7 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, LoraAdapter, adapter_digest, read_adapter
+from stoker.models.adapters import AdapterLimits, CheckedAdapter, adapter_digest, read_adapter
 from stoker.models.config import ModelConfig
 from stoker.testing.adapters import adapter_weights, write_adapter, write_gguf_adapter
 from stoker.testing.gguf_files import MetadataValue, encode_gguf, stored
@@ -24,11 +24,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
         return model.config
 
 
-def read(path: Path, config: ModelConfig, **limits: int) -> LoraAdapter:
+def read(path: Path, config: ModelConfig, **limits: int) -> CheckedAdapter:
     return read_adapter(path, config, AdapterLimits(**limits))
 
 
-def assert_same(found: LoraAdapter, expected: LoraAdapter, tolerance: float = 0.0) -> None:
+def assert_same(found: CheckedAdapter, expected: CheckedAdapter, tolerance: float = 0.0) -> None:
     assert found.rank == expected.rank
     by_place = {(part.target, part.layer): part for part in expected.parts}
     assert len(found.parts) == len(by_place)

@@ -1,6 +1,7 @@
-"""Logits with adapters, in both formats, against those of `peft`.
+"""Logits with adapters, in every format, against those of `peft` and of `adapters`.
 
-The adapters and their golden logits are in tests/golden/adapters, their models in tests/golden/architectures.
+The adapters and their golden logits are in tests/golden/adapters and tests/golden/bottlenecks, their models
+in tests/golden/architectures.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,14 @@ from stoker.models.adapters import AdapterLimits, adapter_digest
 Floats = NDArray[np.float32]
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-ARRAYS = np.load(GOLDEN / "adapters" / "golden.npz")
+FOLDERS = (GOLDEN / "adapters", GOLDEN / "bottlenecks")
+ARRAYS = {
+    key if key in ("tokens", "positions") else f"{folder.name}/{key}": array
+    for folder in FOLDERS
+    for key, array in np.load(folder / "golden.npz").items()
+}
 TOKENS = ARRAYS["tokens"].tolist()
-CASES = sorted(name.partition("/")[0] for name in ARRAYS.files if name.endswith("/base"))
+CASES = sorted(name.removesuffix("/base") for name in ARRAYS if name.endswith("/base"))
 
 FLOAT_ERROR = 3e-4
 """Largest difference in the float path, as of models without adapters; 5.2e-5 was measured."""
@@ -53,7 +59,7 @@ class Golden:
     @property
     def label(self) -> str:
         formats = ("gguf" if path.is_file() else "folder" for path in (self.adapter, self.base))
-        return f"{self.name}-{'-over-'.join(formats)}"
+        return f"{self.name.replace('/', '-')}-{'-over-'.join(formats)}"
 
 
 def with_and_without_suffix(path: Path) -> list[Path]:
@@ -63,7 +69,7 @@ def with_and_without_suffix(path: Path) -> list[Path]:
 PAIRS = [
     Golden(name, adapter, base)
     for name in CASES
-    for adapter in with_and_without_suffix(GOLDEN / "adapters" / name)
+    for adapter in with_and_without_suffix(GOLDEN / name)
     for base in with_and_without_suffix(GOLDEN / "architectures" / str(ARRAYS[f"{name}/base"]))
     if adapter.exists()
 ]
@@ -106,8 +112,13 @@ def relative_error(found: Floats, expected: Floats) -> float:
 
 
 def test_every_kind_of_adapter_is_there() -> None:
-    assert CASES == ["all-linear", "bfloat16", "one-layer", "patterns", "plain", "ranks", "rslora"]
-    assert len({pair.adapter for pair in PAIRS}) == 12
+    low_rank = ["all-linear", "bfloat16", "one-layer", "patterns", "plain", "ranks", "rslora"]
+    bottlenecks = ["gelu", "houlsby", "one-layer", "pfeiffer"]
+    assert [
+        *(f"adapters/{name}" for name in low_rank),
+        *(f"bottlenecks/{name}" for name in bottlenecks),
+    ] == CASES
+    assert len({pair.adapter for pair in PAIRS}) == 16
 
 
 @pytest.mark.parametrize("golden", PAIRS, ids=lambda golden: golden.label)
@@ -139,6 +150,6 @@ def test_both_formats_give_the_same_bits(isa: str, name: str) -> None:
     results = {
         pair.adapter.suffix: found_logits(pair, isa, float_path=False).tobytes()
         for pair in PAIRS
-        if pair.name == name and pair.base.is_file()
+        if pair.name == f"adapters/{name}" and pair.base.is_file()
     }
     assert results[""] == results[".gguf"]

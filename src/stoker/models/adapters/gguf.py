@@ -15,7 +15,7 @@ from stoker.models.adapters.checked import (
     MAX_RANK,
     AdapterLimits,
     AdapterPart,
-    LoraAdapter,
+    CheckedAdapter,
     check_part,
     hash_file,
 )
@@ -65,7 +65,7 @@ def gguf_digest(path: Path, limits: AdapterLimits) -> str:
     return digest.hexdigest()[:DIGEST_CHARS]
 
 
-def read_gguf(path: Path, config: ModelConfig, limits: AdapterLimits) -> LoraAdapter:
+def read_gguf(path: Path, config: ModelConfig, limits: AdapterLimits) -> CheckedAdapter:
     """Read an adapter and check that it fits its base.
 
     Args:
@@ -85,7 +85,7 @@ def read_gguf(path: Path, config: ModelConfig, limits: AdapterLimits) -> LoraAda
         parts = tuple(_fitting(str(path), part, config) for part in parts)
     finally:
         file.close()
-    return LoraAdapter(digest, max(len(part.down) for part in parts), parts)
+    return CheckedAdapter(digest, max(len(part.down) for part in parts), parts)
 
 
 def _check_kind(label: str, metadata: Metadata, config: ModelConfig) -> float:

@@ -17,7 +17,7 @@ from stoker.models.adapters.checked import (
     TARGETS,
     AdapterLimits,
     AdapterPart,
-    LoraAdapter,
+    CheckedAdapter,
     check_part,
     hash_file,
 )
@@ -71,7 +71,7 @@ def peft_digest(folder: Path, limits: AdapterLimits) -> str:
     return digest.hexdigest()[:DIGEST_CHARS]
 
 
-def read_peft(folder: Path, config: ModelConfig, limits: AdapterLimits) -> LoraAdapter:
+def read_peft(folder: Path, config: ModelConfig, limits: AdapterLimits) -> CheckedAdapter:
     """Read an adapter and check that it fits its base.
 
     Args:
@@ -94,7 +94,7 @@ def read_peft(folder: Path, config: ModelConfig, limits: AdapterLimits) -> LoraA
     finally:
         file.close()
     _check_targets(label, given, parts)
-    return LoraAdapter(digest, max(len(part.down) for part in parts), parts)
+    return CheckedAdapter(digest, max(len(part.down) for part in parts), parts)
 
 
 def _check_kind(label: str, given: Mapping[str, Any]) -> None:
