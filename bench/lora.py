@@ -33,9 +33,17 @@ from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
 from stoker.models.adapters import AdapterLimits, adapter_digest
 from stoker.models.config import ModelConfig
-from stoker.testing.adapters import ALL, ATTENTION, adapter_weights, write_adapter
+from stoker.testing.adapters import (
+    ALL,
+    ATTENTION,
+    adapter_weights,
+    bottleneck_weights,
+    write_adapter,
+    write_bottlenecks,
+)
 
-MODULES = {"q, k, v, o": ATTENTION, "all linear layers": ALL}
+MODULES = {"q, k, v, o": ATTENTION, "all linear layers": ALL, "bottlenecks": ()}
+"""Low-rank adapters of these, and of none: bottlenecks of the rank's size behind both halves of layers."""
 
 
 def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,8 +66,13 @@ def place(engine: NativeEngine, config: ModelConfig, folder: Path, options: argp
     digests = []
     for name, modules in MODULES.items():
         for seed in range(options.sequences):
-            weights = adapter_weights(config, rank=options.rank, modules=modules, seed=seed, strength=0.1)
-            path = write_adapter(folder / f"{len(modules)}-{seed}", weights, rank=options.rank, dtype="BF16")
+            path = folder / f"{len(modules)}-{seed}"
+            if modules:
+                weights = adapter_weights(config, rank=options.rank, modules=modules, seed=seed, strength=0.1)
+                write_adapter(path, weights, rank=options.rank, dtype="BF16")
+            else:
+                weights = bottleneck_weights(config, size=options.rank, seed=seed)
+                write_bottlenecks(path, weights, dtype="BF16", scaling=0.1)
             digest = adapter_digest(path, AdapterLimits(max_rank=options.rank))
             engine.place_adapter(digest, engine.read_adapter(AdapterRef(str(path), digest)))
             digests.append(digest)
