@@ -297,7 +297,7 @@ def test_the_commands_of_the_sleep_page_do_what_it_says(home: Path, default_mode
 
 
 def test_the_commands_of_the_lora_page_do_what_it_says(home: Path, default_model_path: Path) -> None:
-    serve, requests = of("docs/lora.md", "console")
+    serve, requests, merge = of("docs/lora.md", "console")
     ((program, command, *arguments),) = serve.commands
     assert (program, command) == ("stoker", "serve")
     with open_model(default_model_path) as model:
@@ -316,3 +316,10 @@ def test_the_commands_of_the_lora_page_do_what_it_says(home: Path, default_model
     assert answers[0]["parent"] == MODEL
     assert [answer["model"] for answer in answers[1:3]] == ["pirate", "pirate"]
     assert answers[3]["deleted"] is True
+    (_, *words), (_, _, merged) = merge.commands
+    words[2] = str(home / words[2])
+    assert printed_by(words, clean_environment(home)).startswith(f"{merged}: ")
+    with ServerProcess(home, merged) as server:
+        server.wait_ready()
+        asked = {"model": merged, "prompt": "Ahoy", "max_tokens": 4}
+        assert httpx2.post(f"{server.url}/v1/completions", json=asked, timeout=60).status_code == 200

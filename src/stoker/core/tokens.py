@@ -38,7 +38,7 @@ class AdapterRef:
     """An adapter of the served model, as engines find it.
 
     Attributes:
-        path: The folder that it is in.
+        path: The folder or file that it is in.
         digest: Names its contents, in hex digits; never empty.
     """
 

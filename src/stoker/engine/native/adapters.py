@@ -47,6 +47,18 @@ class AdapterSlots:
         try:
             for part in lora.parts:
                 packed.set(part.target, part.layer, part.down, part.up, part.scale)
+            for each in lora.bottlenecks:
+                packed.set_bottleneck(
+                    each.half,
+                    each.layer,
+                    each.down,
+                    each.bias,
+                    each.up,
+                    each.up_bias,
+                    scale=each.scale,
+                    bend=each.bend,
+                    of_stream=each.of_stream,
+                )
         except ValueError as error:
             raise UnsupportedModelError(f"The adapter in {adapter.path} cannot be run: {error}.") from error
         except MemoryError as error:
