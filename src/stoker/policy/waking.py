@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from stoker.core.errors import DeadlineError, QueueTimeoutError
-from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins
-from stoker.core.text import Embedding, EmbeddingRequest, Event, TextRequest
+from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins, Scorer
+from stoker.core.text import ChoiceScores, Embedding, EmbeddingRequest, Event, ScoringRequest, TextRequest
 
 
 class Door(Protocol):
@@ -76,6 +76,24 @@ class WakingEmbedder:
             return await self._embedder.embed(rest, places=places)
 
 
+class WakingScorer:
+    """A `Scorer` that works while its model is awake.
+
+    Args:
+        scorer: What answers the requests of a model that is awake.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, scorer: Scorer, door: Door) -> None:
+        self._scorer = scorer
+        self._door = door
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        """Return the wrapped scorer's scores; raises as `WakingEmbedder.embed`."""
+        async with _entered(self._door, request) as rest:
+            return await self._scorer.score(rest, places=places)
+
+
 class WakingPins:
     """`Pins` of a model that is woken to compute a new one; those that it has are held again when it wakes.
 
@@ -102,7 +120,7 @@ class WakingPins:
         return await self._pins.unpin(pin_id)
 
 
-_Request = TypeVar("_Request", TextRequest, EmbeddingRequest)
+_Request = TypeVar("_Request", TextRequest, EmbeddingRequest, ScoringRequest)
 
 
 @asynccontextmanager
@@ -129,7 +147,7 @@ async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
         await awake.__aexit__(None, None, None)
 
 
-def _expiry(request: TextRequest | EmbeddingRequest) -> QueueTimeoutError | DeadlineError:
+def _expiry(request: TextRequest | EmbeddingRequest | ScoringRequest) -> QueueTimeoutError | DeadlineError:
     queue_s, whole_s = request.queue_timeout_s, request.timeout_s
     if queue_s is not None and (whole_s is None or queue_s < whole_s):
         return QueueTimeoutError(

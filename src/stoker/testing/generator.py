@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from stoker.core.protocols import Embedder, TextCodec
+from stoker.core.protocols import Embedder, Scorer, TextCodec
 from stoker.core.text import Event, Finished, Started, TextDelta, TextRequest, Usage
 from stoker.core.tokens import FinishReason
 from stoker.testing.local_generator import generator as generator_over_bytes
@@ -43,6 +43,11 @@ class ScriptedGenerator:
     def embedder(self) -> Embedder:
         """Embeds bytes as `fake_embedding` says."""
         return generator_over_bytes(FakeTokenEngine(), context=512).embedder
+
+    @property
+    def scorer(self) -> Scorer:
+        """Scores bytes as `fake_scores` says."""
+        return generator_over_bytes(FakeTokenEngine(), context=512).scorer
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Play the script."""
