@@ -190,7 +190,8 @@ def test_the_requests_of_the_early_exit_page_are_answered(server: ServerProcess)
             )
             assert answer.status_code == 200, answer.text
             told.append(answer.json())
-    chosen, ended, classified = told
+    chosen, ended, complete, classified = told
+    assert complete["choices"][0]["early_exit"]["reason"] == "format"
     assert chosen["choices"][0]["early_exit"]["reason"] in {"choice", "unsure"}
     assert ended["choices"][0]["early_exit"]["reason"] == "confidence"
     assert {each["label"] for each in classified["data"]} <= {" positive", " negative"}

@@ -109,6 +109,22 @@ def test_an_unsure_answer_ends(client: OpenAI) -> None:
     assert ended.usage.completion_tokens < whole.usage.completion_tokens
 
 
+def test_an_answer_ends_with_its_form(client: OpenAI) -> None:
+    def ask(**rule: Any) -> Any:
+        extra = {"guided_regex": " [0-9]{2,12}", "early_exit": rule}
+        return client.completions.create(
+            model=MODEL, prompt="One, two: 12345678", max_tokens=30, temperature=0, extra_body=extra
+        )
+
+    eager = ask(when_complete=True)
+    assert told(eager)["reason"] == "format"
+    assert 0 < told(eager)["confidence"] <= 1
+    assert len(eager.choices[0].text) == 3
+    full = ask(stop_below=1e-12)
+    assert told(full)["reason"] in {"format", "none"}
+    assert full.choices[0].text.startswith(eager.choices[0].text)
+
+
 def test_texts_are_classified(server: ServerProcess) -> None:
     before = server.metrics().get("stoker_early_exits_total", 0)
     body = {

@@ -19,6 +19,9 @@ class ExitReason(StrEnum):
     CONFIDENCE = "confidence"
     """The model was less sure of its last tokens than the request's rule allows."""
 
+    FORMAT = "format"
+    """The answer was of its grammar: nothing might follow, or need follow if the grammar is eager."""
+
     NONE = "none"
     """The answer came to its own end before the rule applied."""
 
@@ -28,7 +31,7 @@ class ExitRule:
     """End a choice when the geometric mean of the probabilities of its last tokens is too low.
 
     Attributes:
-        stop_below: Least mean that it goes on with, within 0 and 1.
+        stop_below: Least mean that it goes on with, within 0 and 1; 0 never ends it.
         window: How many tokens are looked at; before so many there is no end.
     """
 

@@ -91,6 +91,8 @@ class ChoiceText:
         if self._stopped and self.finish_reason is None:
             visible += self._finish(FinishReason.STOP)
         elif event.finish_reason is not None and self.finish_reason is None:
+            if self._watch is not None and event.finish_reason is FinishReason.STOP and not self._ends(event):
+                self._watch.complete()
             visible += self._finish(event.finish_reason)
         self._n_visible += len(visible)
         logprobs = self._due_logprobs()

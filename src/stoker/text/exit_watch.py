@@ -16,19 +16,24 @@ class ExitWatch:
     def __init__(self, rule: ExitRule) -> None:
         self._rule = rule
         self._last: deque[float] = deque(maxlen=rule.window)
-        self._stopped = False
+        self._reason = ExitReason.NONE
 
     def take(self, logprob: float) -> bool:
         """Take the log-probability of the next token; return whether the choice ends with it."""
         self._last.append(logprob)
-        self._stopped = len(self._last) == self._rule.window and self._mean() < self._rule.stop_below
-        return self._stopped
+        if len(self._last) < self._rule.window or self._mean() >= self._rule.stop_below:
+            return False
+        self._reason = ExitReason.CONFIDENCE
+        return True
+
+    def complete(self) -> None:
+        """Note that the choice has ended because it is of its grammar."""
+        self._reason = ExitReason.FORMAT
 
     @property
     def told(self) -> EarlyExit:
         """What is told at the end."""
-        reason = ExitReason.CONFIDENCE if self._stopped else ExitReason.NONE
-        return EarlyExit(reason, self._mean() if self._last else None)
+        return EarlyExit(self._reason, self._mean() if self._last else None)
 
     def _mean(self) -> float:
         return exp(fsum(self._last) / len(self._last))

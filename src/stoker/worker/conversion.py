@@ -61,7 +61,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
 
 
 def _grammar_frame(grammar: Grammar) -> frames.Grammar:
-    return frames.Grammar(grammar.kind, grammar.source, grammar.field)
+    return frames.Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager)
 
 
 def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
@@ -94,7 +94,9 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
         hold=frame.hold,
-        grammar=None if grammar is None else Grammar(grammar.kind, grammar.source, grammar.field),
+        grammar=None
+        if grammar is None
+        else Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager),
         pooling=frame.pooling,
         adapter=None if frame.adapter is None else AdapterRef(*frame.adapter),
         scored_from=frame.scored_from,

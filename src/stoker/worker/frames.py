@@ -63,6 +63,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: GrammarKind
     source: str
     field: str
+    eager: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):

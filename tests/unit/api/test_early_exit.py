@@ -76,6 +76,14 @@ async def test_the_rule_reaches_the_generator(api: ScriptedApi) -> None:
     assert "early_exit" not in answer["choices"][0], "the script says nothing of it"
 
 
+async def test_a_grammar_becomes_eager(api: ScriptedApi) -> None:
+    for when_complete in (True, False):
+        rule = {"when_complete": when_complete, "stop_below": 0.5}
+        await ask(api, "/v1/completions", **TEXT, guided_regex="a+", early_exit=rule)
+    grammars = [each.grammar for each in api.generator.requests]
+    assert [each and each.eager for each in grammars] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -91,7 +99,9 @@ async def test_the_rule_reaches_the_generator(api: ScriptedApi) -> None:
         ({"choices": ["a", "b"], "early_exit": {"stop_below": 0.1}}, "early_exit"),
         ({"choices": ["a", "b"], "confidence_threshold": 1.5}, "confidence_threshold"),
         ({"confidence_threshold": 0.5}, "confidence_threshold"),
-        ({"early_exit": {}}, "early_exit.stop_below"),
+        ({"early_exit": {}}, "early_exit"),
+        ({"early_exit": {"window": 3}}, "early_exit"),
+        ({"early_exit": {"when_complete": True}}, "early_exit.when_complete"),
         ({"early_exit": {"stop_below": 0}}, "early_exit.stop_below"),
         ({"early_exit": {"stop_below": 0.5, "window": 0}}, "early_exit.window"),
         ({"early_exit": {"stop_below": 0.5, "window": 257}}, "early_exit.window"),

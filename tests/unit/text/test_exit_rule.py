@@ -8,9 +8,11 @@ import pytest
 
 from stoker.core.early_exit import ExitReason, ExitRule
 from stoker.core.text import Finished, Usage
-from stoker.core.tokens import FinishReason
-from stoker.testing.local_generator import END, REQUEST, play, saying, text_of
+from stoker.core.tokens import FinishReason, TokenLogprob, TokensEvent
+from stoker.testing.local_generator import END, REQUEST, TOKENIZER, play, saying, text_of
 from stoker.testing.token_engine import FakeTokenEngine, Step
+from stoker.text.choice import ChoiceText
+from stoker.text.exit_watch import ExitWatch
 
 # The fake engine's log-probability of a token is minus a hundredth of it: "!" (33) is sure, "z" (122) is not.
 RULE = ExitRule(stop_below=0.5, window=2)
@@ -64,3 +66,22 @@ async def test_each_choice_ends_by_itself() -> None:
 async def test_without_a_rule_nothing_is_told() -> None:
     events = await play(FakeTokenEngine(saying("zzz", END)))
     assert [each.early_exit for each in events if isinstance(each, Finished)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("token", "reason", "told"),
+    [
+        (ord("x"), FinishReason.STOP, ExitReason.FORMAT),
+        (END, FinishReason.STOP, ExitReason.NONE),
+        (ord("x"), FinishReason.LENGTH, ExitReason.NONE),
+    ],
+)
+def test_an_end_without_an_end_token_is_that_of_a_grammar(
+    token: int, reason: FinishReason, told: ExitReason
+) -> None:
+    watch = ExitWatch(ExitRule(stop_below=0.0, window=16))
+    choice = ChoiceText(0, TOKENIZER, (), frozenset({END}), watch=watch)
+    choice.feed(TokensEvent("r", (token,), (TokenLogprob(-1.0),), finish_reason=reason))
+    assert choice.early_exit is not None
+    assert choice.early_exit.reason is told
+    assert choice.early_exit.confidence == (None if token == END else pytest.approx(exp(-1)))

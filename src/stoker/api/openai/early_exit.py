@@ -1,12 +1,14 @@
 """Fields that let an answer end early: ``choices``, ``confidence_threshold`` and ``early_exit``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stoker.api.openai.fields import EARLY_EXIT_FIELDS, FieldTable
 from stoker.api.openai.wire import GenerationBody
 from stoker.core.early_exit import EarlyExit, ExitRule
 from stoker.core.errors import InvalidRequestError
+from stoker.core.grammar import Grammar
 
 _EARLY_EXIT = FieldTable(EARLY_EXIT_FIELDS)
 
@@ -23,9 +25,39 @@ def sift_early_exit(fields: dict[str, Any]) -> None:
 
 
 def exit_rule(body: GenerationBody) -> ExitRule | None:
-    """Return the rule that a request asks for, or None."""
+    """Return the rule that a request asks for, or None.
+
+    Raises:
+        InvalidRequestError: It is a rule for nothing.
+    """
     rule = body.early_exit
-    return None if rule is None else ExitRule(rule.stop_below, rule.window)
+    if rule is None:
+        return None
+    if rule.stop_below is None and not rule.when_complete:
+        raise InvalidRequestError(
+            "Invalid 'early_exit': it should say when: with 'stop_below', with 'when_complete': true, or both.",
+            param="early_exit",
+            code="invalid_value",
+        )
+    return ExitRule(rule.stop_below or 0.0, rule.window)
+
+
+def eager(grammar: Grammar | None, body: GenerationBody) -> Grammar | None:
+    """Return the grammar, eager if a request asks for answers that end when they are of it.
+
+    Raises:
+        InvalidRequestError: It asks for that without a grammar.
+    """
+    if body.early_exit is None or not body.early_exit.when_complete:
+        return grammar
+    if grammar is None:
+        raise InvalidRequestError(
+            "'early_exit.when_complete' is only allowed together with a form of the answer, such as "
+            "'response_format' or 'structured_outputs'.",
+            param="early_exit.when_complete",
+            code="invalid_value",
+        )
+    return replace(grammar, eager=True)
 
 
 def scored_choices(

@@ -92,7 +92,7 @@ _SHARED = (
     honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
     honoured("choices", "extension: 2 to 128 different texts, the likeliest of which is the answer"),
     honoured("confidence_threshold", "extension: 0 to 1, default 0; below it the answer is generated"),
-    honoured("early_exit", "extension: end when the model is not sure of its last tokens; see below"),
+    honoured("early_exit", "extension: end when the model is not sure, or the form complete; see below"),
     no_op("user", "names the end user"),
     refused("prompt_logprobs", note="instead: `echo` with `logprobs` on `/v1/completions`"),
 )
@@ -184,8 +184,9 @@ STRUCTURED_OUTPUTS_FIELDS = (
 """Fields of ``structured_outputs``, which are vLLM's."""
 
 EARLY_EXIT_FIELDS = (
-    honoured("stop_below", "required; above 0, up to 1: the least mean probability of the last tokens"),
+    honoured("stop_below", "above 0, up to 1: the least mean probability of the last tokens"),
     honoured("window", "1 to 256, default 16: how many tokens these are"),
+    honoured("when_complete", "end as soon as the answer is of its grammar; default false"),
 )
 """Fields of ``early_exit``."""
 

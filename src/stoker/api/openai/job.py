@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.early_exit import exit_rule, scored_choices, sift_early_exit
+from stoker.api.openai.early_exit import eager, exit_rule, scored_choices, sift_early_exit
 from stoker.api.openai.fields import STREAM_OPTIONS_FIELDS, FieldTable
 from stoker.api.openai.structured import grammar_of, sift_grammars
 from stoker.api.openai.wire import GenerationBody
@@ -83,7 +83,7 @@ def make_job(
             could not be held to.
     """
     _check_choices(len(prompts), body.n, best_of, limits)
-    grammar = grammar_of(body, limits)
+    grammar = eager(grammar_of(body, limits), body)
     choices = scored_choices(
         body,
         n_prompts=len(prompts),

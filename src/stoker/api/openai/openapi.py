@@ -312,7 +312,7 @@ def openai_part() -> Part:
         "response_format": request_schema(
             RESPONSE_FORMAT_FIELDS, ResponseFormat, {"json_schema": json_schema}, ("type",)
         ),
-        "early_exit": request_schema(EARLY_EXIT_FIELDS, ExitBody, {}, ("stop_below",)),
+        "early_exit": request_schema(EARLY_EXIT_FIELDS, ExitBody, {}, ()),
         "structured_outputs": request_schema(STRUCTURED_OUTPUTS_FIELDS, StructuredOutputs, {}, ()),
     }
     messages: Schema = {"type": "array", "items": ref("Message"), "minItems": 1}

@@ -202,8 +202,9 @@ ScoredChoices = Annotated[
 class ExitBody(Wire):
     """``early_exit``."""
 
-    stop_below: Annotated[float, Field(gt=0, le=1)]
+    stop_below: Annotated[float, Field(gt=0, le=1)] | None = None
     window: Annotated[int, Field(ge=1, le=MAX_EXIT_WINDOW)] = DEFAULT_EXIT_WINDOW
+    when_complete: bool = False
 
 
 class StructuredOutputs(Wire):
