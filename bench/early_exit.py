@@ -1,8 +1,7 @@
 """What answers without generating cost: ``python bench/early_exit.py URL --out FILE``.
 
 Asks a running server with prompts that are all different, in turns: for one of some choices by scoring them,
-for the same by generating with a grammar, and to classify with as many labels. The times are compared by their
-medians.
+for the same by generating with a grammar, and to classify with as many labels. Medians are compared.
 """
 
 import argparse

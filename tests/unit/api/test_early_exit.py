@@ -1,6 +1,7 @@
 """`choices`, `early_exit` and ``/v1/classify`` over a fake engine whose tokens are bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -193,3 +194,16 @@ async def test_inputs_times_labels_are_bounded() -> None:
 @pytest.mark.parametrize(("fields", "body"), [(CLASSIFY_FIELDS, ClassifyBody), (EARLY_EXIT_FIELDS, ExitBody)])
 def test_every_honoured_field_is_read(fields: tuple[Field, ...], body: type[Wire]) -> None:
     assert {field.name for field in fields if field.treatment is Treatment.HONOURED} == set(body.model_fields)
+
+
+async def test_choices_hold_a_place_each() -> None:
+    held: list[int] = []
+
+    @contextmanager
+    def reserve(requests: Sequence[TextRequest]) -> Iterator[None]:
+        held.append(sum(request.n_sequences for request in requests))
+        yield
+
+    api = scripted_api(chosen, reserve=reserve)
+    await ask(api, "/v1/completions", **TEXT, choices=["a", "b", "c"])
+    assert held == [3]

@@ -151,3 +151,15 @@ def test_choices_share_what_goes_before_their_scores() -> None:
     loop.run()
     assert loop.engine.n_tokens == 103 + 4 * 7
     assert loop.scores["again"] == loop.scores["a"]
+
+
+def test_preemption_neither_loses_nor_doubles_scores_of_an_end() -> None:
+    loop = SchedulerLoop(max_step_tokens=20, max_running=1)
+    scored = make_request("scored", n_prompt=100, max_tokens=0, prompt_logprobs=2, scored_from=30)
+    loop.submit(scored)
+    for _ in range(3):
+        loop.step()
+    loop.submit(make_request("urgent", n_prompt=20, max_tokens=2, priority=1))
+    loop.run()
+    assert loop.scheduler.stats().preemptions_total == 1
+    assert loop.scores["scored"] == reference_scores(scored)

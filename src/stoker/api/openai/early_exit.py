@@ -35,7 +35,7 @@ def exit_rule(body: GenerationBody) -> ExitRule | None:
         return None
     if rule.stop_below is None and not rule.when_complete:
         raise InvalidRequestError(
-            "Invalid 'early_exit': it should say when: with 'stop_below', with 'when_complete': true, or both.",
+            "Invalid 'early_exit': it should say when: with 'stop_below' or with 'when_complete': true.",
             param="early_exit",
             code="invalid_value",
         )
