@@ -20,10 +20,12 @@ from stoker.policy.sleep_book import Rest
 from stoker.policy.waking import (
     CheckedEmbedder,
     CheckedGenerator,
+    CheckedScorer,
     Door,
     WakingEmbedder,
     WakingGenerator,
     WakingPins,
+    WakingScorer,
 )
 
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
@@ -49,6 +51,10 @@ class TextSide(CheckedGenerator, Protocol):
     @property
     def embedder(self) -> CheckedEmbedder:
         """Makes embeddings of prompts."""
+
+    @property
+    def scorer(self) -> CheckedScorer:
+        """Tells how likely choices are after prompts."""
 
     @property
     def codec(self) -> TextCodec:
@@ -211,6 +217,7 @@ class HostedModel:
             generator=self.admission,
             reserve=self.admission.reserve,
             embedder=WakingEmbedder(generator.embedder, door),
+            scorer=WakingScorer(generator.scorer, door),
             hold=self.admission.hold,
             codec=generator.codec,
             pins=WakingPins(host.pins, door),

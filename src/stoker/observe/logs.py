@@ -93,6 +93,8 @@ def log_request(record: RequestRecord) -> None:
             "cached_tokens": record.cached_tokens,
             "completion_tokens": record.completion_tokens,
         }
+    if record.early_exits:
+        fields["early_exits"] = [str(each) for each in record.early_exits]
     if record.error is not None:
         fields |= {"error": record.error, "param": record.error_param}
     logger = structlog.get_logger()

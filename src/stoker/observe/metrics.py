@@ -171,6 +171,12 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self._early_exits = Counter(
+            "stoker_early_exits_total",
+            "Answers that might end early, and inputs that were classified, by what became of them.",
+            ["model", "reason"],
+            registry=self.registry,
+        )
         self._forgotten: set[str] = set()
         self._engines = EngineCollector()
         self.registry.register(self._engines)
@@ -235,6 +241,7 @@ class Metrics:
             self._wake_wait_seconds,
             self._embeddings,
             self._embedded_tokens,
+            self._early_exits,
         ):
             metric.remove_by_labels({"model": model})
 
@@ -267,6 +274,9 @@ class Metrics:
             self._failed.labels(record.error).inc()
         if record.model in self._forgotten:
             return
+        if record.model is not None:
+            for reason in record.early_exits:
+                self._early_exits.labels(record.model, reason).inc()
         if record.model is not None and record.completion_tokens is not None:
             self._request_tokens.labels(record.model, "prompt").observe(record.prompt_tokens or 0)
             self._request_tokens.labels(record.model, "generated").observe(record.completion_tokens)

@@ -1,7 +1,7 @@
 """What is remembered of one HTTP request until it ends."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class RequestRecord:
         cached_tokens: Those of them that came from the prefix cache.
         completion_tokens: Tokens generated over all choices.
         wake_s: How long it waited for its model to be awake, in seconds; None if it did not wait.
+        early_exits: What became of each choice that might end early: short words from a fixed set.
         first_token_s: When the first new text came, on the scale of `started_s`.
         error: Why the request failed: a short word from a fixed set, such as ``queue_full``.
         error_param: The field to blame, if one is.
@@ -37,6 +38,7 @@ class RequestRecord:
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     wake_s: float | None = None
+    early_exits: list[str] = field(default_factory=list)
     first_token_s: float | None = None
     error: str | None = None
     error_param: str | None = None

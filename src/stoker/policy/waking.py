@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from stoker.core.errors import DeadlineError, QueueTimeoutError
-from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins
-from stoker.core.text import Embedding, EmbeddingRequest, Event, TextRequest
+from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins, Scorer
+from stoker.core.text import ChoiceScores, Embedding, EmbeddingRequest, Event, ScoringRequest, TextRequest
 
 
 class Door(Protocol):
@@ -38,6 +38,13 @@ class CheckedEmbedder(Embedder, Protocol):
 
     async def check(self, request: EmbeddingRequest) -> None:
         """Raise what `embed` would before it needs an engine."""
+
+
+class CheckedScorer(Scorer, Protocol):
+    """A `Scorer` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: ScoringRequest) -> None:
+        """Raise what `score` would before it needs an engine."""
 
 
 class WakingGenerator:
@@ -101,6 +108,24 @@ class WakingEmbedder:
             return await self._embedder.embed(rest, places=places)
 
 
+class WakingScorer:
+    """A `Scorer` that works while its model is awake; it refuses as `WakingGenerator` does.
+
+    Args:
+        scorer: What answers the requests of a model that is awake.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, scorer: CheckedScorer, door: Door) -> None:
+        self._scorer = scorer
+        self._door = door
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        """Return the wrapped scorer's scores; raises as `WakingEmbedder.embed`."""
+        async with _entered(self._door, request, self._scorer.check) as rest:
+            return await self._scorer.score(rest, places=places)
+
+
 class WakingPins:
     """`Pins` of a model that is woken to compute a new one; those that it has are held again when it wakes.
 
@@ -127,7 +152,7 @@ class WakingPins:
         return await self._pins.unpin(pin_id)
 
 
-_Request = TypeVar("_Request", TextRequest, EmbeddingRequest)
+_Request = TypeVar("_Request", TextRequest, EmbeddingRequest, ScoringRequest)
 
 
 @asynccontextmanager
@@ -158,7 +183,7 @@ async def _entered(
         await awake.__aexit__(None, None, None)
 
 
-def _expiry(request: TextRequest | EmbeddingRequest) -> QueueTimeoutError | DeadlineError:
+def _expiry(request: TextRequest | EmbeddingRequest | ScoringRequest) -> QueueTimeoutError | DeadlineError:
     queue_s, whole_s = request.queue_timeout_s, request.timeout_s
     if queue_s is not None and (whole_s is None or queue_s < whole_s):
         return QueueTimeoutError(

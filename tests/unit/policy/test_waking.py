@@ -8,8 +8,16 @@ from dataclasses import replace
 import pytest
 
 from stoker.core.errors import ContextLengthError, DeadlineError, NotReadyError, QueueTimeoutError
-from stoker.core.text import Embedding, EmbeddingRequest, Event, TextPrompt, TextRequest
-from stoker.policy.waking import WakingEmbedder, WakingGenerator, WakingPins
+from stoker.core.text import (
+    ChoiceScores,
+    Embedding,
+    EmbeddingRequest,
+    Event,
+    ScoringRequest,
+    TextPrompt,
+    TextRequest,
+)
+from stoker.policy.waking import WakingEmbedder, WakingGenerator, WakingPins, WakingScorer
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
 
@@ -177,3 +185,38 @@ async def test_inputs_for_a_model_that_does_not_wake_in_time_are_refused() -> No
     with pytest.raises(DeadlineError):
         await WakingEmbedder(embedder, SlowDoor(5.0)).embed(replace(INPUTS, timeout_s=0.02), places=1)
     assert embedder.request is None
+
+
+class RememberingScorer:
+    """A scorer that remembers its request, and how many were inside."""
+
+    def __init__(self, door: SlowDoor) -> None:
+        self._door = door
+        self.seen: tuple[ScoringRequest, int, int] | None = None
+
+    async def check(self, request: ScoringRequest) -> None:
+        assert request.choices
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        self.seen = (request, places, self._door.inside)
+        return []
+
+
+async def test_a_model_is_woken_to_score() -> None:
+    door = SlowDoor(after_s=0.05)
+    within = RememberingScorer(door)
+    request = ScoringRequest(
+        request_id="r",
+        prompts=(TextPrompt("a"),),
+        paths=("input",),
+        choices=("x", "y"),
+        choices_path="labels",
+        timeout_s=5.0,
+    )
+    assert await WakingScorer(within, door).score(request, places=3) == []
+    assert within.seen is not None
+    seen, places, inside = within.seen
+    assert (places, inside, door.inside) == (3, 1, 0)
+    assert 4 < (seen.timeout_s or 0) < 4.96
+    with pytest.raises(DeadlineError):
+        await WakingScorer(within, SlowDoor(after_s=5)).score(replace(request, timeout_s=0.01), places=1)

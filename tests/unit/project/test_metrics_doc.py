@@ -64,6 +64,7 @@ def registered() -> dict[str, Row]:
     metrics.model_waited_for("m", 0.5)
     metrics.embedded("m", n_inputs=1, n_tokens=2)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
+    record.early_exits.append("choice")
     timer = metrics.token_timer(record, model="m", n_choices=1)
     timer.tick(0)
     timer.tick(0)
