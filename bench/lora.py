@@ -31,7 +31,8 @@ from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import AdapterRef
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, adapter_digest
+from stoker.models.adapters import AdapterLimits
+from stoker.models.adapters.reading import adapter_digest
 from stoker.models.config import ModelConfig
 from stoker.testing.adapters import (
     ALL,

@@ -25,7 +25,8 @@ from stoker.core.tokens import AdapterRef
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.engine.native.merging import MergedType
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, adapter_digest
+from stoker.models.adapters import AdapterLimits
+from stoker.models.adapters.reading import adapter_digest
 from stoker.models.library import ModelLibrary
 from stoker.testing.adapters import adapter_weights, write_adapter
 from stoker.text import Tokenizer

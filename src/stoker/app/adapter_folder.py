@@ -68,7 +68,8 @@ class AdapterFolder:
             )
         # Seldom asked for, and not needed to be ready.
         from stoker.models import open_model  # noqa: PLC0415
-        from stoker.models.adapters import AdapterLimits, read_adapter  # noqa: PLC0415
+        from stoker.models.adapters import AdapterLimits  # noqa: PLC0415
+        from stoker.models.adapters.reading import read_adapter  # noqa: PLC0415
 
         limits = AdapterLimits(max_rank=self.max_rank, max_file_bytes=self.max_file_bytes)
         try:

@@ -9,8 +9,9 @@ from pathlib import Path
 from stoker.core.errors import SettingsError, UnsupportedModelError
 from stoker.engine.native.merging import TENSOR_NAMES, MergedType, merged_matrix
 from stoker.models import OpenedModel, open_model
-from stoker.models.adapters import AdapterLimits, AdapterPart, CheckedAdapter, read_adapter
+from stoker.models.adapters import AdapterLimits, AdapterPart, CheckedAdapter
 from stoker.models.adapters.checked import ATTENTION, TARGETS
+from stoker.models.adapters.reading import read_adapter
 from stoker.models.catalogue import NAME_PATTERN
 from stoker.models.gguf import GgufFile
 from stoker.models.header import check_model

@@ -15,7 +15,8 @@ from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import AdapterRef
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, adapter_digest
+from stoker.models.adapters import AdapterLimits
+from stoker.models.adapters.reading import adapter_digest
 from stoker.models.config import Tensor
 from stoker.models.gguf import GgufFile
 from stoker.models.library import ModelLibrary

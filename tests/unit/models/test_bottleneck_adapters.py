@@ -9,7 +9,8 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, CheckedAdapter, adapter_digest, read_adapter
+from stoker.models.adapters import AdapterLimits, CheckedAdapter
+from stoker.models.adapters.reading import adapter_digest, read_adapter
 from stoker.models.config import ModelConfig
 from stoker.testing.adapters import bottleneck_weights, write_bottlenecks
 from stoker.testing.model_folders import encode_safetensors, raw, write_tiny_folder

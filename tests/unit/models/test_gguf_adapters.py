@@ -8,7 +8,8 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, CheckedAdapter, adapter_digest, read_adapter
+from stoker.models.adapters import AdapterLimits, CheckedAdapter
+from stoker.models.adapters.reading import adapter_digest, read_adapter
 from stoker.models.config import ModelConfig
 from stoker.testing.adapters import adapter_weights, write_adapter, write_gguf_adapter
 from stoker.testing.gguf_files import MetadataValue, encode_gguf, stored

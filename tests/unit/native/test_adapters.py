@@ -14,7 +14,8 @@ from stoker.core.step import StepPlan
 from stoker.core.tokens import AdapterRef
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import OpenedModel, open_model
-from stoker.models.adapters import AdapterLimits, adapter_digest
+from stoker.models.adapters import AdapterLimits
+from stoker.models.adapters.reading import adapter_digest
 from stoker.testing.adapters import (
     ALL,
     ATTENTION,

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 
 from stoker.core.errors import StokerError
-from stoker.models.adapters import AdapterLimits, read_adapter
+from stoker.models.adapters import AdapterLimits
 from stoker.models.adapters.checked import target_shape
+from stoker.models.adapters.reading import read_adapter
 from stoker.models.config import LayerConfig, ModelConfig, Rotary
 from stoker.models.huggingface.files import Quantize
 from stoker.models.huggingface.folder import OpenedFolder
