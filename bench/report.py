@@ -1,8 +1,8 @@
 """Write the README's benchmarks, docs/benchmarks.md and the plots: ``python bench/report.py``.
 
-Read are ``engine.json``, ``shape-NAME.json``, ``servers.json`` and ``overhead.json`` in bench/results; all
-but the first may be missing. With `--check` nothing is written: the exit status tells whether pages and
-results agree.
+Read are ``engine.json``, ``shape-NAME.json``, ``servers.json``, ``overhead.json``, and of the abilities
+``wake.json``, ``lora.json``, ``grammars.json`` and ``embeddings.json``, in bench/results; all but the first
+may be missing. With `--check` nothing is written: the exit status tells whether pages and results agree.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pages.documents import BEGIN, END, PLOTS, Results, benchmarks_page, plots, 
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+ABILITIES = ("wake", "lora", "grammars", "embeddings")
 
 
 def load(folder: Path) -> Results:
@@ -30,6 +31,7 @@ def load(folder: Path) -> Results:
         shapes={path.stem.removeprefix("shape-"): read(path) for path in shapes},
         servers=optional("servers.json"),
         overhead=optional("overhead.json"),
+        abilities={name: found for name in ABILITIES if (found := optional(f"{name}.json"))},
     )
 
 

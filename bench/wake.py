@@ -9,17 +9,16 @@ text must be the same. In every second round the pack is dropped from the page c
 import argparse
 import http.client
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from harness.machine import heading
 from harness.memory import resident_bytes
 from harness.page_cache import drop_from_cache, models_and_packs
+from harness.results import write
 
-from stoker import __version__
 from stoker.config import Settings
 from stoker.models.library import open_library
 from stoker.testing.server_process import ServerProcess, seed_model_store
@@ -80,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    result = heading("wake.py", vars(arguments))
     stored = open_library(Settings()).pull(MODEL)
     samples: dict[str, list[float]] = {case: [] for case in CASES}
     sleeps: list[float] = []
@@ -106,10 +106,7 @@ def main() -> None:
                 if text != expected:
                     raise RuntimeError(f"after a wake the text is {text!r}, not {expected!r}")
                 samples["asleep, cold" if cold else "asleep"].append(took_s)
-    result = {
-        "stoker": __version__,
-        "python": platform.python_version(),
-        "processors": len(os.sched_getaffinity(0)),
+    result |= {
         "model": MODEL,
         "first_token_s": {case: [round(each, 4) for each in of_case] for case, of_case in samples.items()},
         "sleep_s": [round(each, 4) for each in sleeps],
@@ -121,7 +118,7 @@ def main() -> None:
     for what, sizes in memory.items():
         print(f"memory of the {what:<13} {statistics.median(sizes) / 1e6:.0f} MB")
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(arguments.out, result)
 
 
 if __name__ == "__main__":

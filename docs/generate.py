@@ -13,8 +13,10 @@ from stoker.api.limits import ApiLimits
 from stoker.api.openai import wire
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
+    CLASSIFY_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    EARLY_EXIT_FIELDS,
     EMBEDDING_FIELDS,
     JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
@@ -71,7 +73,7 @@ API_HEAD = """# OpenAI API
 
 `POST /v1/chat/completions`, `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models` and
 `GET /v1/models/{name}` take and give what OpenAI's do, streams included; `POST /v1/rerank`, `POST /v1/score`,
-`POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
+`POST /v1/classify`, `POST /tokenize` and `POST /detokenize` what vLLM's do. A request's
 field that could change the answer is honoured or refused by name, never ignored:
 
 - **honoured**: it does what OpenAI says;
@@ -88,12 +90,14 @@ API_TABLES = (
     ("Fields of `response_format`", RESPONSE_FORMAT_FIELDS),
     ("Fields of `response_format.json_schema`", JSON_SCHEMA_FIELDS),
     ("Fields of `structured_outputs`", STRUCTURED_OUTPUTS_FIELDS),
+    ("Fields of `early_exit`", EARLY_EXIT_FIELDS),
     ("Fields of `stream_options`", STREAM_OPTIONS_FIELDS),
     ("Fields of one of `messages`", MESSAGE_FIELDS),
     ("Fields of one part of a message's `content`", PART_FIELDS),
     ("Fields of `POST /v1/embeddings`", EMBEDDING_FIELDS),
     ("Fields of `POST /v1/rerank` and `POST /rerank`", RERANK_FIELDS),
     ("Fields of `POST /v1/score` and `POST /score`", SCORE_FIELDS),
+    ("Fields of `POST /v1/classify` and `POST /classify`", CLASSIFY_FIELDS),
     ("Fields of `POST /tokenize`", TOKENIZE_FIELDS),
     ("Fields of `POST /detokenize`", DETOKENIZE_FIELDS),
 )

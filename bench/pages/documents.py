@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pages.abilities import ability_aims, ability_parts
 from pages.aims import aims_table, engine_aims, overhead_aims, server_aims, shape_aims
 from pages.figures import ENGINES, SERVERS, TIMES, Result, where
 from pages.plots import goodput_plot, limits_of, limits_plot, shares, speed_plot
@@ -16,6 +17,7 @@ from pages.tables import (
     server_table,
     share_table,
     spread_table,
+    told,
 )
 
 BEGIN, END = "<!-- benchmarks: written by bench/report.py -->", "<!-- end of benchmarks -->"
@@ -33,12 +35,14 @@ class Results:
         shapes: The same of larger shapes, by name.
         servers: Of `bench/servers.py`, or None.
         overhead: Of `bench/overhead.py`, or None.
+        abilities: Of the benchmarks of abilities, by the names of their files.
     """
 
     engine: Result
     shapes: Mapping[str, Result] = field(default_factory=dict)
     servers: Result | None = None
     overhead: Result | None = None
+    abilities: Mapping[str, Result] = field(default_factory=dict)
 
 
 def plots(results: Results) -> dict[str, str]:
@@ -106,13 +110,9 @@ def benchmarks_page(results: Results) -> str:
             *([share_table(shape)] if shares(shape) else []),
             spread_table(shape),
         ]
-    parts += [*_servers(results.servers), *_overhead(results.overhead), *_aims(results)]
+    parts += [*_servers(results.servers), *_overhead(results.overhead)]
+    parts += [*ability_parts(results.abilities), *_aims(results)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
-
-
-def told(*words: str) -> str:
-    """Return a paragraph."""
-    return " ".join(words)
 
 
 def _models(result: Result) -> str:
@@ -218,4 +218,5 @@ def _aims(results: Results) -> list[str]:
         aims += server_aims(results.servers)
     if results.overhead is not None:
         aims += overhead_aims(results.overhead)
+    aims += ability_aims(results.abilities)
     return ["## What is aimed at", aims_table(aims), UNMET.read_text(encoding="utf-8")]

@@ -1,4 +1,4 @@
-"""The tables, in Markdown."""
+"""The tables, in Markdown, and the paragraphs between them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -32,6 +32,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def told(*words: str) -> str:
+    """Return a paragraph."""
+    return " ".join(words)
 
 
 def engine_table(result: Result) -> str:

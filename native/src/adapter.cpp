@@ -29,6 +29,7 @@ void require(bool condition, const std::string& message) {
 Adapter::Adapter(int n_layers, bool float_path) : n_layers_(n_layers), float_path_(float_path) {
   require(n_layers > 0 && n_layers <= 1 << 16, "the number of layers is out of range");
   matrices_.resize(static_cast<size_t>(n_layers) * kTargets);
+  bottlenecks_.resize(static_cast<size_t>(n_layers) * kHalves);
 }
 
 // Zeroed bytes on a cache line of their own.
@@ -58,13 +59,13 @@ PackedMatrix Adapter::pack_floats(const float* values, int n, int k, const std::
     for (int i = 0; i < k; ++i) {
       const float value = values[static_cast<size_t>(row) * static_cast<size_t>(k) + static_cast<size_t>(i)];
       const size_t at = static_cast<size_t>(i) * kLanes + static_cast<size_t>(row % kLanes);
-      require(std::isfinite(value), label + " has a number that is not finite");
+      if (!std::isfinite(value)) throw std::invalid_argument(label + " has a number that is not finite");
       if (float_path_) {
         std::memcpy(block + at * element, &value, element);
         continue;
       }
       const uint16_t half = bfloat_from_float(value);
-      require((half & 0x7f80) != 0x7f80, label + " has a number that is too large for bf16");
+      if ((half & 0x7f80) == 0x7f80) throw std::invalid_argument(label + " has a number that is too large for bf16");
       std::memcpy(block + at * element, &half, element);
     }
   }
@@ -106,6 +107,7 @@ void Model::set_adapter(int slot, std::shared_ptr<const Adapter> adapter) {
       require(of_it.down.k == matrix.columns && of_it.up.n == matrix.rows,
               "the adapter's " + std::string(matrix.name) + " is for another shape");
     }
+    want_bottlenecks(*adapter);
     want_low(adapter->max_rank());
   }
   if (static_cast<size_t>(slot) >= adapters_.size()) adapters_.resize(static_cast<size_t>(slot) + 1);

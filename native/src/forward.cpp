@@ -138,16 +138,20 @@ void Model::run_layers(const Batch& batch) {
     attend(layer, index);
     {
       const PhaseTimer timer(phases_, Phase::output);
+      keep_streams(index, Half::attention);
       add_product(layer, Target::o, scratch_->attended);
+      add_bottlenecks(index, Half::attention);
     }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),
                .int16 = layer.gate.wants_int16() || layer.up.wants_int16()});
+    keep_streams(index, Half::feed_forward);
     if (shape_.experts) {
       feed_experts(layer);
     } else {
       feed_forward(layer);
     }
+    add_bottlenecks(index, Half::feed_forward);
   }
 }
 

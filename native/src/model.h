@@ -192,6 +192,11 @@ class Model {
   void adapt_down(int layer, std::initializer_list<Target> targets, const ActivationBuffer& input);
   void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end,
              float* out, ptrdiff_t stride) const;
+  void want_bottlenecks(const Adapter& adapter);
+  bool plan_bottlenecks(int layer, Half half);
+  void keep_streams(int layer, Half half);
+  void add_bottlenecks(int layer, Half half);
+  void bend(const Bottleneck& bottleneck, float* low) const;
   void add_product(const Layer& layer, Target target, const ActivationForms& input);
   void add_branch(const std::vector<float>& post_norm);
 

@@ -56,6 +56,7 @@ std::unique_ptr<Scratch> make_scratch(const ModelShape& s, const ModelOptions& o
   scratch->normed = ActivationForms(rows, width);
   scratch->attended = ActivationForms(rows, query_width);
   scratch->inner = ActivationForms(inner_rows, static_cast<size_t>(s.ffn_width));
+  scratch->ones.assign(padded(kMaxAdapterRank + 1), 1.0f);
   scratch->experts = make_expert_scratch(s, rows);
   if (s.sinks) scratch->no_value.resize(static_cast<size_t>(s.head_size));
   scratch->logits = Memory(static_cast<size_t>(o.max_step_seqs) * padded(s.vocab_size) * sizeof(float));
@@ -68,7 +69,7 @@ std::unique_ptr<Scratch> make_scratch(const ModelShape& s, const ModelOptions& o
 size_t Model::step_bytes() const {
   const Scratch& s = *scratch_;
   size_t total = s.logits.size() + s.partials.size() + s.experts.gathered.size();
-  for (const FloatRows* rows : {&s.low, &s.residual, &s.branch, &s.queries, &s.keys, &s.experts.scores,
+  for (const FloatRows* rows : {&s.low, &s.added, &s.residual, &s.branch, &s.queries, &s.keys, &s.experts.scores,
                                 &s.experts.shares, &s.experts.outputs}) {
     total += rows->memory.size();
   }

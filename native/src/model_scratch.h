@@ -147,6 +147,13 @@ struct AdapterTask {
   int end;
 };
 
+// Some of the rows of a bottleneck.
+struct BottleneckTask {
+  const Bottleneck* bottleneck;
+  int begin;
+  int end;
+};
+
 struct ThreadScratch {
   Memory tile;       // a matrix product's output on its way to the epilogue
   Memory halves;     // the products of coarse and fine rows with one column block, not yet added
@@ -172,8 +179,11 @@ struct Scratch {
   std::vector<int32_t> adapted;  // rows with adapters, by adapter
   std::vector<AdapterGroup> adapter_groups;
   std::vector<AdapterTask> adapter_tasks;
+  std::vector<BottleneckTask> bottleneck_tasks;
   FloatRows low;     // [rows][3 * low_rank] adapters' low-rank activations
   int low_rank = 0;  // the largest rank so far, padded
+  FloatRows added;   // [rows][width] the residual stream before half a layer, then what that added; for bottlenecks
+  std::vector<float> ones;  // as many as the largest bottleneck is wide, padded
   ExpertScratch experts;
   std::vector<float> no_value;  // [head_size] zeros: what a sink adds to the attended values
   Memory partials;

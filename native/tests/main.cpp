@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
     const std::string name = kernels->name;
     run("golden numbers " + name, [&] { test_golden(*kernels); });
     run("attention " + name, [&] { test_attention(*kernels); });
+    run("adapter products " + name, [&] { test_adapter_products(*kernels); });
     run("exact sums " + name, [&] { test_exact_sums(*kernels); });
     run("extreme values " + name, [&] { test_extreme_values(*kernels); });
     run("sampler " + name, [&] { test_sampler(*kernels); });
@@ -87,7 +88,9 @@ int main(int argc, char** argv) {
         test_equal_attention(*path.native, *path.stand_in);
       });
     }
-    if (path.native != nullptr) run("models " + name, [&] { test_models(name, max_threads); });
+    if (path.native == nullptr) continue;
+    run("models " + name, [&] { test_models(name, max_threads); });
+    run("adapters " + name, [&] { test_adapters(name, max_threads); });
   }
   return 0;
 }

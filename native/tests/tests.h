@@ -19,9 +19,11 @@ void test_equal_paths(const Kernels& first, const Kernels& second);
 void test_golden(const Kernels& kernels);
 void test_attention(const Kernels& kernels);
 void test_equal_attention(const Kernels& first, const Kernels& second);
+void test_adapter_products(const Kernels& kernels);
 void test_bad_edits();
 // Steps run on 1 to `max_threads` threads.
 void test_models(const std::string& isa, int max_threads);
+void test_adapters(const std::string& isa, int max_threads);
 void test_bad_arguments();
 void test_kv_transfer();
 void test_decode();

@@ -31,6 +31,7 @@ NOT_RUN = {
     ("docs/hardening.md", "native/fuzz/run.sh"): "CI runs it",
     ("docs/hardening.md", "pip install atheris"): "no dependency",
     ("docs/structured-output.md", '{"error"'): "part of an answer",
+    ("docs/early-exit.md", '{"finish_reason"'): "likewise",
 }
 """Page and beginning of a block that no test runs, and why."""
 
@@ -74,6 +75,7 @@ def of(page: str, language: str) -> list[Block]:
 def test_every_block_is_run_or_known_not_to_be() -> None:
     run = [
         *of("docs/benchmarking.md", "console"),
+        *of("docs/early-exit.md", "console"),
         *of("docs/embeddings.md", "console"),
         *of("docs/openai.md", "console"),
         *of("docs/serving.md", "console"),
@@ -184,6 +186,23 @@ def test_the_examples_of_the_structured_output_page_print_what_it_says(server: S
         told.append(answer.json()["choices"][0])
     assert told[0]["message"]["content"] in {"yes", "no"}
     assert re.fullmatch(r"\+[0-9]{2} [0-9]{3} [0-9]{4}", told[1]["text"])
+
+
+def test_the_requests_of_the_early_exit_page_are_answered(server: ServerProcess) -> None:
+    told = []
+    for block in of("docs/early-exit.md", "console"):
+        for _, url, _, header, _, body in block.commands:
+            name, _, value = header.partition(": ")
+            answer = httpx2.post(
+                url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
+            )
+            assert answer.status_code == 200, answer.text
+            told.append(answer.json())
+    chosen, ended, complete, classified = told
+    assert complete["choices"][0]["early_exit"]["reason"] == "format"
+    assert chosen["choices"][0]["early_exit"]["reason"] in {"choice", "unsure"}
+    assert ended["choices"][0]["early_exit"]["reason"] == "confidence"
+    assert {each["label"] for each in classified["data"]} <= {" positive", " negative"}
 
 
 def test_the_example_of_structured_output_prints_an_answer(server: ServerProcess) -> None:
@@ -305,7 +324,7 @@ def test_the_commands_of_the_sleep_page_do_what_it_says(home: Path, default_mode
 
 
 def test_the_commands_of_the_lora_page_do_what_it_says(home: Path, default_model_path: Path) -> None:
-    serve, requests = of("docs/lora.md", "console")
+    serve, requests, merge = of("docs/lora.md", "console")
     ((program, command, *arguments),) = serve.commands
     assert (program, command) == ("stoker", "serve")
     with open_model(default_model_path) as model:
@@ -324,3 +343,10 @@ def test_the_commands_of_the_lora_page_do_what_it_says(home: Path, default_model
     assert answers[0]["parent"] == MODEL
     assert [answer["model"] for answer in answers[1:3]] == ["pirate", "pirate"]
     assert answers[3]["deleted"] is True
+    (_, *words), (_, _, merged) = merge.commands
+    words[2] = str(home / words[2])
+    assert printed_by(words, clean_environment(home)).startswith(f"{merged}: ")
+    with ServerProcess(home, merged) as server:
+        server.wait_ready()
+        asked = {"model": merged, "prompt": "Ahoy", "max_tokens": 4}
+        assert httpx2.post(f"{server.url}/v1/completions", json=asked, timeout=60).status_code == 200

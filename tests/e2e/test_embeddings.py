@@ -1,7 +1,10 @@
 """The official client against the real server: embeddings, rankings and scores."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,31 @@ def test_two_thousand_inputs(server: ServerProcess, client: OpenAI) -> None:
     vectors = embed(client, [[number % 1000 + 100, 5] for number in range(2048)])
     assert vectors[0] == vectors[1000]
     assert server.metrics()["stoker_embeddings_total"] - before == 2048
+
+
+def test_kills_under_running_embeddings_lose_nothing_and_change_no_bit(home: Path) -> None:
+    inputs = [[100 + (number * 7 + at) % 9000 for at in range(200)] for number in range(24)]
+    with ServerProcess(home) as server:
+        server.wait_ready()
+        undisturbed = ask(server, "/v1/embeddings", input=inputs, encoding_format="base64")
+        with ThreadPoolExecutor(1) as thread:
+            for tokens_until in (400, 3200):
+                begun = server.metrics()["stoker_engine_prompt_tokens_total"] + tokens_until
+                disturbed = thread.submit(
+                    ask, server, "/v1/embeddings", input=inputs, encoding_format="base64"
+                )
+                while server.metrics()["stoker_engine_prompt_tokens_total"] < begun:
+                    assert not disturbed.done(), "it ended before the engine was killed"
+                    time.sleep(0.01)
+                (engine,) = server.children()
+                os.kill(engine, signal.SIGKILL)
+                assert disturbed.result() == undisturbed
+                server.wait_ready()
+        metrics = server.metrics()
+        assert metrics["stoker_engine_restarts_total"] == 2
+        assert metrics["stoker_streams_resumed_total"] >= 2
+        assert metrics["stoker_requests_quarantined_total"] == 0
+        assert "Traceback" not in server.stderr
 
 
 def test_the_last_token_pools_otherwise(home: Path) -> None:

@@ -12,7 +12,13 @@ import httpx2
 import pytest
 
 from stoker.models import open_model
-from stoker.testing.adapters import adapter_weights, write_adapter
+from stoker.testing.adapters import (
+    adapter_weights,
+    bottleneck_weights,
+    write_adapter,
+    write_bottlenecks,
+    write_gguf_adapter,
+)
 from stoker.testing.model_folders import write_tiny_folder
 from stoker.testing.server_process import ServerProcess
 
@@ -32,6 +38,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for seed, each in enumerate(base):
                 weights = adapter_weights(model.config, rank=8, seed=seed, strength=2)
                 write_adapter(root / "adapters" / each, weights, rank=8)
+                if each == "anna":
+                    write_gguf_adapter(root / "adapters" / "anna.gguf", model.config, weights)
+                    write_bottlenecks(root / "adapters" / "modules", bottleneck_weights(model.config, size=8))
     (root / "home").mkdir()
     return root
 
@@ -108,14 +117,34 @@ def test_adapters_are_listed_as_models_with_a_parent(server: ServerProcess) -> N
     assert httpx2.get(f"{server.url}/v1/models/anna", timeout=60).json()["parent"] == "tiny"
 
 
+def test_a_gguf_file_is_an_adapter_too(server: ServerProcess) -> None:
+    body = {"lora_name": "gguf", "lora_path": "anna.gguf"}
+    assert post(server, "/v1/load_lora_adapter", body).status_code == 200
+    assert text_of(server, "gguf") == text_of(server, "anna")
+    assert post(server, "/v1/unload_lora_adapter", {"lora_name": "gguf"}).status_code == 200
+
+
+def test_bottleneck_modules_are_an_adapter_too(server: ServerProcess) -> None:
+    body = {"lora_name": "modules", "lora_path": "modules"}
+    assert post(server, "/v1/load_lora_adapter", body).status_code == 200
+    alone = text_of(server, "modules")
+    assert alone not in {text_of(server, model) for model in ("tiny", *NAMES)}
+    with ThreadPoolExecutor(8) as pool:
+        asked = ["modules", "anna", "tiny"] * 3
+        texts = list(pool.map(lambda model: text_of(server, model), asked))
+    assert {text for model, text in zip(asked, texts, strict=True) if model == "modules"} == {alone}
+    assert post(server, "/v1/unload_lora_adapter", {"lora_name": "modules"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("alien", "made for another model"),
         ("nowhere", "is missing"),
-        ("../tiny", "not a folder inside of lora_dir"),
-        ("/etc", "not a folder inside of lora_dir"),
-        (".", "not a folder inside of lora_dir"),
+        ("nowhere.gguf", "is missing"),
+        ("../tiny", "not inside of lora_dir"),
+        ("/etc", "not inside of lora_dir"),
+        (".", "not inside of lora_dir"),
         ("a\0b", "no path"),
     ],
 )

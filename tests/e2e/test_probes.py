@@ -1,5 +1,6 @@
 """Probes and metrics of a real server."""
 
+import re
 from pathlib import Path
 
 import httpx2
@@ -40,6 +41,15 @@ def test_metrics_count_what_a_client_did(server: ServerProcess, client: OpenAI) 
     assert grown("stoker_http_requests_total") >= 1
     assert after["stoker_engine_kv_blocks_used"] == 0
     assert 0 < after["stoker_engine_kv_blocks_cached"] <= after["stoker_engine_kv_blocks"]
+
+
+@pytest.mark.parametrize("page", ["embeddings", "lora", "sleep", "structured-output"])
+def test_what_the_page_of_an_ability_names_is_there(server: ServerProcess, page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(stoker_\w+)", text))
+    told = set(re.findall(r"^# TYPE (\w+) ", server.get("/metrics")[1], re.MULTILINE))
+    assert len(names) >= 2
+    assert names <= told
 
 
 def test_metrics_tell_the_memory_of_kv_caches_from_the_start(home: Path) -> None:

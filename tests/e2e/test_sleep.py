@@ -117,6 +117,46 @@ def test_an_idle_model_sleeps_and_a_request_wakes_it(home: Path) -> None:
         assert "Traceback" not in server.stderr
 
 
+def test_what_is_refused_without_an_engine_wakes_nobody(home: Path) -> None:
+    with ServerProcess(home, "--context-length", "256") as server:
+        server.wait_ready()
+        sleep(server)
+        long = "one two three " * 100
+        for path, body in (
+            ("completions", {"prompt": long}),
+            ("completions", {"prompt": "Hi", "max_tokens": 256}),
+            ("completions", {"prompt": [10**6]}),
+            ("chat/completions", {"messages": [{"role": "user", "content": long}]}),
+            ("embeddings", {"input": ["Hi", long]}),
+        ):
+            answer = httpx2.post(f"{server.url}/v1/{path}", json={"model": MODEL, **body}, timeout=60)
+            assert answer.status_code == 400, answer.text
+            assert statuses(server) == {MODEL: "sleeping"}, path
+        assert server.children() == []
+
+
+def test_the_wait_for_a_wake_is_logged_and_counted(home: Path) -> None:
+    with ServerProcess(home, "--log-format", "json") as server:
+        server.wait_ready()
+        text(server)
+        sleep(server)
+        text(server)
+        httpx2.post(f"{server.url}/v1/embeddings", json={"model": MODEL, "input": "Hi"}, timeout=60)
+        sleep(server)
+        httpx2.post(f"{server.url}/v1/embeddings", json={"model": MODEL, "input": "Hi"}, timeout=60)
+        assert value(server, f'stoker_model_wake_wait_seconds_count{{model="{MODEL}"}}') == 2
+    lines = [orjson.loads(line) for line in server.stderr.splitlines() if line.startswith("{")]
+    requests = [line for line in lines if line.get("route", "").startswith("/v1/")]
+    waits = [(line["route"], line.get("wake_ms", 0) > 0) for line in requests]
+    assert waits == [
+        ("/v1/completions", False),
+        ("/v1/completions", True),
+        ("/v1/embeddings", False),
+        ("/v1/embeddings", True),
+    ]
+    assert all(line.get("wake_ms", 0) <= line["duration_ms"] for line in requests)
+
+
 def test_two_models_take_turns_in_a_budget_for_one(twins: ServerProcess) -> None:
     assert statuses(twins) == {MODEL: "sleeping", TWIN: "ready"}
     texts = []

@@ -178,6 +178,25 @@ class Adapter:
         halves. Raises ValueError for sizes that cannot be, or numbers that are not finite.
         """
 
+    def set_bottleneck(
+        self,
+        half: str,
+        layer: int,
+        down: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        up: NDArray[np.float32],
+        up_bias: NDArray[np.float32],
+        *,
+        scale: float,
+        bend: str,
+        of_stream: bool,
+    ) -> None:
+        """Add ``scale * (up @ bend(down @ x + bias) + up_bias)`` behind a half: attention or feed_forward.
+
+        ``x`` is what the half has added to the residual stream, or with `of_stream` the stream with it.
+        `bend` is relu, silu or gelu_tanh. Raises as `set` does.
+        """
+
     @property
     def max_rank(self) -> int: ...
     @property

@@ -15,7 +15,7 @@ from stoker.api.reply import Reply
 from stoker.core.errors import ClientGoneError, StokerError
 from stoker.observe.logs import log_request
 from stoker.observe.metrics import Metrics
-from stoker.observe.record import RequestRecord
+from stoker.observe.record import CURRENT_RECORD, RequestRecord
 
 _logger = structlog.get_logger()
 
@@ -81,6 +81,7 @@ class Edge:
             request_id=_request_id(scope), method=scope["method"], started_s=perf_counter()
         )
         scope[_RECORD] = record
+        CURRENT_RECORD.set(record)
 
         async def tagged_send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from stoker.api.body import shown
 from stoker.core.errors import ConflictError, ModelNotFoundError, NotReadyError
-from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
+from stoker.core.protocols import Embedder, Generator, Pins, Scorer, TextCodec
 from stoker.core.text import Prompt, TextRequest
 from stoker.core.tokens import AdapterRef
 
@@ -26,8 +26,9 @@ class ServedModel:
         reserve: Holds the places of all of a job's requests while its context lasts, or raises
             `QueueFullError` if there are too few; `generator` then takes them from there.
         embedder: Makes embeddings.
-        hold: Holds up to so many places for prompts to embed while its context lasts, and says how many; or
-            raises `QueueFullError` if there are none.
+        scorer: Tells how likely choices are after prompts.
+        hold: Holds up to so many places for prompts to embed or score while its context lasts, and
+            says how many; or raises `QueueFullError` if there are none.
         codec: Turns text to token ids and back, as `generator` does.
         pins: Its pinned prefixes.
         created: When the model was made or fetched, in seconds since 1970.
@@ -43,6 +44,7 @@ class ServedModel:
     generator: Generator
     reserve: Callable[[Sequence[TextRequest]], AbstractContextManager[None]]
     embedder: Embedder
+    scorer: Scorer
     hold: Callable[[Sequence[Prompt], int], AbstractContextManager[int]]
     codec: TextCodec
     pins: Pins

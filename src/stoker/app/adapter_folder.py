@@ -64,11 +64,12 @@ class AdapterFolder:
             ) from error
         if not found.is_relative_to(root) or found == root:
             raise InvalidRequestError(
-                f"'lora_path' is {shown}, which is not a folder inside of lora_dir.", param="lora_path"
+                f"'lora_path' is {shown}, which is not inside of lora_dir.", param="lora_path"
             )
         # Seldom asked for, and not needed to be ready.
         from stoker.models import open_model  # noqa: PLC0415
-        from stoker.models.adapters import AdapterLimits, read_adapter  # noqa: PLC0415
+        from stoker.models.adapters import AdapterLimits  # noqa: PLC0415
+        from stoker.models.adapters.reading import read_adapter  # noqa: PLC0415
 
         limits = AdapterLimits(max_rank=self.max_rank, max_file_bytes=self.max_file_bytes)
         try:

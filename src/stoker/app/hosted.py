@@ -12,12 +12,21 @@ from typing import Protocol
 from stoker.api.admin.control import ModelState, ModelStatus
 from stoker.api.served import ServedModel
 from stoker.config import Settings
-from stoker.core.protocols import Embedder, Generator, Pins, TextCodec
+from stoker.core.protocols import Pins, TextCodec
 from stoker.core.tokens import AdapterRef
 from stoker.observe.engine_metrics import EngineReport
 from stoker.policy.admission import Admission, AdmissionLimits
 from stoker.policy.sleep_book import Rest
-from stoker.policy.waking import Door, WakingEmbedder, WakingGenerator, WakingPins
+from stoker.policy.waking import (
+    CheckedEmbedder,
+    CheckedGenerator,
+    CheckedScorer,
+    Door,
+    WakingEmbedder,
+    WakingGenerator,
+    WakingPins,
+    WakingScorer,
+)
 
 COMING = frozenset({ModelStatus.QUEUED, ModelStatus.PULLING, ModelStatus.LOADING})
 """A model of one of these takes no requests yet."""
@@ -36,12 +45,16 @@ _OF_REST = {
 }
 
 
-class TextSide(Generator, Protocol):
+class TextSide(CheckedGenerator, Protocol):
     """Answers requests, makes embeddings, and turns text to token ids and back."""
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CheckedEmbedder:
         """Makes embeddings of prompts."""
+
+    @property
+    def scorer(self) -> CheckedScorer:
+        """Tells how likely choices are after prompts."""
 
     @property
     def codec(self) -> TextCodec:
@@ -204,6 +217,7 @@ class HostedModel:
             generator=self.admission,
             reserve=self.admission.reserve,
             embedder=WakingEmbedder(generator.embedder, door),
+            scorer=WakingScorer(generator.scorer, door),
             hold=self.admission.hold,
             codec=generator.codec,
             pins=WakingPins(host.pins, door),

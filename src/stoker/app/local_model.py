@@ -120,6 +120,7 @@ class LocalModel:
             self.context_length,
             pooling=self.pooling,
             width=self.width,
+            patience_s=lambda: self.engine.timeout_s,
         )
 
     async def start(self) -> "LocalGenerator":

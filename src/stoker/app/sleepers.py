@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from stoker.core.errors import ConflictError, NotReadyError, StokerError
 from stoker.observe.metrics import Metrics
+from stoker.observe.record import CURRENT_RECORD
 from stoker.policy.sleep_book import Change, Rest, SleepBook, SleepReason
 from stoker.policy.waking import Door
 
@@ -37,6 +38,11 @@ class Bed:
 @dataclass(frozen=True, slots=True)
 class _ModelDoor:
     enter: Callable[[], AbstractAsyncContextManager[None]]
+    is_open: Callable[[], bool]
+
+    @property
+    def open(self) -> bool:
+        return self.is_open()
 
     def awake(self) -> AbstractAsyncContextManager[None]:
         return self.enter()
@@ -116,7 +122,7 @@ class Sleepers:
 
     def door(self, name: str) -> Door:
         """Return where this model is entered."""
-        return _ModelDoor(lambda: self._awake(name))
+        return _ModelDoor(lambda: self._awake(name), lambda: self._is_awake(name))
 
     async def wake(self, name: str) -> None:
         """Wait until a model is awake; raises as `Door.awake` does."""
@@ -138,6 +144,9 @@ class Sleepers:
         task = self._sleepers[name].task
         if self._book.rest(name) is Rest.FALLING and task is not None:
             await asyncio.wait((task,))
+
+    def _is_awake(self, name: str) -> bool:
+        return name in self._sleepers and self._book.rest(name) is Rest.AWAKE
 
     @asynccontextmanager
     async def _awake(self, name: str) -> AsyncGenerator[None]:
@@ -166,6 +175,7 @@ class Sleepers:
         if self._book.enter(name):
             return sleeper
         waiter = _Waiter(asyncio.get_running_loop().create_future())
+        began_s = _now()
         self._book.wait(name)
         sleeper.waiters.append(waiter)
         try:
@@ -185,7 +195,15 @@ class Sleepers:
                 if self._sleepers.get(name) is sleeper:
                     self._book.wait_no_more(name)
                     self._act()
+            if timed_to_the_end:  # a request's wait, not a model's first start
+                self._note_wait(name, _now() - began_s)
         return sleeper
+
+    def _note_wait(self, name: str, waited_s: float) -> None:
+        self._metrics.model_waited_for(name, waited_s)
+        record = CURRENT_RECORD.get()
+        if record is not None:  # several prompts of a request wait together
+            record.wake_s = max(waited_s, record.wake_s or 0.0)
 
     def _give_back(self, name: str, sleeper: _Sleeper, waiter: _Waiter) -> None:
         """Leave if the model was entered for one who did not stay."""

@@ -43,6 +43,7 @@ app.command("stoker.cli.bench:bench", name="bench", help="Measure a server under
 app.command("stoker.cli.models:pull", name="pull", help="Fetch a model into the model store.")
 app.command("stoker.cli.models:list_models", name="list", help="List the models that are stored or known.")
 app.command("stoker.cli.models:show", name="show", help="Show what is known of one model.")
+app.command("stoker.cli.merge:merge", name="merge", help="Merge an adapter into a model of its own.")
 app.command("stoker.cli.quality:quality", name="quality", help="Measure what 8-bit activations cost a model.")
 app.command("stoker.cli.models:remove", name="rm", help="Remove a model from the model store.")
 

@@ -172,7 +172,10 @@ class EngineSettings(BaseModel):
         "next, and is read again when it is needed.",
     )
     max_lora_rank: int = Field(
-        default=64, ge=1, le=512, description="Largest rank of an adapter; larger ones are refused."
+        default=64,
+        ge=1,
+        le=512,
+        description="Largest rank of an adapter, or size of a bottleneck; larger ones are refused.",
     )
     max_lora_bytes: ByteSize = Field(
         default=ByteSize(2**30),

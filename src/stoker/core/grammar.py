@@ -27,11 +27,13 @@ class Grammar:
         kind: How it is written.
         source: Its text.
         field: Path of the request's field that has it, for errors.
+        eager: The answer ends as soon as it is of the grammar, even if more might follow.
     """
 
     kind: GrammarKind
     source: str
     field: str
+    eager: bool = False
 
 
 class Constraint(Protocol):
@@ -45,4 +47,7 @@ class Constraint(Protocol):
         """
 
     def advance(self, token_ids: Sequence[int]) -> bool:
-        """Take in what was sampled, and return whether the answer is complete: nothing may follow."""
+        """Take in what was sampled, and return whether the answer is complete.
+
+        It is if nothing may follow, or if nothing need follow and the grammar is eager.
+        """

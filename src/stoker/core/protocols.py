@@ -6,7 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from stoker.core.abilities import Ability
 from stoker.core.step import StepPlan, StepResult
-from stoker.core.text import Embedding, EmbeddingRequest, Event, Prompt, TextRequest
+from stoker.core.text import (
+    ChoiceScores,
+    Embedding,
+    EmbeddingRequest,
+    Event,
+    Prompt,
+    ScoringRequest,
+    TextRequest,
+)
 from stoker.core.tokens import AdapterRef, TokenEvent, TokenRequest
 
 
@@ -192,6 +200,21 @@ class Embedder(Protocol):
 
         Args:
             request: What to embed.
+            places: Most sequences that the engine is given at a time.
+
+        Raises:
+            StokerError: See `stoker.core.errors` for the tree.
+        """
+
+
+class Scorer(Protocol):
+    """Prompts and choices in, how likely each choice is after each prompt out; no token is generated."""
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        """Return the scores after each prompt, in order; nothing is computed if something is refused.
+
+        Args:
+            request: What to score.
             places: Most sequences that the engine is given at a time.
 
         Raises:

@@ -14,7 +14,11 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
     """
     grammar = request.grammar
     needs = (
-        (Ability.PROMPT_SCORES, "echo", request.prompt_logprobs is not None),
+        (
+            Ability.PROMPT_SCORES,
+            "echo" if request.scored_from == 1 else "choices",
+            request.prompt_logprobs is not None,
+        ),
         (Ability.POOLING, "input", request.pooling is not None),
         (Ability.SALTED_PREFIXES, "cache_salt", bool(request.cache_salt)),
         (Ability.ADAPTERS, "model", request.adapter is not None),
@@ -33,7 +37,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
 
 _USES = {
     Ability.GRAMMARS: "structured output ('response_format', 'structured_outputs', 'guided_…')",
-    Ability.PROMPT_SCORES: "'echo' with 'logprobs'",
+    Ability.PROMPT_SCORES: "scores of given tokens ('echo' with 'logprobs', 'choices', 'labels')",
     Ability.POOLING: "an 'input' for embeddings",
     Ability.SALTED_PREFIXES: "'cache_salt'",
     Ability.ADAPTERS: "an adapter as 'model'",

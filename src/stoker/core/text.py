@@ -3,6 +3,7 @@
 from array import array
 from dataclasses import dataclass
 
+from stoker.core.early_exit import EarlyExit, ExitRule
 from stoker.core.grammar import Grammar
 from stoker.core.tokens import AdapterRef, FinishReason
 
@@ -65,6 +66,9 @@ class TokensPrompt:
 
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
 
+SCORING_PLACES = 16
+"""Most choices of one request that are scored at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
@@ -95,6 +99,10 @@ class TextRequest:
         queue_timeout_s: Seconds in which a choice must begin to be computed; None for no limit.
         timeout_s: Seconds in which the request must be finished; None for no limit.
         adapter: The adapter that it is computed with, or None.
+        choices: Texts, the most likely of which is the answer, if any are given; then there is one choice.
+        confidence_threshold: If the most likely of `choices` is less likely than this among them, the answer
+            is generated as if there were none.
+        exit_rule: When a choice ends before it is complete; None for never.
     """
 
     request_id: str
@@ -125,10 +133,20 @@ class TextRequest:
     queue_timeout_s: float | None = None
     timeout_s: float | None = None
     adapter: AdapterRef | None = None
+    choices: tuple[str, ...] = ()
+    confidence_threshold: float = 0.0
+    exit_rule: ExitRule | None = None
 
     @property
     def n_sequences(self) -> int:
-        """Sequences that are generated for it."""
+        """Sequences that are computed for it at a time."""
+        if self.choices:
+            return min(len(self.choices), SCORING_PLACES)
+        return self.n_generated
+
+    @property
+    def n_generated(self) -> int:
+        """Choices that are generated for it, also those that are not returned."""
         return self.n if self.best_of is None else self.best_of
 
 
@@ -165,6 +183,53 @@ class Embedding:
     values: "array[float]"
     n_tokens: int
     n_cached: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRequest:
+    """A request for how likely each of some choices goes on after each of some prompts.
+
+    Attributes:
+        request_id: As in `TextRequest`.
+        prompts: What the choices come after, each by itself.
+        paths: Where each of them stands in the request, for errors.
+        choices: Different texts, at least one.
+        choices_path: Where they stand in the request.
+        adapter, priority, cache_salt, queue_timeout_s, timeout_s: As in `TextRequest`.
+    """
+
+    request_id: str
+    prompts: tuple[Prompt, ...]
+    paths: tuple[str, ...]
+    choices: tuple[str, ...]
+    choices_path: str
+    adapter: AdapterRef | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """How likely choices are after one prompt.
+
+    Attributes:
+        probabilities: Of each choice, among them: their sum is 1.
+        n_tokens: Tokens of the prompt.
+        n_cached: Those of them that the first choice found in the prefix cache.
+        choice_tokens: Tokens of each choice.
+    """
+
+    probabilities: tuple[float, ...]
+    n_tokens: int
+    n_cached: int
+    choice_tokens: tuple[int, ...]
+
+    @property
+    def best(self) -> int:
+        """Index of the most likely choice, of equal ones the first."""
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +292,13 @@ class Finished:
         choice: Index of the choice.
         reason: Why it ended.
         stop_string: The stop string that ended it, or None.
+        early_exit: Why it ended early, or did not although that was asked for; None if nothing was.
     """
 
     choice: int
     reason: FinishReason
     stop_string: str | None = None
+    early_exit: EarlyExit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class AdapterRef:
     """An adapter of the served model, as engines find it.
 
     Attributes:
-        path: The folder that it is in.
+        path: The folder or file that it is in.
         digest: Names its contents, in hex digits; never empty.
     """
 
@@ -63,7 +63,9 @@ class TokenRequest:
             `MAX_STOP_TOKENS` at most.
         sampling: How tokens are chosen.
         prompt_logprobs: None for none; otherwise how many most likely alternatives to report beside the
-            log-probability of each prompt token but the first. The whole prompt is computed for them.
+            log-probability of each prompt token from `scored_from` on.
+        scored_from: Index of the first prompt token that has a score with `prompt_logprobs`, 1 or above;
+            those before it may come from the prefix cache.
         pooling: None for none; otherwise how the prompt's embedding is made, and `max_tokens` is 0. For a
             mean the whole prompt is computed.
         cache_salt: Sequences share KV blocks only with sequences of the same salt.
@@ -93,6 +95,7 @@ class TokenRequest:
     adapter: AdapterRef | None = None
     hold: bool = False
     grammar: Grammar | None = None
+    scored_from: int = 1
 
 
 @dataclass(frozen=True, slots=True)

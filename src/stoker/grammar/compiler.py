@@ -86,7 +86,7 @@ class GrammarCompiler:
             if len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        matcher = TokenMatcher(compiled.deep_copy(), grammar.field)
+        matcher = TokenMatcher(compiled.deep_copy(), grammar.field, eager=grammar.eager)
         for token in generated:  # with the masks between, which leave traces in the lexer's limits
             matcher.matcher.compute_bitmask()
             matcher.advance((token,))

@@ -19,17 +19,19 @@ class TokenMatcher:
     Args:
         matcher: llguidance's state of this sequence.
         field: Path of the request's field that has the grammar.
+        eager: The answer is complete as soon as it is of the grammar.
 
     Attributes:
         matcher: As given.
         field: As given.
     """
 
-    __slots__ = ("_allowed", "field", "matcher")
+    __slots__ = ("_allowed", "_eager", "field", "matcher")
 
-    def __init__(self, matcher: "LLMatcher", field: str) -> None:
+    def __init__(self, matcher: "LLMatcher", field: str, *, eager: bool = False) -> None:
         self.matcher = matcher
         self.field = field
+        self._eager = eager
         self._allowed = memoryview(b"")
 
     @property
@@ -42,11 +44,14 @@ class TokenMatcher:
         self._allowed = allowed
 
     def advance(self, token_ids: Sequence[int]) -> bool:
-        """Take in what was sampled, and return whether nothing may follow.
+        """Take in what was sampled, and return whether nothing may follow, or need follow if it is eager.
 
         What goes wrong is found when the next mask is computed.
         """
-        return self.matcher.consume_tokens(list(token_ids)) and self.matcher.is_stopped()
+        matcher = self.matcher
+        return matcher.consume_tokens(list(token_ids)) and (
+            matcher.is_stopped() or (self._eager and matcher.is_accepting())
+        )
 
     @property
     def fault(self) -> str | None:

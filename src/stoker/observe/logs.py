@@ -83,6 +83,8 @@ def log_request(record: RequestRecord) -> None:
     }
     if record.model is not None:
         fields |= {"model": record.model, "stream": record.stream}
+    if record.wake_s is not None:
+        fields["wake_ms"] = round(record.wake_s * _MILLISECONDS, 1)
     if record.first_token_s is not None:
         fields["ttft_ms"] = round((record.first_token_s - record.started_s) * _MILLISECONDS, 1)
     if record.completion_tokens is not None:
@@ -91,6 +93,8 @@ def log_request(record: RequestRecord) -> None:
             "cached_tokens": record.cached_tokens,
             "completion_tokens": record.completion_tokens,
         }
+    if record.early_exits:
+        fields["early_exits"] = [str(each) for each in record.early_exits]
     if record.error is not None:
         fields |= {"error": record.error, "param": record.error_param}
     logger = structlog.get_logger()

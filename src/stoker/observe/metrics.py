@@ -152,6 +152,13 @@ class Metrics:
             buckets=_WAKE_SECONDS,
             registry=self.registry,
         )
+        self._wake_wait_seconds = Histogram(
+            "stoker_model_wake_wait_seconds",
+            "Time that a request waited for its model to be awake, whether it came to that or not.",
+            ["model"],
+            buckets=_WAKE_SECONDS,
+            registry=self.registry,
+        )
         self._embeddings = Counter(
             "stoker_embeddings_total",
             "Embeddings made, also those of documents that were ranked and texts that were scored.",
@@ -162,6 +169,12 @@ class Metrics:
             "stoker_embedded_tokens_total",
             "Tokens of the inputs of embeddings.",
             ["model"],
+            registry=self.registry,
+        )
+        self._early_exits = Counter(
+            "stoker_early_exits_total",
+            "Answers that might end early, and inputs that were classified, by what became of them.",
+            ["model", "reason"],
             registry=self.registry,
         )
         self._forgotten: set[str] = set()
@@ -205,6 +218,11 @@ class Metrics:
         """Count that a model could not be woken."""
         self._wakes.labels(model, "failed").inc()
 
+    def model_waited_for(self, model: str, waited_s: float) -> None:
+        """Count that a request waited for a model to be awake, however that ended."""
+        if model not in self._forgotten:
+            self._wake_wait_seconds.labels(model).observe(waited_s)
+
     def forget(self, model: str) -> None:
         """Drop every series of a model that is served no more; requests that end later leave none."""
         self._engines.forget(model)
@@ -220,8 +238,10 @@ class Metrics:
             self._sleeps,
             self._wakes,
             self._wake_seconds,
+            self._wake_wait_seconds,
             self._embeddings,
             self._embedded_tokens,
+            self._early_exits,
         ):
             metric.remove_by_labels({"model": model})
 
@@ -254,6 +274,9 @@ class Metrics:
             self._failed.labels(record.error).inc()
         if record.model in self._forgotten:
             return
+        if record.model is not None:
+            for reason in record.early_exits:
+                self._early_exits.labels(record.model, reason).inc()
         if record.model is not None and record.completion_tokens is not None:
             self._request_tokens.labels(record.model, "prompt").observe(record.prompt_tokens or 0)
             self._request_tokens.labels(record.model, "generated").observe(record.completion_tokens)

@@ -1,6 +1,7 @@
 """What is remembered of one HTTP request until it ends."""
 
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class RequestRecord:
         prompt_tokens: Tokens of all prompts.
         cached_tokens: Those of them that came from the prefix cache.
         completion_tokens: Tokens generated over all choices.
+        wake_s: How long it waited for its model to be awake, in seconds; None if it did not wait.
+        early_exits: What became of each choice that might end early: short words from a fixed set.
         first_token_s: When the first new text came, on the scale of `started_s`.
         error: Why the request failed: a short word from a fixed set, such as ``queue_full``.
         error_param: The field to blame, if one is.
@@ -34,6 +37,12 @@ class RequestRecord:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    wake_s: float | None = None
+    early_exits: list[str] = field(default_factory=list)
     first_token_s: float | None = None
     error: str | None = None
     error_param: str | None = None
+
+
+CURRENT_RECORD: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
+"""The record of the HTTP request that this task, or one that it was begun by, answers."""

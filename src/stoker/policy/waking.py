@@ -1,18 +1,22 @@
 """Requests for a model that sleeps wake it, and keep it awake while they last."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from stoker.core.errors import DeadlineError, QueueTimeoutError
-from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins
-from stoker.core.text import Embedding, EmbeddingRequest, Event, TextRequest
+from stoker.core.protocols import Embedder, Generator, PinnedPrefix, Pins, Scorer
+from stoker.core.text import ChoiceScores, Embedding, EmbeddingRequest, Event, ScoringRequest, TextRequest
 
 
 class Door(Protocol):
     """Where a model is entered."""
+
+    @property
+    def open(self) -> bool:
+        """Whether who comes now enters at once."""
 
     def awake(self) -> AbstractAsyncContextManager[None]:
         """Wait until the model is awake, waking it if need be; it stays awake while the context lasts.
@@ -22,15 +26,39 @@ class Door(Protocol):
         """
 
 
+class CheckedGenerator(Generator, Protocol):
+    """A `Generator` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: TextRequest) -> None:
+        """Raise what `generate` would before it needs an engine."""
+
+
+class CheckedEmbedder(Embedder, Protocol):
+    """An `Embedder` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: EmbeddingRequest) -> None:
+        """Raise what `embed` would before it needs an engine."""
+
+
+class CheckedScorer(Scorer, Protocol):
+    """A `Scorer` that says without an engine whether it refuses a request."""
+
+    async def check(self, request: ScoringRequest) -> None:
+        """Raise what `score` would before it needs an engine."""
+
+
 class WakingGenerator:
     """A `Generator` that works while its model is awake. Who waits is answered in the order of arrival.
+
+    A request that is refused without an engine, as when its prompt is too long, wakes no model. One that
+    waits is tokenized twice, before and after: tokens are not held meanwhile.
 
     Args:
         generator: What answers the requests of a model that is awake.
         door: Where the model is entered.
     """
 
-    def __init__(self, generator: Generator, door: Door) -> None:
+    def __init__(self, generator: CheckedGenerator, door: Door) -> None:
         self._generator = generator
         self._door = door
 
@@ -42,20 +70,24 @@ class WakingGenerator:
             QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
             DeadlineError: It was not awake within the request's `timeout_s`.
         """
-        async with _entered(self._door, request) as rest, aclosing(self._generator.generate(rest)) as events:
+        inner = self._generator
+        async with (
+            _entered(self._door, request, inner.check) as rest,
+            aclosing(inner.generate(rest)) as events,
+        ):
             async for event in events:
                 yield event
 
 
 class WakingEmbedder:
-    """An `Embedder` that works while its model is awake.
+    """An `Embedder` that works while its model is awake; it refuses as `WakingGenerator` does.
 
     Args:
         embedder: What answers the requests of a model that is awake.
         door: Where the model is entered.
     """
 
-    def __init__(self, embedder: Embedder, door: Door) -> None:
+    def __init__(self, embedder: CheckedEmbedder, door: Door) -> None:
         self._embedder = embedder
         self._door = door
 
@@ -72,8 +104,26 @@ class WakingEmbedder:
             QueueTimeoutError: It was not awake within the request's `queue_timeout_s`.
             DeadlineError: It was not awake within the request's `timeout_s`.
         """
-        async with _entered(self._door, request) as rest:
+        async with _entered(self._door, request, self._embedder.check) as rest:
             return await self._embedder.embed(rest, places=places)
+
+
+class WakingScorer:
+    """A `Scorer` that works while its model is awake; it refuses as `WakingGenerator` does.
+
+    Args:
+        scorer: What answers the requests of a model that is awake.
+        door: Where the model is entered.
+    """
+
+    def __init__(self, scorer: CheckedScorer, door: Door) -> None:
+        self._scorer = scorer
+        self._door = door
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        """Return the wrapped scorer's scores; raises as `WakingEmbedder.embed`."""
+        async with _entered(self._door, request, self._scorer.check) as rest:
+            return await self._scorer.score(rest, places=places)
 
 
 class WakingPins:
@@ -102,11 +152,13 @@ class WakingPins:
         return await self._pins.unpin(pin_id)
 
 
-_Request = TypeVar("_Request", TextRequest, EmbeddingRequest)
+_Request = TypeVar("_Request", TextRequest, EmbeddingRequest, ScoringRequest)
 
 
 @asynccontextmanager
-async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
+async def _entered(
+    door: Door, request: _Request, check: Callable[[_Request], Awaitable[None]]
+) -> AsyncGenerator[_Request]:
     """Keep the model awake, once it is; give the request with what waking has left of its time limits."""
     now = asyncio.get_running_loop().time
     began_s = now()
@@ -115,6 +167,8 @@ async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
     awake = door.awake()
     try:
         async with asyncio.timeout(limit_s):
+            if not door.open:
+                await check(request)
             await awake.__aenter__()
     except TimeoutError as error:
         raise _expiry(request) from error
@@ -129,7 +183,7 @@ async def _entered(door: Door, request: _Request) -> AsyncGenerator[_Request]:
         await awake.__aexit__(None, None, None)
 
 
-def _expiry(request: TextRequest | EmbeddingRequest) -> QueueTimeoutError | DeadlineError:
+def _expiry(request: TextRequest | EmbeddingRequest | ScoringRequest) -> QueueTimeoutError | DeadlineError:
     queue_s, whole_s = request.queue_timeout_s, request.timeout_s
     if queue_s is not None and (whole_s is None or queue_s < whole_s):
         return QueueTimeoutError(

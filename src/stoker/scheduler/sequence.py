@@ -36,7 +36,8 @@ class SequenceState:
         start_by: When it must have been admitted for the first time, on the caller's clock, or None.
         end_by: When it must have ended, likewise.
         prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
-        n_scored: Prompt tokens that need no score any more; the first never does. Preemption leaves it.
+        n_scored: Leading prompt tokens that need no score any more; the first never does. Preemption leaves
+            it.
         pool: What is summed for its embedding; None if it wants none.
         single_until: Below this many tokens it takes single steps without drafts: it goes on where an engine
             has died, maybe of it; then every token that it can give should be told before that happens again.
@@ -103,7 +104,7 @@ class SequenceState:
             prompt_logprobs=request.prompt_logprobs,
             pool=None if request.pooling is None else PromptPool(request.pooling, n_prompt),
             single_until=n_prompt + MAX_CALL_TOKENS if request.n_generated else 0,
-            n_scored=n_prompt if request.prompt_logprobs is None else 1,
+            n_scored=n_prompt if request.prompt_logprobs is None else min(request.scored_from, n_prompt),
             hold=request.hold,
         )
 

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from stoker.core.protocols import Embedder, TextCodec
+from stoker.core.protocols import TextCodec
 from stoker.core.text import Event, Finished, Started, TextDelta, TextRequest, Usage
 from stoker.core.tokens import FinishReason
+from stoker.policy.waking import CheckedEmbedder, CheckedScorer
 from stoker.testing.local_generator import generator as generator_over_bytes
 from stoker.testing.token_engine import FakeTokenEngine
 
@@ -40,9 +41,17 @@ class ScriptedGenerator:
         return generator_over_bytes(FakeTokenEngine(), context=512).codec
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> CheckedEmbedder:
         """Embeds bytes as `fake_embedding` says."""
         return generator_over_bytes(FakeTokenEngine(), context=512).embedder
+
+    @property
+    def scorer(self) -> CheckedScorer:
+        """Scores bytes as `fake_scores` says."""
+        return generator_over_bytes(FakeTokenEngine(), context=512).scorer
+
+    async def check(self, request: TextRequest) -> None:
+        """Refuse nothing."""
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Play the script."""

@@ -21,10 +21,22 @@ REQUEST = TextRequest(request_id="r", model="m", prompt=TextPrompt("abc"), max_t
 
 
 def generator(
-    engine: FakeTokenEngine, tokenizer: Tokenizer = TOKENIZER, context: int = CONTEXT
+    engine: FakeTokenEngine,
+    tokenizer: Tokenizer = TOKENIZER,
+    context: int = CONTEXT,
+    *,
+    patience_s: float = 0.0,
 ) -> LocalGenerator:
     """Return a generator over `engine`."""
-    return LocalGenerator("m", engine, tokenizer, ChatTemplate(BYTE_TEMPLATE), context, width=FAKE_WIDTH)
+    return LocalGenerator(
+        "m",
+        engine,
+        tokenizer,
+        ChatTemplate(BYTE_TEMPLATE),
+        context,
+        width=FAKE_WIDTH,
+        patience_s=lambda: patience_s,
+    )
 
 
 def saying(*pieces: str | int | Step) -> list[Step]:

@@ -64,6 +64,7 @@ def scripted_api(
         generator=generator,
         reserve=reserve or (lambda _: nullcontext()),
         embedder=generator.embedder,
+        scorer=generator.scorer,
         hold=lambda prompts, most: nullcontext(min(len(prompts), most)),
         codec=generator.codec,
         pins=pins,

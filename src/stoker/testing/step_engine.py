@@ -195,7 +195,7 @@ def reference_scores(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
     for token, target in pairwise(request.prompt):
         context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
         scores.append(_score(context.digest(), target, request.prompt_logprobs or 0, vocab_size))
-    return scores
+    return scores[request.scored_from - 1 :]
 
 
 def reference_embedding(request: TokenRequest) -> "array[float]":

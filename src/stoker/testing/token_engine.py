@@ -218,7 +218,7 @@ def fake_scores(request: TokenRequest) -> list[TokenLogprob]:
     """Return the scores that the fake engine reports for a prompt, in values that fit a C float exactly."""
     n_top = request.prompt_logprobs or 0
     alternatives = tuple((rank, -rank / 64) for rank in range(n_top))
-    return [TokenLogprob(-token / 64, alternatives) for token in request.prompt[1:]]
+    return [TokenLogprob(-token / 64, alternatives) for token in request.prompt[request.scored_from :]]
 
 
 def _wants(request: TokenRequest) -> bool:

@@ -4,9 +4,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stoker.core.early_exit import EarlyExit
 from stoker.core.text import TextDelta, TextLogprob
 from stoker.core.tokens import FinishReason, TokensEvent
 from stoker.text.detokenize import Detokenizer
+from stoker.text.exit_watch import ExitWatch
 from stoker.text.logprobs import text_logprob
 from stoker.text.stops import StopMatcher
 from stoker.text.tokenizer import Tokenizer
@@ -40,6 +42,7 @@ class ChoiceText:
         held: The beginning of a character that comes before the choice.
         answers: It is an answer and does not go on with a text: a space in front that the tokenizer
             puts before any text is no part of it.
+        watch: Ends it when the model is not sure enough; needs log-probabilities.
 
     Attributes:
         n_tokens: Tokens generated so far, up to the one that completed a stop string.
@@ -59,6 +62,7 @@ class ChoiceText:
         report_end: bool = False,
         held: bytes = b"",
         answers: bool = False,
+        watch: ExitWatch | None = None,
     ) -> None:
         self._choice = choice
         self._tokenizer = tokenizer
@@ -68,6 +72,8 @@ class ChoiceText:
         self._detokenizer = Detokenizer(held)
         self._drops_space = answers and tokenizer.adds_space
         self._matcher = StopMatcher(stops) if stops else None
+        self._watch = watch
+        self._stopped = False
         self._logprobs: deque[_PendingLogprob] = deque()
         self._n_decoded = 0
         self._n_visible = 0
@@ -82,11 +88,20 @@ class ChoiceText:
             visible = self._take_all(event)
         else:
             visible = self._take_each(event)
-        if event.finish_reason is not None and self.finish_reason is None:
+        if self._stopped and self.finish_reason is None:
+            visible += self._finish(FinishReason.STOP)
+        elif event.finish_reason is not None and self.finish_reason is None:
+            if self._watch is not None and event.finish_reason is FinishReason.STOP and not self._ends(event):
+                self._watch.complete()
             visible += self._finish(event.finish_reason)
         self._n_visible += len(visible)
         logprobs = self._due_logprobs()
         return TextDelta(self._choice, visible, logprobs) if visible or logprobs else None
+
+    @property
+    def early_exit(self) -> EarlyExit | None:
+        """What is told of an early end; None if there was no rule for one."""
+        return None if self._watch is None else self._watch.told
 
     def _take_all(self, event: TokensEvent) -> str:
         self.n_tokens += len(event.token_ids)
@@ -121,7 +136,9 @@ class ChoiceText:
                 entry = text_logprob(self._tokenizer, token_id, logprob, added=added)
                 self._logprobs.append(_PendingLogprob(entry, start, end))
             visible += self._match(text)
-            if self.finish_reason is not None:
+            if logprob is not None and self._watch is not None and not ends:
+                self._stopped = self._watch.take(logprob.logprob)
+            if self.finish_reason is not None or self._stopped:
                 break
         return visible
 

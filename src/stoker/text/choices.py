@@ -105,7 +105,7 @@ async def say_choices(
             if event.finish_reason is None:
                 await fan_out.close(index)
             ended.add(index)
-            yield Finished(index, choice.finish_reason, choice.stop_string)
+            yield Finished(index, choice.finish_reason, choice.stop_string, choice.early_exit)
 
 
 def _tokens_event(event: TokenEvent | None) -> TokensEvent:

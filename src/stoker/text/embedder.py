@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 
 from stoker.core.errors import ContextLengthError, EngineError, InvalidRequestError, NotReadyError
@@ -15,6 +16,9 @@ from stoker.text.prompt import PromptEncoder
 _serials = itertools.count()
 """Makes sequence ids unique in this process."""
 
+RETRY_S = 0.1
+"""Pause before an input is sent again when no engine was ready for it."""
+
 
 class LocalEmbedder:
     """An `Embedder` over a `TokenEngine`.
@@ -25,6 +29,8 @@ class LocalEmbedder:
         pooling: What an embedding is made of.
         context_length: Most tokens of one sequence.
         width: Elements of an embedding; None if it is not known.
+        patience_s: Returns for how many seconds an input waits for a ready engine once others of its request
+            have been computed; what has been is not thrown away because an engine died.
 
     Attributes:
         width: As given.
@@ -38,11 +44,13 @@ class LocalEmbedder:
         pooling: Pooling,
         context_length: int,
         width: int | None,
+        patience_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._pooling = pooling
         self._context_length = context_length
+        self._patience_s = patience_s
         self.width = width
 
     async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
@@ -57,22 +65,29 @@ class LocalEmbedder:
             ContextLengthError: An input does not fit the context.
             UnsupportedFieldError: The engine makes no embeddings.
             CapacityError: The engine has no place, or a time limit was over.
+            NotReadyError: No engine is ready, and none was in time once some inputs were computed.
             EngineError: The engine failed.
         """
         loop = asyncio.get_running_loop()
         ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
         self._refuse_lacking(request)
-        prompts = [
-            await self._encode(prompt, path)
-            for prompt, path in zip(request.inputs, request.paths, strict=True)
-        ]
+        prompts = await self._encode_all(request)
         embeddings: dict[int, Embedding] = {}
         left = iter(enumerate(prompts))
 
         async def work() -> None:
             for index, prompt in left:
-                timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
-                embeddings[index] = await self._embed(_sequence(request, prompt, self._pooling, timeout_s))
+                gives_up_at: float | None = None
+                while index not in embeddings:
+                    timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
+                    sequence = _sequence(request, prompt, self._pooling, timeout_s)
+                    try:
+                        embeddings[index] = await self._embed(sequence)
+                    except NotReadyError:
+                        gives_up_at = gives_up_at or loop.time() + self._patience_s()
+                        if not embeddings or loop.time() >= min(gives_up_at, ends_at or gives_up_at):
+                            raise
+                        await asyncio.sleep(RETRY_S)
 
         workers = [asyncio.create_task(work()) for _ in range(min(places, len(prompts)))]
         try:
@@ -82,6 +97,16 @@ class LocalEmbedder:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
         return [embeddings[index] for index in range(len(prompts))]
+
+    async def check(self, request: EmbeddingRequest) -> None:
+        """Raise what `embed` would before it needs an engine; what it tokenizes is not kept."""
+        await self._encode_all(request)
+
+    async def _encode_all(self, request: EmbeddingRequest) -> list[tuple[int, ...]]:
+        return [
+            await self._encode(prompt, path)
+            for prompt, path in zip(request.inputs, request.paths, strict=True)
+        ]
 
     async def _encode(self, prompt: Prompt, path: str) -> tuple[int, ...]:
         try:

@@ -1,23 +1,39 @@
 """`LocalGenerator`: text requests served by an engine that knows token ids alone."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
+from stoker.core.early_exit import EarlyExit
 from stoker.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import TokenEngine
 from stoker.core.refusals import refuse_lacking
-from stoker.core.text import ChatPrompt, Event, Finished, Started, TextDelta, TextRequest, Usage
+from stoker.core.text import (
+    SCORING_PLACES,
+    ChatPrompt,
+    ChoiceScores,
+    Event,
+    Finished,
+    ScoringRequest,
+    Started,
+    TextDelta,
+    TextRequest,
+    Usage,
+)
 from stoker.core.tokens import FinishReason, TokenRequest
 from stoker.text.best import best_of
 from stoker.text.choice import ChoiceText
 from stoker.text.choices import admit, say_choices, say_prompt
+from stoker.text.chosen import check_room, chosen, told_of
 from stoker.text.codec import LocalCodec
 from stoker.text.echo import PromptEcho
 from stoker.text.embedder import LocalEmbedder
+from stoker.text.exit_watch import ExitWatch
 from stoker.text.fanout import FanOut
-from stoker.text.prompt import PromptEncoder, output_room
+from stoker.text.prompt import PromptEncoder, output_room, prompt_field
+from stoker.text.scorer import LocalScorer
 from stoker.text.sequences import token_requests
 from stoker.text.stops import check_stops
 from stoker.text.template import ChatTemplate
@@ -35,10 +51,12 @@ class LocalGenerator:
         context_length: Most tokens of one prompt and its output together.
         pooling: What embeddings are made of.
         width: Elements of an embedding; None if it is not known.
+        patience_s: Returns for how many seconds embeddings that have begun wait for a next engine.
 
     Attributes:
         codec: Text to token ids and back, as this generator does it.
         embedder: Makes embeddings of prompts.
+        scorer: Tells how likely choices are after prompts.
     """
 
     def __init__(
@@ -51,6 +69,7 @@ class LocalGenerator:
         *,
         pooling: Pooling = Pooling.MEAN,
         width: int | None = None,
+        patience_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._model_name = model_name
         self._engine = engine
@@ -59,8 +78,14 @@ class LocalGenerator:
         self._context_length = context_length
         self.codec = LocalCodec(self._prompts, tokenizer)
         self.embedder = LocalEmbedder(
-            engine, self._prompts, pooling=pooling, context_length=context_length, width=width
+            engine,
+            self._prompts,
+            pooling=pooling,
+            context_length=context_length,
+            width=width,
+            patience_s=patience_s,
         )
+        self.scorer = LocalScorer(engine, self._prompts, tokenizer, context_length=context_length)
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.
@@ -77,16 +102,36 @@ class LocalGenerator:
             EngineError: The engine failed.
         """
         self._check(request)
+        unsure = None
+        if request.choices:
+            began_s = asyncio.get_running_loop().time()
+            scores = await self._score(request)
+            events = chosen(request, scores)
+            for event in events:
+                yield event
+            if events:
+                return
+            unsure = told_of(request, scores)
+            if request.timeout_s is not None:
+                spent_s = asyncio.get_running_loop().time() - began_s
+                request = replace(request, timeout_s=max(0.0, request.timeout_s - spent_s))
+        async with aclosing(self._generate(request, unsure)) as answer:
+            async for event in answer:
+                yield event
+
+    async def _score(self, request: TextRequest) -> ChoiceScores:
+        (scores,) = await self.scorer.score(_scoring(request), places=SCORING_PLACES)
+        # Whether a request is refused must not depend on how sure the model is.
+        room = output_room(request, scores.n_tokens, self._context_length)
+        check_room(scores, room)
+        return scores
+
+    async def _generate(self, request: TextRequest, unsure: EarlyExit | None) -> AsyncGenerator[Event]:
+        """Generate an answer; `unsure` is told at its end if choices were scored before."""
         now = asyncio.get_running_loop().time
         began_s = now()
         prompt = await self._prompts.encode(request.prompt)
-        sequences = token_requests(
-            request,
-            prompt,
-            max_tokens=output_room(request, len(prompt), self._context_length),
-            end_token_ids=self._tokenizer.end_token_ids,
-            spent_s=now() - began_s,
-        )
+        sequences = self._sequences(request, prompt, spent_s=now() - began_s)
         self._refuse_lacking(sequences)
         echo = self._echo(request, prompt) if request.echo else None
         if echo is not None and request.max_tokens == 0:
@@ -105,6 +150,7 @@ class LocalGenerator:
                 held=b"" if echo is None else echo.held,
                 # A grammar says itself how an answer begins.
                 answers=isinstance(request.prompt, ChatPrompt) and request.grammar is None,
+                watch=None if request.exit_rule is None else ExitWatch(request.exit_rule),
             )
             for index, each in enumerate(sequences)
         ]
@@ -120,6 +166,8 @@ class LocalGenerator:
             async with aclosing(say_choices(choices, fan_out, early, cached)) as news:
                 async for each in news:
                     if request.best_of is None:
+                        if unsure is not None and isinstance(each, Finished):
+                            each = replace(each, early_exit=unsure)  # noqa: PLW2901 - the event that is told
                         yield each
                     else:
                         candidates.append(each)
@@ -131,6 +179,22 @@ class LocalGenerator:
             completion_tokens=sum(choice.n_tokens for choice in choices),
             # The prompt counts once, so do the tokens of it that no choice had to compute.
             cached_tokens=min(cached.values()),
+        )
+
+    async def check(self, request: TextRequest) -> None:
+        """Raise what `generate` would before it needs an engine; what it tokenizes is not kept."""
+        self._check(request)
+        if request.choices:
+            await self.scorer.check(_scoring(request))
+        self._sequences(request, await self._prompts.encode(request.prompt), spent_s=0.0)
+
+    def _sequences(self, request: TextRequest, prompt: list[int], *, spent_s: float) -> list[TokenRequest]:
+        return token_requests(
+            request,
+            prompt,
+            max_tokens=output_room(request, len(prompt), self._context_length),
+            end_token_ids=self._tokenizer.end_token_ids,
+            spent_s=spent_s,
         )
 
     def _refuse_lacking(self, sequences: list[TokenRequest]) -> None:
@@ -180,3 +244,19 @@ class LocalGenerator:
             )
         if request.stop:
             check_stops(request.stop)
+
+
+def _scoring(request: TextRequest) -> ScoringRequest:
+    """Return what is asked of the scorer for a request with choices."""
+    return ScoringRequest(
+        request_id=request.request_id,
+        prompts=(request.prompt,),
+        paths=(prompt_field(request.prompt),),
+        choices=request.choices,
+        choices_path="choices",
+        adapter=request.adapter,
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+        queue_timeout_s=request.queue_timeout_s,
+        timeout_s=request.timeout_s,
+    )

@@ -43,9 +43,9 @@ def token_requests(
     if prompt_logprobs is not None:
         _check_scores(len(prompt), prompt_logprobs, request.max_prompt_scores)
     logprobs = request.logprobs
-    if logprobs is None and request.best_of is not None:
+    if logprobs is None and (request.best_of is not None or request.exit_rule is not None):
         logprobs = 0
-    n_sequences = request.n_sequences if max_tokens else int(prompt_logprobs is not None)
+    n_sequences = request.n_generated if max_tokens else int(prompt_logprobs is not None)
     seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
     serial = next(_serials)
     shared_prompt = tuple(prompt)

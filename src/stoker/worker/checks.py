@@ -44,6 +44,7 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
     _check_sampling(sampling)
     if request.prompt_logprobs is not None:
         _check_range("prompt_logprobs", request.prompt_logprobs, 0, MAX_LOGPROBS)
+    _check_range("scored_from", request.scored_from, 1, max(1, len(request.prompt)))
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

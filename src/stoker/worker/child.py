@@ -150,7 +150,10 @@ async def _first_words(watch: ProcessWatch, socket_path: Path, timeout_s: float)
 async def _end(
     process: asyncio.subprocess.Process, watch: ProcessWatch, socket_path: Path, *, grace_s: float
 ) -> None:
-    """Wait `grace_s` for the process, then kill it; reap it and remove its socket."""
+    """Wait `grace_s` for the process, then kill it; reap it and remove its socket.
+
+    If this is cancelled, nothing is waited for any more, but the process is killed and reaped all the same.
+    """
     if process.stdin is not None:
         process.stdin.close()  # or reaping would wait for whoever else holds its other end
     try:
@@ -158,10 +161,26 @@ async def _end(
             await process.wait()
     except TimeoutError:
         watch.kill()
-        await process.wait()
+        await _reap(process)
+    except asyncio.CancelledError:
+        watch.kill()
+        await _reap(process)
+        raise
     finally:
         watch.close()
         _remove(socket_path)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that was killed, even if this is cancelled meanwhile: it takes a moment."""
+    cancelled: asyncio.CancelledError | None = None
+    while process.returncode is None:
+        try:
+            await process.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _remove(socket_path: Path) -> None:

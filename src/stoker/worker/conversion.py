@@ -56,11 +56,12 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         grammar=None if request.grammar is None else _grammar_frame(request.grammar),
         pooling=request.pooling,
         adapter=None if request.adapter is None else (request.adapter.path, request.adapter.digest),
+        scored_from=request.scored_from,
     )
 
 
 def _grammar_frame(grammar: Grammar) -> frames.Grammar:
-    return frames.Grammar(grammar.kind, grammar.source, grammar.field)
+    return frames.Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager)
 
 
 def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
@@ -93,9 +94,12 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         queue_timeout_s=frame.queue_timeout_s,
         timeout_s=frame.timeout_s,
         hold=frame.hold,
-        grammar=None if grammar is None else Grammar(grammar.kind, grammar.source, grammar.field),
+        grammar=None
+        if grammar is None
+        else Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager),
         pooling=frame.pooling,
         adapter=None if frame.adapter is None else AdapterRef(*frame.adapter),
+        scored_from=frame.scored_from,
     )
 
 

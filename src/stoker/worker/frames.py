@@ -31,7 +31,7 @@ from stoker.core.grammar import GrammarKind
 from stoker.core.pooling import Pooling
 from stoker.core.tokens import FinishReason
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Both sides must speak the same version; they are installed together."""
 
 LENGTH_BYTES = 4
@@ -63,6 +63,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: GrammarKind
     source: str
     field: str
+    eager: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -85,6 +86,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     grammar: Grammar | None = None
     pooling: Pooling | None = None
     adapter: tuple[str, str] | None = None
+    scored_from: int = 1
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -62,7 +62,7 @@ def write(path: Path, config: dict[str, Any], tensors: Tensors, dtype: str) -> N
         single = values.ndim == 1 or our_name.endswith((".bias", "ffn_gate_inp.weight"))
         kind = "F32" if single else dtype
         raw = gguf.GGMLQuantizationType[kind]
-        writer.add_tensor(our_name, _encoded(values, kind), raw_dtype=raw)
+        writer.add_tensor(our_name, encoded(values, kind), raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -156,7 +156,7 @@ def _converted(config: dict[str, Any], tensors: Tensors) -> Iterator[tuple[str, 
         if name.endswith("norm.weight") and model_type.startswith("gemma"):
             yield name, values + np.float32(1)
         elif name.endswith(("q_proj.weight", "k_proj.weight")) and model_type in PERMUTED:
-            yield name, _neighbours(values, head_size(config))
+            yield name, neighbours(values, head_size(config))
         else:
             yield (f"{name}.weight" if name.endswith("sinks") else name), values
     for layer in range(config["num_hidden_layers"]):
@@ -178,7 +178,7 @@ def _factors(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"rope_factors_{kind}.weight", np.array(rotary[f"{kind}_factor"], np.float32)
 
 
-def _neighbours(matrix: Any, size: int) -> Any:
+def neighbours(matrix: Any, size: int) -> Any:
     """Put rows i and i + half of each head beside each other."""
     heads = matrix.reshape(-1, 2, size // 2, matrix.shape[1])
     return heads.swapaxes(1, 2).reshape(matrix.shape)
@@ -224,7 +224,7 @@ def _mxfp4_blocks(blocks: Any, exponents: Any) -> Any:
     return joined.reshape(*joined.shape[:-2], -1)
 
 
-def _encoded(values: Any, dtype: str) -> Any:
+def encoded(values: Any, dtype: str) -> Any:
     """Encode without any loss, or fail."""
     match dtype:
         case "F32":

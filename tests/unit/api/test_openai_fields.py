@@ -116,6 +116,9 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "guided_regex",
         "guided_choice",
         "guided_grammar",
+        "choices",
+        "confidence_threshold",
+        "early_exit",
     }
     of_templates = {
         "add_generation_prompt",

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from stoker.app.sleepers import Bed, Sleepers
 from stoker.core.errors import ConflictError, EngineDiedError, NotReadyError, OutOfMemoryError
 from stoker.observe.metrics import Metrics
+from stoker.observe.record import CURRENT_RECORD, RequestRecord
 from stoker.policy.sleep_book import Rest
 from stoker.testing.model_host import ScriptedHost
 
@@ -84,6 +86,27 @@ async def test_an_idle_model_sleeps_after_its_time_and_a_request_wakes_it() -> N
     assert yard.value('stoker_model_sleeps_total{model="a",reason="idle"}') == 1
     assert yard.value('stoker_model_wakes_total{model="a",outcome="awake"}') == 1, "the start is no wake"
     assert yard.value('stoker_model_wake_seconds_count{model="a"}') == 1
+    await yard.sleepers.close()
+
+
+async def test_how_long_a_request_waited_is_noted_however_that_ends() -> None:
+    yard = Yard(wake_timeout_s=0.05)
+    host = await yard.started("a")
+    record = RequestRecord(request_id="r", method="POST", started_s=0.0)
+    CURRENT_RECORD.set(record)
+    waits = partial(getattr, record, "wake_s")
+    await use(yard, "a")
+    assert waits() is None, "it did not wait"
+    assert yard.value('stoker_model_wake_wait_seconds_count{model="a"}') == 0, "nor did the start"
+    await yard.sleepers.sleep("a")
+    await use(yard, "a")
+    assert 0 <= waits() < 0.05
+    await yard.sleepers.sleep("a")
+    host.may_wake.clear()
+    with pytest.raises(NotReadyError):
+        await asyncio.gather(use(yard, "a"), use(yard, "a"))
+    assert 0.05 <= waits() < 10
+    assert yard.value('stoker_model_wake_wait_seconds_count{model="a"}') == 3
     await yard.sleepers.close()
 
 

@@ -219,3 +219,80 @@ def test_aims_say_what_was_wanted_reached_and_whether_that_is_enough(documents: 
         "| memory beside weights and KV | at most 200 MB | 150 MB | yes |",
     ):
         assert row in page
+
+
+def ability_results() -> dict[str, dict[str, Any]]:
+    """Results of the benchmarks of abilities in which one aim of each kind is missed."""
+    on = {key: engine_result()[key] for key in ("processor", "commit", "date")}
+
+    def asked(**arguments: Any) -> dict[str, Any]:
+        return {**on, "arguments": {"threads": 2, "sequences": 16, **arguments}}
+
+    return {
+        "wake": {
+            "processors": 2,
+            "first_token_s": {
+                "awake": [0.01] * 3,
+                "asleep": [0.3, 0.4, 0.5],
+                "asleep, cold": [0.3, 0.4, 1.5],
+            },
+            "sleep_s": [0.012] * 6,
+            "memory_bytes": {"server awake": [9e7], "engine awake": [5e8], "server asleep": [9.5e7]},
+        },
+        "lora": {
+            **asked(pairs=60, context=128, rank=16),
+            "cases": {
+                name: {"plain_ms": [10.0] * 3, "adapted_ms": [13.0] * 3, "added": [0.3, 0.2, 0.4]}
+                for name in ("q, k, v, o", "all linear layers")
+            },
+        },
+        "grammars": {
+            **asked(pairs=15, steps=64),
+            "grammars": {
+                name: {
+                    "free_s": [0.01] * 3,
+                    "held_s": [0.0104] * 3,
+                    "masks_s": [0.0003] * 3,
+                    "added_share": [added, 0.0, 0.1],
+                }
+                for name, added in (("schema", 0.04), ("regex", 0.0501))
+            },
+        },
+        "embeddings": {
+            **asked(rounds=15),
+            "shapes": {
+                "8x64": {
+                    "tokens_per_s": {kind: [2000.0] * 3 for kind in ("read", "mean", "last", "logits")},
+                    "added": {kind: [0.01, -0.02, 0.03] for kind in ("mean", "last", "logits")},
+                }
+            },
+        },
+    }
+
+
+def test_abilities_have_sections_and_aims(documents: ModuleType) -> None:
+    plain = documents.benchmarks_page(documents.Results(engine=engine_result()))
+    assert "abilities" not in plain
+    page = documents.benchmarks_page(documents.Results(engine=engine_result(), abilities=ability_results()))
+    times = "\N{MULTIPLICATION SIGN}"
+    for row in (
+        "## What abilities cost",
+        "| asleep, cold | 0.400 s | 1.500 s | 3 |",
+        "The engine process has 500 MB while the model is awake",
+        "| q, k, v, o | 10.0 ms (10.0 to 10.0) | 13.0 ms (13.0 to 13.0) | +30.0% (+20.0% to +40.0%) |",
+        f"| 8 {times} 64 | 2,000 tok/s | 2,000 tok/s, +1.0% (-2.0% to +3.0%) |",
+        "| first token of a model that is asleep | under 1 s | 0.40 s, at most 0.50 s | yes |",
+        "| first token of a model that is asleep, cold | under 1 s | 0.40 s, at most 1.50 s | no |",
+        "rank 16, q, k, v, o, what they add to a step | at most 25% | +30.0% | no |",
+        "rank 16, all linear layers, what they add to a step | at most 50% | +30.0% | yes |",
+        "held to a grammar (schema), what it adds to a token | at most 5% | +4.00% | yes |",
+        "held to a grammar (regex), what it adds to a token | at most 5% | +5.01% | no |",
+    ):
+        assert row in page, row
+
+
+def test_each_ability_may_be_missing(documents: ModuleType) -> None:
+    n_others = documents.benchmarks_page(documents.Results(engine=engine_result())).count("### ")
+    for name, result in ability_results().items():
+        page = documents.benchmarks_page(documents.Results(engine=engine_result(), abilities={name: result}))
+        assert page.count("### ") == n_others + 1

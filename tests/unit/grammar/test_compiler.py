@@ -283,3 +283,11 @@ def test_one_that_is_lost_is_told_and_allows_anything(compiler: GrammarCompiler)
     assert len(allowed_tokens(lost)) > 250
     assert isinstance(lost, TokenMatcher)
     assert lost.fault is not None
+
+
+@pytest.mark.parametrize(("eager", "ends"), [(True, [False, True, True]), (False, [False, False, True])])
+def test_an_eager_grammar_ends_when_nothing_need_follow(
+    compiler: GrammarCompiler, *, eager: bool, ends: list[bool]
+) -> None:
+    matcher = compiler.matcher(Grammar(GrammarKind.REGEX, "abc?", "f", eager=eager))
+    assert [matcher.advance([token]) for token in b"abc"] == ends

@@ -10,7 +10,8 @@ import pytest
 
 from stoker.core.errors import CorruptFileError, ModelError, UnsupportedModelError
 from stoker.models import open_model
-from stoker.models.adapters import AdapterLimits, LoraAdapter, adapter_digest, read_adapter
+from stoker.models.adapters import AdapterLimits, CheckedAdapter
+from stoker.models.adapters.reading import adapter_digest, read_adapter
 from stoker.models.config import ModelConfig
 from stoker.testing.adapters import adapter_weights, write_adapter
 from stoker.testing.model_folders import encode_safetensors, raw, write_tiny_folder
@@ -25,7 +26,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
         return model.config
 
 
-def read(folder: Path, config: ModelConfig, **limits: int) -> LoraAdapter:
+def read(folder: Path, config: ModelConfig, **limits: int) -> CheckedAdapter:
     return read_adapter(folder, config, AdapterLimits(**limits))
 
 

@@ -1,6 +1,6 @@
 """Adapters in the native engine: against the merged weights in float64, and each row by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,17 @@ from stoker.core.step import StepPlan
 from stoker.core.tokens import AdapterRef
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import OpenedModel, open_model
-from stoker.models.adapters import AdapterLimits, adapter_digest
-from stoker.testing.adapters import ALL, ATTENTION, adapter_weights, merged, write_adapter
+from stoker.models.adapters import AdapterLimits
+from stoker.models.adapters.reading import adapter_digest
+from stoker.testing.adapters import (
+    ALL,
+    ATTENTION,
+    adapter_weights,
+    bottleneck_weights,
+    merged,
+    write_adapter,
+    write_bottlenecks,
+)
 from stoker.testing.model_folders import write_tiny_folder
 from stoker.testing.reference_forward import ReferenceForward
 
@@ -42,7 +51,7 @@ def load(
         kv_memory_bytes=1 << 22,
         context_length=128,
         max_running=16,
-        step_tokens=128,
+        step_tokens=192,
         float_path=float_path,
         max_adapters=n,
     )
@@ -104,8 +113,12 @@ def _mixture(engine: NativeEngine, base: OpenedModel, tmp_path: Path) -> Plan:
     for seed, (rank, modules) in enumerate([(4, ALL), (16, ATTENTION), (24, ("down_proj", "v_proj"))]):
         weights = adapter_weights(base.config, rank=rank, modules=modules, seed=seed)
         digests.append(place(engine, write_adapter(tmp_path / str(seed), weights, rank=rank)))
+    folder = write_bottlenecks(tmp_path / "bottlenecks", bottleneck_weights(base.config, size=20))
+    fourth = place(engine, folder)
     first, second, third = digests
     return [
+        (TEXTS[2], fourth),
+        (TEXTS[3], fourth),
         (TEXTS[0], first),
         (TEXTS[1], ""),
         (TEXTS[2], second),
@@ -135,7 +148,7 @@ def test_rows_without_an_adapter_are_those_of_an_engine_without(
     engine = load(base, isa)
     together = logits(engine, _mixture(engine, base, tmp_path))
     (alone,) = logits(load(base, isa, n=0), [(TEXTS[1], "")])
-    assert alone.tobytes() == together[1].tobytes()
+    assert alone.tobytes() == together[3].tobytes()
 
 
 def test_several_steps_in_a_call_have_the_adapter(isa: str, base: OpenedModel, tmp_path: Path) -> None:
@@ -212,6 +225,50 @@ def test_the_library_refuses_what_does_not_fit(base: OpenedModel) -> None:
         engine.place_adapter("d", other)
     with pytest.raises(EngineError, match="number of layers"):
         engine.place_adapter("d", _native.Adapter(n_layers=3, float_path=False))
+
+
+def test_the_library_refuses_bottlenecks_that_do_not_fit(base: OpenedModel) -> None:
+    adapter = _native.Adapter(n_layers=2, float_path=False)
+    down, up = np.ones((4, 64), np.float32), np.ones((64, 4), np.float32)
+    bias, up_bias = np.ones(4, np.float32), np.ones(64, np.float32)
+
+    def add(
+        down: Floats,
+        bias: Floats,
+        up_bias: Floats,
+        half: str = "attention",
+        layer: int = 0,
+        bend: str = "relu",
+    ) -> None:
+        adapter.set_bottleneck(half, layer, down, bias, up, up_bias, scale=1.0, bend=bend, of_stream=False)
+
+    wrong: list[Callable[[], None]] = [
+        lambda: add(down, bias, up_bias, half="middle"),
+        lambda: add(down, bias, up_bias, layer=2),
+        lambda: add(down[:3].copy(), bias, up_bias),
+        lambda: add(down[:, :32].copy(), bias, up_bias),
+        lambda: add(down, bias[:3].copy(), up_bias),
+        lambda: add(down, bias, up_bias[:9].copy()),
+        lambda: add(down * np.float32(np.nan), bias, up_bias),
+        lambda: add(down, bias, up_bias, bend="sine"),
+    ]
+    for each in wrong:
+        with pytest.raises(ValueError, match=r"."):
+            each()
+    other = _native.Adapter(n_layers=2, float_path=False)
+    other.set_bottleneck(
+        "attention",
+        0,
+        down[:, :32].copy(),
+        bias,
+        up[:32].copy(),
+        up_bias[:32].copy(),
+        scale=1.0,
+        bend="relu",
+        of_stream=False,
+    )
+    with pytest.raises(EngineError, match="another width"):
+        load(base, "auto").place_adapter("d", other)
 
 
 def test_an_engine_without_places_refuses(base: OpenedModel, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import structlog
 
 from stoker.observe.late_logs import LogFormat, configure_late_logs
-from stoker.observe.logs import configure_logs
+from stoker.observe.logs import configure_logs, log_request
+from stoker.observe.record import RequestRecord
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,14 @@ def test_the_first_late_line_sets_the_logs_up(capsys: pytest.CaptureFixture[str]
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["event"], first["level"], first["process"]) == ("a pack is damaged", "warning", "engine")
     assert (second["event"], second["process"]) == ("and another", "engine")
+
+
+@pytest.mark.parametrize("wake_s", [None, 0.25])
+def test_the_line_of_a_request_says_how_long_it_waited_for_its_model(wake_s: float | None) -> None:
+    stream = io.StringIO()
+    configure_logs("json", stream=stream)
+    log_request(
+        RequestRecord(request_id="r", method="POST", started_s=0.0, status=200, model="m", wake_s=wake_s)
+    )
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert line.get("wake_ms") == (None if wake_s is None else 250.0)

@@ -7,9 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from stoker.core.errors import DeadlineError, NotReadyError, QueueTimeoutError
-from stoker.core.text import Embedding, EmbeddingRequest, Event, TextPrompt, TextRequest
-from stoker.policy.waking import WakingEmbedder, WakingGenerator, WakingPins
+from stoker.core.errors import ContextLengthError, DeadlineError, NotReadyError, QueueTimeoutError
+from stoker.core.text import (
+    ChoiceScores,
+    Embedding,
+    EmbeddingRequest,
+    Event,
+    ScoringRequest,
+    TextPrompt,
+    TextRequest,
+)
+from stoker.policy.waking import WakingEmbedder, WakingGenerator, WakingPins, WakingScorer
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import ScriptedGenerator, reply
 
@@ -20,6 +28,7 @@ class SlowDoor:
     """Opens after a time, or not at all.
 
     Attributes:
+        open: Whether it says that who comes enters at once.
         inside: How many are inside.
         entered: How many were.
     """
@@ -27,6 +36,7 @@ class SlowDoor:
     def __init__(self, after_s: float = 0.0, error: NotReadyError | None = None) -> None:
         self._after_s = after_s
         self._error = error
+        self.open = not after_s and error is None
         self.inside = self.entered = 0
 
     def awake(self) -> AbstractAsyncContextManager[None]:
@@ -46,10 +56,17 @@ class SlowDoor:
 
 
 class Remembering:
-    """A generator that remembers its request."""
+    """A generator that remembers its request, and when it was asked whether it refuses one."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: ContextLengthError | None = None) -> None:
         self.request: TextRequest | None = None
+        self.checked: list[TextRequest] = []
+        self._refusal = refusal
+
+    async def check(self, request: TextRequest) -> None:
+        self.checked.append(request)
+        if self._refusal is not None:
+            raise self._refusal
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         self.request = request
@@ -94,6 +111,24 @@ async def test_a_time_limit_ends_the_wait(
     assert door.entered == 0
 
 
+async def test_what_would_be_refused_wakes_nobody() -> None:
+    too_long = ContextLengthError("too long", param="prompt")
+    generator, door = Remembering(too_long), SlowDoor(0.01)
+    with pytest.raises(ContextLengthError):
+        _ = [each async for each in WakingGenerator(generator, door).generate(REQUEST)]
+    with pytest.raises(ContextLengthError):
+        await WakingEmbedder(FixedEmbedder(too_long), door).embed(INPUTS, places=1)
+    assert (generator.request, door.entered) == (None, 0)
+
+
+async def test_a_request_is_checked_before_it_waits_and_only_then() -> None:
+    waiting, entering = Remembering(), Remembering()
+    assert [each async for each in WakingGenerator(waiting, SlowDoor(0.01)).generate(REQUEST)]
+    assert [each async for each in WakingGenerator(entering, SlowDoor()).generate(REQUEST)]
+    assert (waiting.checked, entering.checked) == ([REQUEST], [])
+    assert waiting.request == entering.request == REQUEST
+
+
 async def test_a_door_that_does_not_open() -> None:
     door = SlowDoor(error=NotReadyError("no"))
     with pytest.raises(NotReadyError):
@@ -115,9 +150,15 @@ class FixedEmbedder:
 
     width: int | None = 2
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: ContextLengthError | None = None) -> None:
         self.request: EmbeddingRequest | None = None
         self.places = 0
+        self._refusal = refusal
+
+    async def check(self, request: EmbeddingRequest) -> None:
+        assert request is INPUTS or request.timeout_s is not None
+        if self._refusal is not None:
+            raise self._refusal
 
     async def embed(self, request: EmbeddingRequest, *, places: int) -> list[Embedding]:
         self.request, self.places = request, places
@@ -144,3 +185,38 @@ async def test_inputs_for_a_model_that_does_not_wake_in_time_are_refused() -> No
     with pytest.raises(DeadlineError):
         await WakingEmbedder(embedder, SlowDoor(5.0)).embed(replace(INPUTS, timeout_s=0.02), places=1)
     assert embedder.request is None
+
+
+class RememberingScorer:
+    """A scorer that remembers its request, and how many were inside."""
+
+    def __init__(self, door: SlowDoor) -> None:
+        self._door = door
+        self.seen: tuple[ScoringRequest, int, int] | None = None
+
+    async def check(self, request: ScoringRequest) -> None:
+        assert request.choices
+
+    async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
+        self.seen = (request, places, self._door.inside)
+        return []
+
+
+async def test_a_model_is_woken_to_score() -> None:
+    door = SlowDoor(after_s=0.05)
+    within = RememberingScorer(door)
+    request = ScoringRequest(
+        request_id="r",
+        prompts=(TextPrompt("a"),),
+        paths=("input",),
+        choices=("x", "y"),
+        choices_path="labels",
+        timeout_s=5.0,
+    )
+    assert await WakingScorer(within, door).score(request, places=3) == []
+    assert within.seen is not None
+    seen, places, inside = within.seen
+    assert (places, inside, door.inside) == (3, 1, 0)
+    assert 4 < (seen.timeout_s or 0) < 4.96
+    with pytest.raises(DeadlineError):
+        await WakingScorer(within, SlowDoor(after_s=5)).score(replace(request, timeout_s=0.01), places=1)

@@ -3,12 +3,37 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from stoker.core.stats import EngineStats
 from stoker.observe.engine_metrics import EngineReport
 from stoker.observe.metrics import Metrics
 from stoker.observe.record import RequestRecord
 
-PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "metrics.md").read_text(encoding="utf-8")
+
+ABILITIES = {
+    "embeddings.md": {"stoker_embeddings_total", "stoker_embedded_tokens_total"},
+    "lora.md": {
+        "stoker_engine_adapters_resident",
+        "stoker_engine_adapter_loads_total",
+        "stoker_engine_adapter_evictions_total",
+    },
+    "sleep.md": {
+        "stoker_model_asleep",
+        "stoker_model_sleeps_total",
+        "stoker_model_wakes_total",
+        "stoker_model_wake_seconds",
+        "stoker_model_wake_wait_seconds",
+    },
+    "structured-output.md": {
+        "stoker_grammars_compiled_total",
+        "stoker_grammar_compile_seconds_total",
+        "stoker_grammar_mask_seconds_total",
+    },
+}
+"""What the page of an ability must name of its metrics."""
 
 Row = tuple[str, frozenset[str]]
 """Type and labels."""
@@ -18,6 +43,10 @@ def documented() -> dict[str, Row]:
     rows = re.findall(r"^\| `(stoker_\w+)` \| (\w+) \| ([^|]*)\| \S", PAGE, re.MULTILINE)
     assert len({name for name, _, _ in rows}) == len(rows), "a metric is listed twice"
     return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def named_in(page: Path) -> set[str]:
+    return set(re.findall(r"`(stoker_\w+)", page.read_text(encoding="utf-8")))
 
 
 def registered() -> dict[str, Row]:
@@ -32,8 +61,10 @@ def registered() -> dict[str, Row]:
     metrics.watch_sleep("m", lambda: True)
     metrics.model_slept("m", "idle")
     metrics.model_woke("m", 0.5)
+    metrics.model_waited_for("m", 0.5)
     metrics.embedded("m", n_inputs=1, n_tokens=2)
     record = RequestRecord(request_id="r", method="POST", started_s=0.0, model="m", completion_tokens=1)
+    record.early_exits.append("choice")
     timer = metrics.token_timer(record, model="m", n_choices=1)
     timer.tick(0)
     timer.tick(0)
@@ -52,3 +83,15 @@ def registered() -> dict[str, Row]:
 
 def test_every_metric_is_documented_with_its_type_and_labels() -> None:
     assert documented() == registered()
+
+
+def test_pages_name_no_metric_that_there_is_not() -> None:
+    known = registered().keys()
+    unknown = {page.name: names for page in DOCS.glob("**/*.md") if (names := named_in(page) - known)}
+    assert unknown == {}
+
+
+@pytest.mark.parametrize("page", ABILITIES)
+def test_the_page_of_an_ability_names_its_metrics(page: str) -> None:
+    assert ABILITIES[page] <= named_in(DOCS / page)
+    assert ABILITIES[page] <= registered().keys()

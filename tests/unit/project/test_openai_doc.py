@@ -26,6 +26,8 @@ def rows_below(page: str, heading: str) -> list[str]:
         ("Fields of `response_format`", fields.RESPONSE_FORMAT_FIELDS),
         ("Fields of `response_format.json_schema`", fields.JSON_SCHEMA_FIELDS),
         ("Fields of `structured_outputs`", fields.STRUCTURED_OUTPUTS_FIELDS),
+        ("Fields of `early_exit`", fields.EARLY_EXIT_FIELDS),
+        ("Fields of `POST /v1/classify` and `POST /classify`", fields.CLASSIFY_FIELDS),
         ("Fields of `stream_options`", fields.STREAM_OPTIONS_FIELDS),
         ("Fields of one of `messages`", fields.MESSAGE_FIELDS),
         ("Fields of one part of a message's `content`", fields.PART_FIELDS),

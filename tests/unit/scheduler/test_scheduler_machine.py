@@ -1,11 +1,10 @@
-"""Random schedules: every invariant after every call, every token compared with the request run alone.
+"""Random schedules: every invariant after every call; tokens, scores and embeddings as of the request alone.
 
 The invariants (`Scheduler.check`, after every call) say, among others: no block leaked or counted
 wrongly, none held by sequences of two namespaces, nobody overtaken by a lower priority.
 """
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -13,26 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from stoker.core.batching import BatchingPolicy
-from stoker.core.errors import DeadlineError, InvalidRequestError, QueueFullError, QueueTimeoutError
+from stoker.core.errors import InvalidRequestError, QueueFullError
+from stoker.core.pooling import Pooling
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
-from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest
+from stoker.core.tokens import TokenRequest
 from stoker.kvcache import TierBooks
 from stoker.scheduler.sequence import SequenceState
+from stoker.testing.expectations import Expectations, Expected
 from stoker.testing.scheduler_loop import SchedulerLoop
-from stoker.testing.step_engine import reference_scores, reference_tokens
 from stoker.testing.workloads import make_request, make_tokens
-
-
-@dataclass
-class Expected:
-    request: TokenRequest
-    output: tuple[int, ...]
-    start_by: float
-    end_by: float
-    scores: list[TokenLogprob]
-    begun: bool = False
-
 
 POLICIES = st.builds(
     BatchingPolicy,
@@ -42,10 +31,6 @@ POLICIES = st.builds(
     batch_wait_s=st.sampled_from([0.0, 0.02, 1.0]),
     prompt_patience_s=st.sampled_from([0.0, 0.001, 1.0]),
 )
-
-
-def deadline(now: float, limit_s: float | None) -> float:
-    return math.inf if limit_s is None else now + limit_s
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -106,10 +91,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.n_places = max_running + max_waiting
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
-        self.live: dict[str, Expected] = {}
-        self.held: set[str] = set()
+        self.expectations = Expectations()
         self.plan: StepPlan | None = None
         self.n_submitted = 0
+
+    @property
+    def live(self) -> dict[str, Expected]:
+        return self.expectations.live
 
     def running(self) -> list[SequenceState]:
         return self.loop.scheduler._running.items
@@ -132,6 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         penalty=st.sampled_from([0.0, 0.0, 0.5]),
         with_minimum=st.booleans(),
         prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+        pooling=st.sampled_from([None, None, None, *Pooling]),
         n_choices=st.sampled_from([1, 1, 1, 3]),
     )
     def submit(
@@ -150,18 +139,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         penalty: float,
         with_minimum: bool,
         prompt_logprobs: int | None,
+        pooling: Pooling | None,
         n_choices: int,
     ) -> None:
-        """Submit a request as its choices, of which the first alone is scored, or only scored."""
+        """Submit a request as its choices, of which the first alone is scored, only scored, or pooled."""
+        alone = pooling is not None or prompt_logprobs == 0
         tail = make_tokens(f"tail {self.n_submitted}", n_tail)
         first = make_request(
             "",
             prompt=make_tokens(prefix, n_prefix) + tail,
-            max_tokens=0 if prompt_logprobs == 0 else max_tokens,
-            min_tokens=max_tokens // 2 if with_minimum and prompt_logprobs != 0 else 0,
+            max_tokens=0 if alone else max_tokens,
+            min_tokens=max_tokens // 2 if with_minimum and not alone else 0,
             stop_token_ids=frozenset(range(12)) if with_stop else frozenset(),
             sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=prompt_logprobs if pooling is None else None,
+            pooling=pooling,
             cache_salt=salt,
             priority=priority,
             queue_timeout_s=queue_timeout_s,
@@ -169,7 +161,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         for choice in range(n_choices):
             sampling = replace(first.sampling, choice=choice)
-            other = replace(first, max_tokens=max_tokens, prompt_logprobs=None, sampling=sampling)
+            other = replace(
+                first, max_tokens=max_tokens, prompt_logprobs=None, pooling=None, sampling=sampling
+            )
             self._submit(other if choice else first)
 
     def _submit(self, request: TokenRequest) -> None:
@@ -189,22 +183,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             assert len(self.live) < self.n_places
             assert not too_long
-            scores = None if request.prompt_logprobs is None else reference_scores(request)
-            self.live[request_id] = Expected(
-                request,
-                reference_tokens(request),
-                deadline(now, request.queue_timeout_s),
-                deadline(now, request.timeout_s),
-                scores or [],
-            )
+            self.expectations.admit(request, now)
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         """Abort anybody, at any time: waiting, running, in flight, ended or unknown."""
         request_id = data.draw(st.sampled_from([*map(str, range(self.n_submitted)), "nobody"]))
-        assert self.loop.abort(request_id) == (request_id in self.live or request_id in self.held)
-        self.live.pop(request_id, None)
-        self.held.discard(request_id)
+        assert self.loop.abort(request_id) == self.expectations.abort(request_id)
 
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.05, 1.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -213,17 +198,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         """Whoever is out of time, and nobody else, is given up, with the right error, also under a step."""
-        now = self.loop.clock()
-        due: dict[str, type[Exception]] = {
-            request_id: DeadlineError if expected.end_by <= now else QueueTimeoutError
-            for request_id, expected in self.live.items()
-            if expected.end_by <= now or (expected.start_by <= now and not expected.begun)
-        }
         self.loop.expired.clear()
+        due = self.expectations.expire(self.loop.clock())
         self.loop.expire()
         assert {request_id: type(error) for request_id, error in self.loop.expired.items()} == due
-        for request_id in due:
-            del self.live[request_id]
 
     @rule(batching=POLICIES)
     def retune(self, batching: BatchingPolicy) -> None:
@@ -264,30 +242,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.plan is not None
         self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
-            expected = self.live[event.request_id]
-            output = self.loop.tokens[event.request_id]
-            assert tuple(output) == expected.output[: len(output)]
             assert len(event.token_ids) <= (1 if interrupted else self.plan.n_steps)
-            assert event.cached_tokens < len(expected.request.prompt)
-            scores = self.loop.scores[event.request_id]
-            assert scores == expected.scores[: len(scores)]
-            if output or event.finish_reason is not None:
-                assert len(scores) == len(expected.scores)
-            if event.finish_reason is not None and output:
-                stopped = output[-1] in expected.request.stop_token_ids
-                assert len(output) > expected.request.min_tokens or not stopped
-                assert event.finish_reason == (FinishReason.STOP if stopped else FinishReason.LENGTH)
-            whole = (len(output), len(scores)) == (len(expected.output), len(expected.scores))
-            # A prompt that is only scored ends when its last token is computed, which may be a step later.
-            assert event.finish_reason is None or whole
-            if expected.request.hold and whole:
-                assert event.finish_reason is None
-                self.held.add(event.request_id)
-                del self.live[event.request_id]
-                continue
-            assert event.finish_reason is not None or not whole or not expected.output
-            if event.finish_reason is not None:
-                del self.live[event.request_id]
+            self.expectations.take(event)
         self.plan = None
 
     @rule(n_steps=st.integers(1, 40))
@@ -304,7 +260,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.plan is None:
             assert stats.running + stats.waiting == len(self.live)
         assert stats.kv_blocks_used + stats.kv_blocks_cached <= stats.kv_blocks_total
-        if not self.live and not self.held and self.plan is None:
+        if not self.live and not self.expectations.held and self.plan is None:
             assert stats.kv_blocks_used == 0
 
     def teardown(self) -> None:
@@ -393,7 +349,7 @@ class TieredMachine(SchedulerMachine):
             self.loop.submit(request)
         except (InvalidRequestError, QueueFullError):
             return
-        self.live[request.request_id] = Expected(request, reference_tokens(request), math.inf, math.inf, [])
+        self.expectations.admit(request, self.loop.clock())
 
     @precondition(lambda self: not self.live and self.plan is None)
     @rule()

@@ -118,3 +118,48 @@ def test_a_result_without_the_scores_is_refused() -> None:
     result.scores.clear()
     with pytest.raises(EngineError, match="scores"):
         loop.scheduler.commit(plan, result, 0.0)
+
+
+@pytest.mark.parametrize("max_step_tokens", [1, 7, 16, 100])
+@pytest.mark.parametrize("scored_from", [1, 16, 17, 40, 59, 60])
+def test_scores_may_begin_anywhere(scored_from: int, max_step_tokens: int) -> None:
+    loop = SchedulerLoop(max_running=1, max_step_tokens=max_step_tokens)
+    request = make_request("a", n_prompt=60, max_tokens=0, prompt_logprobs=1, scored_from=scored_from)
+    loop.submit(request)
+    loop.run()
+    assert loop.scores.get("a", []) == reference_scores(request)
+    assert loop.finished == {"a": FinishReason.LENGTH}
+
+
+def test_choices_share_what_goes_before_their_scores() -> None:
+    loop = SchedulerLoop(max_step_tokens=400)
+    prompt = make_tokens("p", 100)
+    choices = [
+        make_request(
+            name, prompt=(*prompt, *make_tokens(name, 3)), max_tokens=0, prompt_logprobs=0, scored_from=100
+        )
+        for name in "abcd"
+    ]
+    loop.submit(*choices)
+    loop.run()
+    for each in choices:
+        assert loop.scores[each.request_id] == reference_scores(each)
+    # All but the last four tokens, which fill no block, are computed once.
+    assert loop.engine.n_tokens == 103 + 3 * 7
+    last = replace(choices[0], request_id="again")
+    loop.submit(last)
+    loop.run()
+    assert loop.engine.n_tokens == 103 + 4 * 7
+    assert loop.scores["again"] == loop.scores["a"]
+
+
+def test_preemption_neither_loses_nor_doubles_scores_of_an_end() -> None:
+    loop = SchedulerLoop(max_step_tokens=20, max_running=1)
+    scored = make_request("scored", n_prompt=100, max_tokens=0, prompt_logprobs=2, scored_from=30)
+    loop.submit(scored)
+    for _ in range(3):
+        loop.step()
+    loop.submit(make_request("urgent", n_prompt=20, max_tokens=2, priority=1))
+    loop.run()
+    assert loop.scheduler.stats().preemptions_total == 1
+    assert loop.scores["scored"] == reference_scores(scored)

@@ -7,7 +7,13 @@ from contextlib import aclosing
 import pytest
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import ContextLengthError, InvalidRequestError, QueueFullError, UnsupportedFieldError
+from stoker.core.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    NotReadyError,
+    QueueFullError,
+    UnsupportedFieldError,
+)
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import EngineInfo
 from stoker.core.text import EmbeddingRequest, Prompt, TextPrompt, TokensPrompt
@@ -57,6 +63,9 @@ async def test_nothing_is_computed_if_an_input_is_refused() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         await embedder.embed(request_for(TextPrompt("a"), tokens(5_000)), places=2)
     assert refused.value.param == "input.1"
+    with pytest.raises(InvalidRequestError):
+        await embedder.check(request_for(TextPrompt("a"), tokens(5_000)))
+    await embedder.check(request_for(TextPrompt("a")))
     for too_long in (TextPrompt("a" * CONTEXT), TokensPrompt((1,) * CONTEXT)):
         with pytest.raises(ContextLengthError) as long:
             await embedder.embed(request_for(tokens(1), too_long), places=2)
@@ -71,6 +80,40 @@ async def test_a_failure_ends_the_others() -> None:
         await generator(engine).embedder.embed(request_for(*[tokens(1)] * 9), places=3)
     assert not engine.running
     assert len(engine.requests) <= 3
+
+
+class AbsentEngine(FakeTokenEngine):
+    """Is not there for some of the sequences, by their number."""
+
+    def __init__(self, *absent: int) -> None:
+        super().__init__()
+        self._absent = absent
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        if len(self.requests) in self._absent:
+            self.requests.append(request)
+            raise NotReadyError("no engine is ready")
+        async with aclosing(super().stream(request)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_between_two_engines_a_request_that_has_begun_waits_for_the_next() -> None:
+    engine = AbsentEngine(2, 3, 5)
+    inputs = [tokens(index, 1) for index in range(5)]
+    embeddings = await generator(engine, patience_s=30.0).embedder.embed(request_for(*inputs), places=1)
+    assert [each.prompt[0] for each in engine.requests] == [0, 1, 2, 2, 2, 3, 3, 4]
+    assert [each.values for each in embeddings] == [
+        fake_embedding(engine.requests[at]) for at in (0, 1, 2, 5, 7)
+    ]
+
+
+async def test_a_request_that_has_not_begun_and_one_that_waited_long_enough_are_refused() -> None:
+    for engine in (AbsentEngine(0), AbsentEngine(*range(1, 99))):
+        with pytest.raises(NotReadyError):
+            await generator(engine, patience_s=0.05).embedder.embed(request_for(*[tokens(1)] * 3), places=1)
+        assert len(engine.requests) in {1, 3}
+        assert not engine.running
 
 
 async def test_giving_up_aborts_what_runs() -> None:

@@ -92,6 +92,14 @@ async def test_what_cannot_be_taken_is_refused_before_the_engine_hears_of_it(
     assert type(caught.value) is kind
     assert isinstance(caught.value, InvalidRequestError)
     assert caught.value.param == param
+    with pytest.raises(kind, match=message):
+        await generator(engine).check(replace(REQUEST, **changes))  # type: ignore[arg-type] # as above
+    assert engine.requests == []
+
+
+async def test_what_can_be_taken_is_checked_without_the_engine() -> None:
+    engine = FakeTokenEngine()
+    await generator(engine).check(REQUEST)
     assert engine.requests == []
 
 

@@ -13,13 +13,14 @@ import pytest
 import uvloop
 
 from stoker.core.errors import EngineDiedError, EngineError, SettingsError
-from stoker.testing.engine_process import Behaviour, engine_command
+from stoker.testing.engine_process import POISON, Behaviour, engine_command
 from stoker.testing.token_streams import tokens_of
 from stoker.testing.waiting import until
 from stoker.testing.workloads import make_request
-from stoker.worker.child import EngineChild
+from stoker.worker.child import EngineChild, _end
 from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
+from stoker.worker.pidfd import ProcessWatch
 from stoker.worker.restarts import RestartPolicy
 from stoker.worker.supervisor import EngineSupervisor
 
@@ -101,3 +102,36 @@ async def test_what_an_engine_prints_is_kept_out_of_our_own_output(capfd: pytest
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "a library says hello" in printed.err
+
+
+@pytest.mark.parametrize("n_cancels", [1, 2, 3])
+async def test_an_end_that_is_cancelled_leaves_no_process(n_cancels: int, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    watch = ProcessWatch(process)
+    ending = asyncio.create_task(_end(process, watch, tmp_path / "engine.sock", grace_s=60.0))
+    await asyncio.sleep(0.01)
+    for _ in range(n_cancels):
+        ending.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert process.returncode == -signal.SIGKILL, "it was killed and reaped"
+
+
+async def test_a_stop_that_is_cancelled_leaves_no_process() -> None:
+    supervisor = EngineSupervisor(CONFIG, command=engine_command(Behaviour.STALL), stop_grace_s=60.0)
+    await supervisor.start()
+    child = supervisor._child
+    assert child is not None
+    client = child.client
+    stalled = asyncio.create_task(tokens_of(supervisor, make_request("stalled", prompt=(POISON,))))
+    await until(lambda: supervisor.stats.running)
+    stopping = asyncio.create_task(supervisor.stop())
+    await asyncio.sleep(0.05)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert child._process.returncode == -signal.SIGKILL
+    with pytest.raises(EngineDiedError):
+        await stalled
+    await until(lambda: not client.connected)

@@ -6,6 +6,7 @@ Chunks are joined from parts made once per request; the only per-token work is e
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stoker.core.early_exit import EarlyExit
 from stoker.core.text import Finished, TextDelta, TextLogprob, Usage
 from stoker.core.tokens import FinishReason
 
@@ -29,6 +30,7 @@ class GatheredChoice:
     parts: list[str] = field(default_factory=list)
     logprobs: list[TextLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
+    early_exit: EarlyExit | None = None
 
 
 class Answer(Protocol):

@@ -3,8 +3,15 @@
 import orjson
 
 from stoker.api.openai.answer import DONE, GatheredChoice, Header, usage_object
+from stoker.api.openai.early_exit import early_exit_object
 from stoker.api.openai.logprobs import LegacyLogprobs
 from stoker.core.text import Finished, TextDelta, Usage
+
+
+def _closing(event: Finished) -> bytes:
+    told = early_exit_object(event.early_exit)
+    more = b"," + orjson.dumps(told)[1:-1] if told else b""
+    return orjson.dumps(event.reason) + more
 
 
 class CompletionAnswer:
@@ -47,7 +54,7 @@ class CompletionAnswer:
 
     def finish(self, event: Finished) -> bytes:
         """A chunk with an empty text and the reason."""
-        reason = orjson.dumps(event.reason)
+        reason = _closing(event)
         return self._choice[event.choice] + b'"","logprobs":null,"finish_reason":' + reason + self._end
 
     def closing(self, usage: Usage) -> bytes:
@@ -71,6 +78,7 @@ class CompletionAnswer:
                         "text": "".join(choice.parts),
                         "logprobs": None if legacy is None else legacy[index].add(choice.logprobs),
                         "finish_reason": choice.reason,
+                        **early_exit_object(choice.early_exit),
                     }
                     for index, choice in enumerate(choices)
                 ],

@@ -90,6 +90,9 @@ _SHARED = (
     honoured("guided_regex", "extension: `structured_outputs.regex`"),
     honoured("guided_choice", "extension: `structured_outputs.choice`"),
     honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
+    honoured("choices", "extension: 2 to 128 different texts, the likeliest of which is the answer"),
+    honoured("confidence_threshold", "extension: 0 to 1, default 0; below it the answer is generated"),
+    honoured("early_exit", "extension: end when the model is not sure, or the form complete; see below"),
     no_op("user", "names the end user"),
     refused("prompt_logprobs", note="instead: `echo` with `logprobs` on `/v1/completions`"),
 )
@@ -180,6 +183,13 @@ STRUCTURED_OUTPUTS_FIELDS = (
 )
 """Fields of ``structured_outputs``, which are vLLM's."""
 
+EARLY_EXIT_FIELDS = (
+    honoured("stop_below", "above 0, up to 1: the least mean probability of the last tokens"),
+    honoured("window", "1 to 256, default 16: how many tokens these are"),
+    honoured("when_complete", "end as soon as the answer is of its grammar; default false"),
+)
+"""Fields of ``early_exit``."""
+
 MESSAGE_FIELDS = (
     honoured("role", "required; `system`, `developer` (the same), `user` or `assistant`"),
     honoured("content", "required; a string or a list of parts, which are joined by a line break"),
@@ -239,6 +249,15 @@ SCORE_FIELDS = (
     *_COMPUTED,
 )
 """Fields of ``POST /v1/score``."""
+
+CLASSIFY_FIELDS = (
+    honoured("model", "required; one of `GET /v1/models`"),
+    honoured("input", "required; a string or up to `max_inputs` of them"),
+    honoured("labels", "extension, required: 2 to 128 different texts"),
+    honoured("prompt", "extension: a text with `{input}` that a label goes on with; default: a question"),
+    *_COMPUTED,
+)
+"""Fields of ``POST /v1/classify``."""
 
 TOKENIZE_FIELDS = (
     honoured("model", "one of `GET /v1/models`; may be left out if there is one only"),

@@ -22,6 +22,7 @@ from stoker.api.openai.errors import describe
 from stoker.api.openai.job import Job, ParseJob
 from stoker.api.reply import Reply
 from stoker.api.served import ServedModel, ServedModels
+from stoker.core.early_exit import EarlyExit
 from stoker.core.errors import EngineError, StokerError
 from stoker.core.text import Event, Finished, Started, TextDelta, Usage
 from stoker.observe.metrics import Metrics, TokenTimer
@@ -114,6 +115,8 @@ class Generation:
             else:
                 choices, usage = await _gather(first, events, job.n_choices, timer)
                 _count(record, usage)
+                for choice in choices:
+                    _note_exit(record, choice.early_exit)
                 await Reply(200, await self._document(answer, choices, usage)).send(send)
 
     async def _document(self, answer: Answer, choices: list[GatheredChoice], usage: Usage) -> bytes:
@@ -148,6 +151,11 @@ def _count(record: RequestRecord, usage: Usage) -> None:
     record.completion_tokens = usage.completion_tokens
 
 
+def _note_exit(record: RequestRecord, told: EarlyExit | None) -> None:
+    if told is not None:
+        record.early_exits.append(told.reason)
+
+
 async def _gather(
     event: Event | None, rest: AsyncGenerator[Event], n_choices: int, timer: TokenTimer
 ) -> tuple[list[GatheredChoice], Usage]:
@@ -162,6 +170,7 @@ async def _gather(
             choices[event.choice].logprobs += event.logprobs
         elif isinstance(event, Finished):
             choices[event.choice].reason = event.reason
+            choices[event.choice].early_exit = event.early_exit
         elif isinstance(event, Usage):
             usage = event
         event = await anext(rest, None)
@@ -204,6 +213,7 @@ class _Stream:
                 chunk = self.answer.delta(event)
                 await self.to_client({"type": "http.response.body", "body": chunk, "more_body": True})
             elif isinstance(event, Finished):
+                _note_exit(self.record, event.early_exit)
                 chunk = self.answer.finish(event)
                 await self.to_client({"type": "http.response.body", "body": chunk, "more_body": True})
             elif isinstance(event, Usage):

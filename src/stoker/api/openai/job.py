@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.api.limits import ApiLimits
+from stoker.api.openai.early_exit import eager, exit_rule, scored_choices, sift_early_exit
 from stoker.api.openai.fields import STREAM_OPTIONS_FIELDS, FieldTable
 from stoker.api.openai.structured import grammar_of, sift_grammars
 from stoker.api.openai.wire import GenerationBody
@@ -58,6 +59,7 @@ ParseJob = Callable[[dict[str, Any], ApiLimits, str], Job]
 def sift_objects(fields: dict[str, Any]) -> None:
     """Apply the tables of those fields in place that are objects."""
     sift_grammars(fields)
+    sift_early_exit(fields)
     options = fields.get("stream_options")
     if isinstance(options, dict):
         fields["stream_options"] = _STREAM_OPTIONS.sift(options, path="stream_options.")
@@ -81,7 +83,12 @@ def make_job(
             could not be held to.
     """
     _check_choices(len(prompts), body.n, best_of, limits)
-    grammar = grammar_of(body, limits)
+    grammar = eager(grammar_of(body, limits), body)
+    choices = scored_choices(
+        body,
+        n_prompts=len(prompts),
+        others=(("best_of", best_of is not None), ("echo", echo), ("logprobs", logprobs is not None)),
+    )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError(
             "'stream_options' is only allowed together with 'stream': true.",
@@ -114,6 +121,9 @@ def make_job(
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
                 grammar=grammar,
+                choices=choices,
+                confidence_threshold=body.confidence_threshold or 0.0,
+                exit_rule=exit_rule(body),
                 priority=-body.priority,  # on the wire lower is earlier, as in vLLM
                 queue_timeout_s=shorter(body.queue_timeout, limits.queue_timeout_s),
                 timeout_s=shorter(body.timeout, limits.request_timeout_s),

@@ -12,8 +12,10 @@ from stoker.api.openai.adapters import LoadAdapterBody, UnloadAdapterBody
 from stoker.api.openai.errors import KINDS
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
+    CLASSIFY_FIELDS,
     COMPLETION_FIELDS,
     DETOKENIZE_FIELDS,
+    EARLY_EXIT_FIELDS,
     EMBEDDING_FIELDS,
     JSON_SCHEMA_FIELDS,
     MESSAGE_FIELDS,
@@ -29,9 +31,11 @@ from stoker.api.openai.fields import (
 )
 from stoker.api.openai.wire import (
     ChatBody,
+    ClassifyBody,
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    ExitBody,
     JsonSchemaFormat,
     MessageBody,
     RerankBody,
@@ -42,6 +46,7 @@ from stoker.api.openai.wire import (
     TokenizeBody,
 )
 from stoker.api.openapi import Part, Schema, content, nullable, record, ref, response
+from stoker.core.early_exit import ExitReason
 from stoker.core.tokens import FinishReason
 
 _TEXT: Schema = {"type": "string"}
@@ -161,6 +166,14 @@ def _answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
         }
     )
     reason: Schema = {"enum": [each.value for each in FinishReason]}
+    told = record(
+        {
+            "reason": {"enum": [each.value for each in ExitReason]},
+            "confidence": nullable(_LOGPROB),
+            "scores": {"type": "object", "additionalProperties": _LOGPROB},
+        },
+        optional=("scores",),
+    )
     return record(
         {
             "id": _TEXT,
@@ -169,7 +182,10 @@ def _answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
             "model": _TEXT,
             "choices": {
                 "type": "array",
-                "items": record({"index": _COUNT, **choice, "finish_reason": reason}),
+                "items": record(
+                    {"index": _COUNT, **choice, "finish_reason": reason, "early_exit": told},
+                    optional=("early_exit",),
+                ),
                 "minItems": 1,
             },
             "usage": usage,
@@ -214,6 +230,14 @@ def _embedding_schemas() -> dict[str, Schema]:
     ranked: Schema = record({"index": _COUNT, "relevance_score": {"type": "number"}})
     ranked = {**ranked, "properties": {**ranked["properties"], "document": record({"text": _TEXT})}}
     scored = record({"index": _COUNT, "object": {"const": "score"}, "score": {"type": "number"}})
+    classified = record(
+        {
+            "index": _COUNT,
+            "label": _TEXT,
+            "probs": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+            "num_classes": _COUNT,
+        }
+    )
     texts: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
     document: Schema = {"anyOf": [_TEXT, record({"text": _TEXT})]}
     return {
@@ -228,6 +252,19 @@ def _embedding_schemas() -> dict[str, Schema]:
         ),
         "ScoreRequest": request_schema(
             SCORE_FIELDS, ScoreBody, {"text_1": texts, "text_2": texts}, ("model", "text_1", "text_2")
+        ),
+        "ClassifyRequest": request_schema(
+            CLASSIFY_FIELDS, ClassifyBody, {"input": texts}, ("model", "input", "labels")
+        ),
+        "Classification": record(
+            {
+                "id": _TEXT,
+                "object": {"const": "list"},
+                "created": _COUNT,
+                "model": _TEXT,
+                "data": {"type": "array", "items": classified},
+                "usage": _USAGE,
+            }
         ),
         "EmbeddingList": record(
             {
@@ -275,6 +312,7 @@ def openai_part() -> Part:
         "response_format": request_schema(
             RESPONSE_FORMAT_FIELDS, ResponseFormat, {"json_schema": json_schema}, ("type",)
         ),
+        "early_exit": request_schema(EARLY_EXIT_FIELDS, ExitBody, {}, ()),
         "structured_outputs": request_schema(STRUCTURED_OUTPUTS_FIELDS, StructuredOutputs, {}, ()),
     }
     messages: Schema = {"type": "array", "items": ref("Message"), "minItems": 1}
@@ -328,6 +366,8 @@ def openai_part() -> Part:
         "/rerank": _embedded("rerank", "RerankRequest", "Ranking"),
         "/v1/score": _embedded("createScores", "ScoreRequest", "ScoreList"),
         "/score": _embedded("score", "ScoreRequest", "ScoreList"),
+        "/v1/classify": _embedded("createClassification", "ClassifyRequest", "Classification"),
+        "/classify": _embedded("classify", "ClassifyRequest", "Classification"),
         "/tokenize": _conversion("tokenize", "TokenizeRequest", _tokenized()),
         "/detokenize": _conversion("detokenize", "DetokenizeRequest", record({"prompt": _TEXT})),
         **_adapter_paths(),

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.chat_answer import ChatAnswer
 from stoker.api.openai.chat_request import parse_chat
+from stoker.api.openai.classify import Classify
 from stoker.api.openai.completion_answer import CompletionAnswer
 from stoker.api.openai.completion_request import parse_completion
 from stoker.api.openai.embedding import Embed
@@ -41,6 +42,8 @@ def openai_routes(
         Route("/rerank", embed(parse_rerank), methods=["POST"]),
         Route("/v1/score", embed(parse_score), methods=["POST"]),
         Route("/score", embed(parse_score), methods=["POST"]),
+        Route("/v1/classify", Classify(models, limits, parser), methods=["POST"]),
+        Route("/classify", Classify(models, limits, parser), methods=["POST"]),
         Route("/v1/models", ModelList(models), methods=["GET"]),
         Route("/v1/models/{model:path}", ModelDetail(models), methods=["GET"]),
         Route("/tokenize", Tokenize(models, limits, parser), methods=["POST"]),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from stoker.core.early_exit import MAX_EXIT_WINDOW
 from stoker.core.sampling import (
     MAX_BIAS,
     MAX_BIASED_TOKENS,
@@ -29,6 +30,9 @@ MAX_MODEL_CHARS = 256
 MAX_VARIABLES = 16
 MAX_VARIABLE_CHARS = 4096
 MAX_GUIDED_CHOICES = 1024
+MAX_SCORED_CHOICES = 128
+MAX_SCORED_CHARS = 512
+DEFAULT_EXIT_WINDOW = 16
 
 _MAX_INT32 = 2**31 - 1
 _MIN_INT64 = -(2**63)
@@ -189,6 +193,20 @@ Choices = Annotated[
 ]
 
 
+ScoredChoices = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_SCORED_CHARS)]],
+    Field(min_length=2, max_length=MAX_SCORED_CHOICES),
+]
+
+
+class ExitBody(Wire):
+    """``early_exit``."""
+
+    stop_below: Annotated[float, Field(gt=0, le=1)] | None = None
+    window: Annotated[int, Field(ge=1, le=MAX_EXIT_WINDOW)] = DEFAULT_EXIT_WINDOW
+    when_complete: bool = False
+
+
 class StructuredOutputs(Wire):
     """``structured_outputs``."""
 
@@ -230,6 +248,9 @@ class GenerationBody(GrammarFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
+    choices: ScoredChoices | None = None
+    confidence_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    early_exit: ExitBody | None = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     queue_timeout: Seconds | None = None
     timeout: Seconds | None = None
@@ -320,3 +341,15 @@ class ScoreBody(EmbeddedBody):
 
     text_1: Texts
     text_2: Texts
+
+
+class ClassifyBody(EmbeddedBody):
+    """``POST /v1/classify``."""
+
+    input: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+        Field(min_length=1),
+    ]
+    labels: ScoredChoices
+    prompt: Annotated[str, Field(min_length=1)] | None = None

@@ -9,7 +9,7 @@ from stoker import _native
 from stoker.core.errors import CorruptFileError, EngineError, OutOfMemoryError, UnsupportedModelError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import AdapterRef
-from stoker.models.adapters import AdapterLimits, read_adapter
+from stoker.models.adapters import AdapterLimits
 from stoker.models.config import ModelConfig
 
 
@@ -38,6 +38,8 @@ class AdapterSlots:
         Raises:
             ModelError: It is missing, damaged, has changed, or does not fit the model.
         """
+        from stoker.models.adapters.reading import read_adapter  # noqa: PLC0415 - few engines read one
+
         lora = read_adapter(Path(adapter.path), self._config, self._limits)
         if lora.digest != adapter.digest:
             raise CorruptFileError(
@@ -47,6 +49,18 @@ class AdapterSlots:
         try:
             for part in lora.parts:
                 packed.set(part.target, part.layer, part.down, part.up, part.scale)
+            for each in lora.bottlenecks:
+                packed.set_bottleneck(
+                    each.half,
+                    each.layer,
+                    each.down,
+                    each.bias,
+                    each.up,
+                    each.up_bias,
+                    scale=each.scale,
+                    bend=each.bend,
+                    of_stream=each.of_stream,
+                )
         except ValueError as error:
             raise UnsupportedModelError(f"The adapter in {adapter.path} cannot be run: {error}.") from error
         except MemoryError as error:

@@ -1,6 +1,8 @@
-"""Readers of adapters: what is added to a model's matrices for the requests that ask for it."""
+"""Adapters: what is added to a model's matrices for the requests that ask for it.
 
-from stoker.models.adapters.checked import AdapterLimits, AdapterPart, LoraAdapter
-from stoker.models.adapters.peft import adapter_digest, read_adapter
+Their readers are in `stoker.models.adapters.reading`, which a start has no need of.
+"""
 
-__all__ = ["AdapterLimits", "AdapterPart", "LoraAdapter", "adapter_digest", "read_adapter"]
+from stoker.models.adapters.checked import AdapterLimits, AdapterPart, CheckedAdapter
+
+__all__ = ["AdapterLimits", "AdapterPart", "CheckedAdapter"]

@@ -1,6 +1,8 @@
-"""Low-rank adapters as checked arrays that fit their base."""
+"""Adapters as checked arrays that fit their base."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from stoker.models.config import ModelConfig
 
 MAX_RANK = 512
 """Largest rank that the engine computes; `AdapterLimits.max_rank` may be less."""
+
+MAX_ALPHA = 1e6
 
 TARGETS = {
     "q_proj": "q",
@@ -22,6 +26,16 @@ TARGETS = {
 }
 """PEFT's names of the modules that an adapter may change, and the engine's."""
 
+ATTENTION = frozenset("qkvo")
+"""Those of attention, by the engine's names."""
+
+Half = Literal["attention", "feed_forward"]
+"""The halves of a layer, by the engine's names."""
+
+Bend = Literal["relu", "silu", "gelu_tanh"]
+"""Activations of bottlenecks, by the engine's names."""
+
+_CHUNK_BYTES = 2**20
 _LARGEST = 3.38e38  # what rounds to a number of bf16
 
 
@@ -59,18 +73,49 @@ class AdapterPart:
 
 
 @dataclass(frozen=True, slots=True)
-class LoraAdapter:
-    """A low-rank adapter that fits its base.
+class BottleneckPart:
+    """What is added to the residual stream behind a half of a layer.
+
+    That is ``scale * (up bend(down x + bias) + up_bias)``.
+
+    Attributes:
+        half: Which half.
+        layer: Its layer.
+        down: ``[size, width]``.
+        bias: ``[size]``.
+        up: ``[width, size]``.
+        up_bias: ``[width]``.
+        scale: The factor.
+        bend: The activation.
+        of_stream: ``x`` is the residual stream with what the half has added; else what it has added.
+    """
+
+    half: Half
+    layer: int
+    down: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    up: NDArray[np.float32]
+    up_bias: NDArray[np.float32]
+    scale: float
+    bend: Bend
+    of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter:
+    """An adapter that fits its base.
 
     Attributes:
         digest: 32 hex digits that name its contents.
-        rank: The largest rank of a part.
-        parts: What it changes, by layer.
+        rank: The largest rank of a part, or size of a bottleneck.
+        parts: What it adds to matrices, by layer.
+        bottlenecks: What it adds behind halves of layers, by layer.
     """
 
     digest: str
     rank: int
     parts: tuple[AdapterPart, ...]
+    bottlenecks: tuple[BottleneckPart, ...] = ()
 
 
 def target_shape(config: ModelConfig, target: str) -> tuple[int, int]:
@@ -114,6 +159,63 @@ def check_part(label: str, config: ModelConfig, part: AdapterPart) -> None:
             f"{label} maps {part.down.shape[1]} inputs to {part.up.shape[0]} outputs, but the base's matrix "
             f"maps {inputs} to {outputs}; the adapter was made for another model."
         )
-    for name, values in (("lora_A", part.down), ("lora_B", part.up)):
+    _check_numbers(label, {"lora_A": part.down, "lora_B": part.up})
+
+
+def check_bottlenecks(label: str, config: ModelConfig, parts: tuple[BottleneckPart, ...]) -> None:
+    """Refuse bottlenecks that do not fit the base, or that have a number which is none.
+
+    Raises:
+        UnsupportedModelError: They are for another base, or for an architecture that cannot have them.
+        CorruptFileError: A number is not finite.
+    """
+    if config.post_norms or config.residual_scale != 1:
+        raise UnsupportedModelError(
+            f"{label}: bottleneck adapters are computed for models whose layers add what their halves give "
+            f"to the residual stream as it is; {config.architecture} changes it."
+        )
+    for part in parts:
+        name = f"{label}: {part.half} of layer {part.layer}"
+        if part.layer >= config.n_layers or part.down.shape[1] != config.width:
+            raise UnsupportedModelError(
+                f"{name} is for a width of {part.down.shape[1]}; the base has {config.n_layers} layers of "
+                f"width {config.width}. The adapter was made for another model."
+            )
+        arrays = {"down": part.down, "its bias": part.bias, "up": part.up, "the bias of up": part.up_bias}
+        _check_numbers(name, arrays)
+
+
+def _check_numbers(label: str, arrays: dict[str, NDArray[np.float32]]) -> None:
+    for name, values in arrays.items():
         if not np.all(np.abs(values) <= _LARGEST):  # nor is NaN
             raise CorruptFileError(f"{label}.{name} has a number that is not finite, or too large for bf16.")
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def hash_file(digest: _Hash, path: Path, most: int, missing: str) -> None:
+    """Put a file's length and its bytes into a digest.
+
+    Args:
+        digest: Takes them.
+        path: The file.
+        most: Its largest size.
+        missing: What to say if there is none.
+
+    Raises:
+        CorruptFileError: It is missing, cannot be read or is too large.
+    """
+    if not path.is_file():  # a named pipe would wait for a writer
+        raise CorruptFileError(missing)
+    size = path.stat().st_size
+    if size > most:
+        raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
+    digest.update(size.to_bytes(8, "little"))
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise CorruptFileError(f"{path} cannot be read: {error.strerror}.") from error

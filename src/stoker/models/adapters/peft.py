@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.adapters.checked import (
+    MAX_ALPHA,
     MAX_RANK,
     TARGETS,
     AdapterLimits,
     AdapterPart,
-    LoraAdapter,
+    CheckedAdapter,
     check_part,
+    hash_file,
 )
 from stoker.models.config import ModelConfig
 from stoker.models.digest import DIGEST_CHARS
@@ -27,7 +29,6 @@ from stoker.models.huggingface.safetensors import SafetensorsFile, StoredTensor,
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 2**20
-MAX_ALPHA = 1e6
 MAX_PATTERNS = 10_000
 
 _NAME = re.compile(
@@ -51,7 +52,7 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin a training that leave the base as it is."""
 
 
-def adapter_digest(folder: Path, limits: AdapterLimits) -> str:
+def peft_digest(folder: Path, limits: AdapterLimits) -> str:
     """Name the contents of an adapter's folder in 32 hex digits.
 
     Raises:
@@ -60,24 +61,17 @@ def adapter_digest(folder: Path, limits: AdapterLimits) -> str:
     digest = sha256(b"stoker lora 1\0")
     for name, most in ((CONFIG_NAME, MAX_CONFIG_BYTES), (WEIGHTS_NAME, limits.max_file_bytes)):
         path = folder / name
-        if not path.is_file():
-            raise CorruptFileError(
-                f"{path} is missing: an adapter is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}."
-            )
-        size = path.stat().st_size
-        if size > most:
-            raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
-        digest.update(size.to_bytes(8, "little"))
-        try:
-            with path.open("rb") as file:
-                while chunk := file.read(2**20):
-                    digest.update(chunk)
-        except OSError as error:
-            raise CorruptFileError(f"{path} cannot be read: {error.strerror}.") from error
+        hash_file(
+            digest,
+            path,
+            most,
+            f"{path} is missing: an adapter is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or a GGUF "
+            "file.",
+        )
     return digest.hexdigest()[:DIGEST_CHARS]
 
 
-def read_adapter(folder: Path, config: ModelConfig, limits: AdapterLimits) -> LoraAdapter:
+def read_peft(folder: Path, config: ModelConfig, limits: AdapterLimits) -> CheckedAdapter:
     """Read an adapter and check that it fits its base.
 
     Args:
@@ -89,7 +83,7 @@ def read_adapter(folder: Path, config: ModelConfig, limits: AdapterLimits) -> Lo
         CorruptFileError: A file is missing, truncated, malformed or too large, or contradicts the other.
         UnsupportedModelError: It was made for another base, or is of a kind that cannot be computed.
     """
-    digest = adapter_digest(folder, limits)
+    digest = peft_digest(folder, limits)
     label = str(folder / CONFIG_NAME)
     given = read_json(folder / CONFIG_NAME, dict[str, Any], MAX_CONFIG_BYTES)
     _check_kind(label, given)
@@ -100,7 +94,7 @@ def read_adapter(folder: Path, config: ModelConfig, limits: AdapterLimits) -> Lo
     finally:
         file.close()
     _check_targets(label, given, parts)
-    return LoraAdapter(digest, max(len(part.down) for part in parts), parts)
+    return CheckedAdapter(digest, max(len(part.down) for part in parts), parts)
 
 
 def _check_kind(label: str, given: Mapping[str, Any]) -> None:

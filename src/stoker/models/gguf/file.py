@@ -66,6 +66,7 @@ class GgufFile:
         n_tensors, n_keys = read_preamble(cursor)
         self.size_bytes = cursor.size
         self.metadata: Metadata = read_metadata(cursor, n_keys)
+        self.metadata_end = cursor.position
         self.tensors, self.data_start = _read_tensor_infos(cursor, self.metadata, n_tensors)
 
     def view(self, start: int, size_bytes: int) -> memoryview:

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 
 from stoker.core.errors import StokerError
-from stoker.models.adapters import AdapterLimits, read_adapter
+from stoker.models.adapters import AdapterLimits
 from stoker.models.adapters.checked import target_shape
+from stoker.models.adapters.reading import read_adapter
 from stoker.models.config import LayerConfig, ModelConfig, Rotary
 from stoker.models.huggingface.files import Quantize
 from stoker.models.huggingface.folder import OpenedFolder
@@ -107,12 +108,21 @@ _BASE = ModelConfig(
 
 
 def adapter(data: bytes) -> None:
-    """Read an adapter: ``adapter_config.json``, a form feed, and a safetensors header, as in `folder`."""
+    """Read an adapter.
+
+    That is a GGUF file, or ``adapter_config.json``, a form feed, and a safetensors header, as in `folder`: of
+    PEFT's, or if the config has a ``config`` in it, of bottlenecks.
+    """
     config, _, header = data.partition(b"\f")
     with tempfile.TemporaryDirectory(prefix="stoker-fuzz-") as name:
         path = Path(name)
-        (path / "adapter_config.json").write_bytes(config)
-        (path / "adapter_model.safetensors").write_bytes(_weights(header))
+        if data.startswith(b"GGUF"):
+            path /= "adapter.gguf"
+            path.write_bytes(data)
+        else:
+            (path / "adapter_config.json").write_bytes(config)
+            weights = "adapter.safetensors" if b'"config"' in config else "adapter_model.safetensors"
+            (path / weights).write_bytes(_weights(header))
         read = read_adapter(
             path, _BASE, AdapterLimits(max_rank=_MAX_RANK, max_file_bytes=2 * _MAX_DATA_BYTES)
         )
@@ -122,6 +132,13 @@ def adapter(data: bytes) -> None:
             raise AssertionError(f"{part.target} of layer {part.layer} has the shape {shape}")
         if not (np.isfinite(part.down).all() and np.isfinite(part.up).all() and part.scale > 0):
             raise AssertionError(f"{part.target} of layer {part.layer} has no numbers")
+    for each in read.bottlenecks:
+        size = len(each.down)
+        shapes = (each.down.shape, each.bias.shape, each.up.shape, each.up_bias.shape)
+        if shapes != ((size, _BASE.width), (size,), (_BASE.width, size), (_BASE.width,)):
+            raise AssertionError(f"{each.half} of layer {each.layer} has the shapes {shapes}")
+        if not (1 <= size <= read.rank <= _MAX_RANK and each.layer < _BASE.n_layers):
+            raise AssertionError(f"{each.half} of layer {each.layer} has a size of {size}")
 
 
 def _weights(header: bytes) -> bytes:
