@@ -187,6 +187,7 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("kv_host_memory", "memory for evicted KV blocks", "those used least recently are given up"),
             ("max_kv_disk_bytes", "files of KV blocks", "those used least recently are removed"),
             ("max_pinned_tokens", "tokens of pinned prefixes", "400 `pinned_limit_exceeded`"),
+            ("draft_tokens", "tokens guessed of a stream in a call", "no more are guessed"),
             ("max_loras", "adapters in memory", "the one used least recently makes room"),
             ("max_lora_rank", "rank of an adapter", "400"),
             ("max_lora_bytes", "file of an adapter's weights", "400"),

@@ -27,6 +27,8 @@ ABILITIES = {
         "stoker_model_wake_seconds",
         "stoker_model_wake_wait_seconds",
     },
+    "early-exit.md": {"stoker_early_exits_total"},
+    "speculation.md": {"stoker_engine_drafted_tokens_total", "stoker_engine_accepted_tokens_total"},
     "structured-output.md": {
         "stoker_grammars_compiled_total",
         "stoker_grammar_compile_seconds_total",

@@ -16,7 +16,7 @@ from stoker.worker import frames
 from stoker.worker.frames import LENGTH_BYTES, MAX_FRAME_BYTES, Frame, FrameReader
 
 STATS = frames.Stats(
-    *(1, 2, 30, 3, 4, 5, 12, 13, 14, 15, 1, 6, 7, 8, 9, 11, 16, 17, 18, 19, 20, 21, 10, 22, 23, 24),
+    *(1, 2, 30, 3, 4, 5, 12, 13, 14, 15, 1, 6, 7, 8, 28, 27, 9, 11, 16, 17, 18, 19, 20, 21, 10, 22, 23, 24),
     *(1.5, 2.5, 2.25, 3, 1, 512, 1.25, 2, 0.5, 0.25),
 )
 U64 = st.integers(0, 2**64 - 1)
