@@ -122,14 +122,14 @@ class StepPlan:
             cover the run's last token.
         samples: Whether to sample the token after the run's last one, ``[n]``; false for a chunk
             that ends inside the prompt.
-        drafts: How many tokens at the end of a run are a draft, by row; only of rows that sample. They, too,
-            are in `tokens`, and covered by the block table.
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
         scoring: Which prompt tokens are scored, by row.
         pooling: Whose tokens' hidden states are summed, by row.
         adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
             engine has been given (`Adaptable`).
+        drafts: How many tokens at the end of a run are a draft, by row; only of rows that sample. They, too,
+            are in `tokens`, and covered by the block table.
         n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
             sequence samples, none is scored or pooled, none has a draft and the tables cover
             ``n_steps - 1`` tokens more. The call ends early after a step with which a sequence ended.
@@ -141,12 +141,12 @@ class StepPlan:
     first_positions: list[int] = field(default_factory=list)
     block_tables: list[list[int]] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
-    drafts: dict[int, int] = field(default_factory=dict)
     sampling: list[SamplingParams] = field(default_factory=list)
     edits: dict[int, LogitEdits] = field(default_factory=dict)
     scoring: dict[int, PromptScoring] = field(default_factory=dict)
     pooling: dict[int, PoolRun] = field(default_factory=dict)
     adapters: dict[int, str] = field(default_factory=dict)
+    drafts: dict[int, int] = field(default_factory=dict)
     n_steps: int = 1
     stop_token_ids: list[frozenset[int]] = field(default_factory=list)
 
