@@ -49,12 +49,14 @@ class DraftCosts:
         plain_s: Without drafts, as part of as long a call as there would be.
         base_s: In a call of its own, before the first token of a draft.
         token_s: For each token of a draft.
+        margin: How many times as many tokens per second as without drafts must be expected for them.
     """
 
     n_streams: int
     plain_s: float
     base_s: float
     token_s: float
+    margin: float = 1.1
 
 
 class Drafter(Protocol):

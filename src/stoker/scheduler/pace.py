@@ -119,6 +119,7 @@ class Pace:
         n_steps: int = 1,
         moved_s: float = 0.0,
         n_reused: int = 0,
+        n_accepted: int = 0,
     ) -> None:
         """Learn from a call.
 
@@ -129,6 +130,7 @@ class Pace:
             n_steps: Steps that it took.
             moved_s: How much of that blocks were copied to and from the tiers, which nobody predicts.
             n_reused: Tokens that were planned and not computed, since the engine had them.
+            n_accepted: Tokens of drafts that were right.
         """
         computed_s = seconds - moved_s
         if computed_s <= 0:
@@ -141,8 +143,10 @@ class Pace:
             n_more = work.rows * (n_steps - 1) // 2
             work.pairs += n_more
             work.reads += n_more
-        if budget.decodes_only:
-            self._drafts.observe(work, step_s, drafted=budget.n_drafted > 0, alone=n_steps == 1)
+        if budget.n_drafted:
+            self._drafts.observe_drafted(work, step_s, n_drafted=budget.n_drafted, n_accepted=n_accepted)
+        elif budget.decodes_only:
+            self._drafts.observe_plain(work, step_s, alone=n_steps == 1)
         predicted_s = self._costs.observe(work, step_s)
         counters = self._counters
         counters.interval_seconds += computed_s

@@ -1,7 +1,5 @@
 """The scheduler: requests in, plans out, results in, events out."""
 
-from dataclasses import dataclass
-
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.drafting import Drafter
 from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
@@ -12,7 +10,6 @@ from stoker.core.tokens import TokenRequest, TokensEvent
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
-from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
 from stoker.scheduler.drafts import add_drafts, draft_seats
@@ -27,17 +24,8 @@ from stoker.scheduler.queue import SequenceQueue
 from stoker.scheduler.report import report
 from stoker.scheduler.restore import Restorer
 from stoker.scheduler.sequence import SequenceState
-from stoker.scheduler.steps import look_ahead
+from stoker.scheduler.steps import StepInFlight, look_ahead
 from stoker.scheduler.waiting import TimeLimits, WaitingQueue
-
-
-@dataclass(slots=True)
-class _StepInFlight:
-    plan: StepPlan
-    rows: list[SequenceState]
-    budget: StepBudget
-    started: float  # as the caller's clock says
-    since: float  # when the step before ended, or this one was planned if there was none
 
 
 class Scheduler:
@@ -107,7 +95,7 @@ class Scheduler:
         self._time_limits = TimeLimits()
         self._live: dict[str, SequenceState] = {}
         self._n_arrived = 0
-        self._in_flight: _StepInFlight | None = None
+        self._in_flight: StepInFlight | None = None
         self._step_ended: float | None = None  # None after idling
         self._gate = BatchGate()
         self._pace = Pace(
@@ -269,7 +257,7 @@ class Scheduler:
         if n_steps > 1 and not self._waiting and len(rows) == len(running):
             look_ahead(plan, rows, self._cache, n_steps)
         since = now if self._step_ended is None else self._step_ended
-        self._in_flight = _StepInFlight(plan, rows, budget, now, since)
+        self._in_flight = StepInFlight(plan, rows, budget, now, since)
         return plan
 
     def _may_begin(self, now: float) -> bool:
@@ -331,19 +319,20 @@ class Scheduler:
         counters.steps += n_steps
         counters.step_seconds += now - step.started
         self._step_ended = now
+        n_accepted = sum(len(result.token_ids[row]) - 1 for row in plan.drafts)
+        counters.drafted_tokens += step.budget.n_drafted
+        counters.accepted_tokens += n_accepted
         self._pace.record(
             step.budget,
             now - step.since,
             n_steps=n_steps,
             moved_s=moved_s,
             n_reused=sum(result.reused.values()),
+            n_accepted=n_accepted,
         )
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
-        for row, n_draft in plan.drafts.items():
-            counters.drafted_tokens += n_draft
-            counters.accepted_tokens += len(result.token_ids[row]) - 1
         for sequence in ended:
             self._time_limits.forget(sequence)
             if not sequence.hold:

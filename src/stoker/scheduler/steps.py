@@ -10,7 +10,27 @@ from dataclasses import dataclass
 
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.kvcache import KVCache, blocks_for
+from stoker.scheduler.budget import StepBudget
 from stoker.scheduler.sequence import SequenceState
+
+
+@dataclass(slots=True)
+class StepInFlight:
+    """A call that was planned and not committed yet.
+
+    Attributes:
+        plan: What is computed.
+        rows: The sequence of each of its rows.
+        budget: That of its first step.
+        started: When it was planned, on the caller's clock.
+        since: When the call before ended; when this one was planned if there was none.
+    """
+
+    plan: StepPlan
+    rows: list[SequenceState]
+    budget: StepBudget
+    started: float
+    since: float
 
 
 @dataclass(slots=True)

@@ -5,13 +5,10 @@ from heapq import heapify, heappop, heapreplace
 
 from stoker.core.drafting import DraftCosts
 
-MARGIN = 1.1
-"""By so much a step with drafts must be expected to be faster than steps without."""
-
 
 def may_pay(costs: DraftCosts) -> bool:
     """Whether drafts could pay if all guesses were right: not where a row costs its share of a step."""
-    return costs.base_s > costs.token_s * costs.n_streams * MARGIN
+    return costs.base_s > costs.token_s * costs.n_streams
 
 
 def choose_lengths(chances: Sequence[float], most: Sequence[int], costs: DraftCosts) -> list[int]:
@@ -41,6 +38,6 @@ def choose_lengths(chances: Sequence[float], most: Sequence[int], costs: DraftCo
             heapreplace(heap, (-worth * chances[i], i))
         else:
             heappop(heap)
-    if n_tokens * costs.plain_s < MARGIN * costs.n_streams * seconds:
+    if n_tokens * costs.plain_s < costs.margin * costs.n_streams * seconds:
         return [0] * len(chances)
     return lengths
