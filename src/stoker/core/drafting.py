@@ -7,6 +7,7 @@ draft decides how many tokens a step gives, and never which.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 MAX_DRAFT_TOKENS = 15
@@ -49,6 +50,7 @@ class DraftCosts:
         plain_s: Without drafts, as part of as long a call as there would be.
         base_s: In a call of its own, before the first token of a draft.
         token_s: For each token of a draft.
+        most_s: Longest that the step may take.
         margin: How many times as many tokens per second as without drafts must be expected for them.
     """
 
@@ -56,6 +58,7 @@ class DraftCosts:
     plain_s: float
     base_s: float
     token_s: float
+    most_s: float = inf
     margin: float = 1.1
 
 

@@ -37,15 +37,20 @@ class DraftPace:
         self._n_since_plain = 0
         self._margin = LEAST_MARGIN
 
-    def costs(self, work: StepWork) -> DraftCosts:
-        """Return what a step of these decodes takes, and what a token of a draft adds."""
+    def costs(self, work: StepWork, most_s: float) -> DraftCosts:
+        """Return what a step of these decodes takes, and what a token of a draft adds.
+
+        Args:
+            work: The decodes.
+            most_s: Longest that the step may be predicted to take with drafts.
+        """
         n_streams = work.rows
         plain_s = self._plain.predict(work)
         if self._n_since_plain >= PROBE_EVERY:
             return DraftCosts(n_streams, plain_s, plain_s, plain_s)
         _, row, pair, read, output = self._drafted.costs_s
         token_s = row + pair * work.pairs / max(1, n_streams) + read + output
-        return DraftCosts(n_streams, plain_s, self._drafted.predict(work), token_s, self._margin)
+        return DraftCosts(n_streams, plain_s, self._drafted.predict(work), token_s, most_s, self._margin)
 
     def observe_plain(self, work: StepWork, seconds: float, *, alone: bool) -> None:
         """Learn from a step without drafts.

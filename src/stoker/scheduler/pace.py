@@ -1,6 +1,7 @@
 """Chooses each step's budget, and learns from what the steps took."""
 
 from collections.abc import Iterable
+from math import inf
 
 from stoker.core.batching import BatchingPolicy
 from stoker.core.drafting import DraftCosts
@@ -109,7 +110,9 @@ class Pace:
 
     def draft_costs(self, budget: StepBudget) -> DraftCosts:
         """Return what a step of this budget, which has only decodes, takes with and without drafts."""
-        return self._drafts.costs(budget.work)
+        policy = self.policy
+        most_s = policy.itl_target_s / self.ratio if policy.mode == "latency" else inf
+        return self._drafts.costs(budget.work, most_s)
 
     def record(
         self,

@@ -16,7 +16,7 @@ def choose_lengths(chances: Sequence[float], most: Sequence[int], costs: DraftCo
 
     The token of a draft is computed in vain unless all before it are right, so its worth falls as a power of
     the chance. The most valuable ones are taken, whoever's they are, while a token's worth for its time is
-    above that of the step as a whole; tokens per second are the most then.
+    above that of the step as a whole and the step has time; tokens per second are the most then.
 
     Args:
         chances: Of each sequence's guesses, ``[n]``, from 0 to below 1.
@@ -29,7 +29,7 @@ def choose_lengths(chances: Sequence[float], most: Sequence[int], costs: DraftCo
     n_tokens, seconds = float(costs.n_streams), costs.base_s
     while heap:
         worth, i = -heap[0][0], heap[0][1]
-        if worth * seconds <= n_tokens * costs.token_s:
+        if worth * seconds <= n_tokens * costs.token_s or seconds + costs.token_s > costs.most_s:
             break
         n_tokens += worth
         seconds += costs.token_s

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from stoker.core.batching import BatchingPolicy
+from stoker.core.drafting import Drafter
 from stoker.core.errors import DeadlineError, QueueTimeoutError
 from stoker.core.step import StepPlan
 from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensEvent
@@ -28,6 +29,7 @@ class SchedulerLoop:
         max_pinned_blocks, max_restored_blocks: As there.
         tiers: Books of the tiers below the KV cache; None for none.
         files: What is on disk in the beginning.
+        drafter: Guesses next tokens; None for nobody.
 
     Attributes:
         clock: The time that the scheduler is told.
@@ -40,6 +42,7 @@ class SchedulerLoop:
         expired: Requests that were given up at a time limit, by id.
         events: Every event, in order.
         plans: Every plan, in order.
+        drafter: As given; may be replaced between any two steps.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class SchedulerLoop:
         max_restored_blocks: int = 32,
         tiers: TierBooks | None = None,
         files: dict[bytes, bytes] | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.engine = FakeStepEngine(kv_blocks)
@@ -77,6 +81,7 @@ class SchedulerLoop:
             limits, kv_blocks, root=self.engine.fingerprint, batching=batching, tiers=tiers
         )
         self._step_time = step_time
+        self.drafter = drafter
         self.tiers = None if tiers is None else FakeTiers(self.engine, tiers, files)
         self.tokens: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprob]] = {}
@@ -111,13 +116,16 @@ class SchedulerLoop:
             self.tiers.move()
             self.scheduler.check()
         if plan is not None:
+            if self.drafter is not None:
+                self.scheduler.speculate(plan, self.drafter)
+                self.scheduler.check()
             self.plans.append(plan)
         return plan
 
     def commit(self, plan: StepPlan) -> list[TokensEvent]:
         """Compute a plan and commit its result."""
         result = self.engine.forward(plan)
-        n_steps = max(1, *map(len, result.token_ids))
+        n_steps = 1 if plan.drafts else max(1, *map(len, result.token_ids))
         seconds = n_steps * self._step_time(plan)
         events = self.scheduler.commit(plan, result, self.clock.advance(seconds))
         self.scheduler.check()
