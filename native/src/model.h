@@ -52,9 +52,10 @@ struct Batch {
   const int32_t* first_positions;  // [n_seqs]
   const int32_t* block_tables;     // all tables, one after the other
   const int32_t* table_starts;     // [n_seqs + 1] into block_tables
-  // [n_seqs] how many tokens are sampled: 0, 1 for the token after the run, or 1 more than the run has drafts at its end
+  // [n_seqs] how many tokens are sampled: 0, 1 for the token after the run, or 1 more than the run has drafts at its
+  // end
   const int32_t* samples;
-  const SampleParams* params;      // [n_seqs]
+  const SampleParams* params;  // [n_seqs]
   const PromptScores* scores = nullptr;
   const Pools* pools = nullptr;
   const int32_t* adapters = nullptr;  // [n_seqs] the slot of each one's adapter, -1 for none; null if nobody has one
