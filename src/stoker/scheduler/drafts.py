@@ -30,7 +30,7 @@ def add_drafts(
     """Put drafts behind the runs of a plan, which takes one step then.
 
     They are cut before a token that would end the sequence, and where the step's tokens or the KV blocks are
-    used up: nobody is preempted for a guess.
+    all held: nobody is preempted for a guess.
 
     Args:
         plan: A plan that only decodes.
@@ -56,6 +56,21 @@ def add_drafts(
     if plan.drafts:
         plan.n_steps = 1
         plan.stop_token_ids = []
+
+
+def give_back(plan: StepPlan, rows: list[SequenceState], cache: KVCache) -> None:
+    """Release what wrong drafts had: the blocks behind the tokens that their sequences have now.
+
+    Args:
+        plan: What was computed, and counted.
+        rows: The sequence of each of its rows.
+        cache: Where blocks go back to.
+    """
+    for row in plan.drafts:
+        sequence = rows[row]
+        n_blocks = blocks_for(len(sequence.tokens))
+        cache.release(sequence.table[n_blocks:])
+        del sequence.table[n_blocks:]
 
 
 def _n_usable(sequence: SequenceState, draft: list[int]) -> int:

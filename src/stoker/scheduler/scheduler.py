@@ -12,7 +12,7 @@ from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
-from stoker.scheduler.drafts import add_drafts, draft_seats
+from stoker.scheduler.drafts import add_drafts, draft_seats, give_back
 from stoker.scheduler.expiry import Expiry
 from stoker.scheduler.gate import BatchGate
 from stoker.scheduler.held import HeldSequences
@@ -332,6 +332,7 @@ class Scheduler:
         )
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended = apply_result(plan, step.rows, result, self._cache)
+        give_back(plan, step.rows, self._cache)
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
             self._time_limits.forget(sequence)

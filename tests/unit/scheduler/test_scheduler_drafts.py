@@ -1,19 +1,21 @@
 """Drafts never change a token, whoever guesses, and take nothing from anybody."""
 
-import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from stoker.core.batching import BatchingPolicy
-from stoker.core.drafting import MAX_DRAFT_TOKENS, DraftCosts, DraftSeat
+from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import EngineError
+from stoker.core.pooling import Pooling
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, StepWork
 from stoker.scheduler.draft_costs import LEAST_MARGIN, PROBE_EVERY, DraftPace
+from stoker.testing.oracle_drafter import OracleDrafter
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_tokens
 from stoker.testing.workloads import make_request
@@ -22,26 +24,14 @@ SAMPLED = SamplingParams(seed=3, logprobs=2)
 PENALIZED = SamplingParams(seed=5, frequency_penalty=0.5, repetition_penalty=1.2)
 
 
-class Oracle:
-    """Knows what requests get, and says something else now and then."""
+class AnyToken:
+    """A grammar of whatever there is."""
 
-    def __init__(self, requests: Sequence[TokenRequest], right: float, seed: int = 1) -> None:
-        self._wholes = [[*each.prompt, *reference_tokens(each)] for each in requests]
-        self._right = right
-        self._random = random.Random(seed)
-        self.costs: list[DraftCosts] = []
+    allowed = memoryview(array("I", [2**32 - 1] * 8))
 
-    def draft(self, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
-        self.costs.append(costs)
-        return {seat.row: self._guess(seat) for seat in seats}
-
-    def _guess(self, seat: DraftSeat) -> list[int]:
-        known = seat.sequence.tokens
-        (whole,) = [each for each in self._wholes if each[: len(known)] == known]
-        n = self._random.randint(1, seat.most)
-        coming = [*whole[len(known) :][:n]]
-        coming += [1] * (n - len(coming))
-        return [token if self._random.random() < self._right else (token + 1) % 256 for token in coming]
+    def advance(self, token_ids: Sequence[int]) -> bool:
+        assert len(token_ids) == 1
+        return False
 
 
 def mixed(n: int) -> list[TokenRequest]:
@@ -80,15 +70,16 @@ def expect_references(loop: SchedulerLoop, requests: Sequence[TokenRequest]) -> 
 )
 def test_tokens_are_those_without_drafts(right: float, options: dict[str, Any]) -> None:
     requests = mixed(8)
-    loop = SchedulerLoop(**options, drafter=Oracle(requests, right))
+    loop = SchedulerLoop(**options, drafter=OracleDrafter(requests, right))
     loop.submit(*requests)
     loop.run()
     expect_references(loop, requests)
     stats = loop.scheduler.stats()
     n_drafted = sum(sum(plan.drafts.values()) for plan in loop.plans)
     assert stats.drafted_tokens_total == n_drafted > 0
-    if right in {0.0, 1.0}:
-        assert stats.accepted_tokens_total == right * n_drafted
+    if "max_call_steps" not in options:  # each row that samples gives one token beside those of its draft
+        n_rows = sum(sum(plan.samples) for plan in loop.plans)
+        assert stats.accepted_tokens_total == stats.generated_tokens_total - n_rows
     for plan in loop.plans:
         assert not plan.drafts or all(
             len(run) == 1 + plan.drafts.get(row, 0) for row, run in enumerate(plan.tokens)
@@ -97,7 +88,7 @@ def test_tokens_are_those_without_drafts(right: float, options: dict[str, Any]) 
 
 def test_steps_are_saved_and_counted() -> None:
     request = make_request("a", max_tokens=33)
-    loop = SchedulerLoop(drafter=Oracle([request], 1.0, seed=2))
+    loop = SchedulerLoop(drafter=OracleDrafter([request], 1.0, seed=2))
     loop.submit(request)
     loop.run()
     assert len(loop.plans) < 12
@@ -106,18 +97,43 @@ def test_steps_are_saved_and_counted() -> None:
     assert stats.generated_tokens_total == 33
 
 
-def test_nobody_is_preempted_for_a_guess() -> None:
-    requests = [make_request(f"r{i}", n_prompt=30, max_tokens=17) for i in range(3)]
-    loop = SchedulerLoop(kv_blocks=9, drafter=Oracle(requests, 0.5))
-    loop.submit(*requests)
-    loop.run()
-    expect_references(loop, requests)
-    assert loop.scheduler.stats().preemptions_total == 0
+@pytest.mark.parametrize(
+    ("kv_blocks", "n_prompts"),
+    [(5, (16, 11, 6, 1)), (5, (20, 28, 5)), (7, (20, 28, 5)), (9, (16, 11, 6, 1)), (10, (14, 9, 4))],
+)
+def test_wrong_guesses_take_no_block_from_anybody(kv_blocks: int, n_prompts: tuple[int, ...]) -> None:
+    """Every step gives one token, so all goes as without guesses if they hold no block after their step."""
+    requests = [make_request(f"r{i}", n_prompt=n, max_tokens=50) for i, n in enumerate(n_prompts)]
+    plain = SchedulerLoop(kv_blocks=kv_blocks)
+    wrong = SchedulerLoop(kv_blocks=kv_blocks, drafter=OracleDrafter(requests, 0.0))
+    for loop in (plain, wrong):
+        loop.submit(*requests)
+        loop.run()
+        expect_references(loop, requests)
+    assert plain.scheduler.stats().preemptions_total > 0
+    assert wrong.scheduler.stats().preemptions_total == plain.scheduler.stats().preemptions_total
+    assert [each.request_ids for each in wrong.plans] == [each.request_ids for each in plain.plans]
+    assert wrong.scheduler.stats().drafted_tokens_total > 0
+
+
+def test_a_draft_ends_where_every_block_is_held() -> None:
+    request = make_request("a", n_prompt=10, max_tokens=30)
+    loop = SchedulerLoop(kv_blocks=3, drafter=OracleDrafter([request], 1.0, seed=5))
+    loop.submit(request)
+    plan = planned(loop)
+    assert plan.first_positions[0] + len(plan.tokens[0]) > 16, "it goes on into a second block"
+    holder = SchedulerLoop(kv_blocks=3, max_pinned_blocks=2, drafter=OracleDrafter([request], 1.0, seed=5))
+    holder.submit(make_request("pin", n_prompt=32, max_tokens=1, hold=True))
+    holder.run()
+    holder.submit(request)
+    cut = planned(holder)
+    assert cut.first_positions[0] + len(cut.tokens[0]) == 16
+    assert holder.scheduler.stats().preemptions_total == 0
 
 
 def test_a_sequence_that_is_aborted_under_its_draft() -> None:
     requests = mixed(3)
-    loop = SchedulerLoop(drafter=Oracle(requests, 1.0))
+    loop = SchedulerLoop(drafter=OracleDrafter(requests, 1.0))
     loop.submit(*requests)
     while not loop.plans or not loop.plans[-1].drafts:
         plan = loop.schedule()
@@ -138,20 +154,50 @@ def planned(loop: SchedulerLoop) -> StepPlan:
         loop.commit(plan)
 
 
-@pytest.mark.parametrize("wrong", [[], [300, 300], "all and more"], ids=["none", "after a wrong one", "more"])
-def test_a_result_that_does_not_answer_its_drafts_is_refused(wrong: list[int] | str) -> None:
+def none(_: list[int]) -> list[int]:
+    return []
+
+
+def after_a_wrong_guess(draft: list[int]) -> list[int]:
+    return [(draft[0] + 1) % 256, *draft[1:2], 7]
+
+
+def more_than_all(draft: list[int]) -> list[int]:
+    return [*draft, 7, 7]
+
+
+@pytest.mark.parametrize("sampled", [none, after_a_wrong_guess, more_than_all])
+def test_a_result_that_does_not_answer_its_drafts_is_refused(
+    sampled: Callable[[list[int]], list[int]],
+) -> None:
     request = make_request("a", max_tokens=40)
-    loop = SchedulerLoop(drafter=Oracle([request], 1.0))
+    loop = SchedulerLoop(drafter=OracleDrafter([request], 1.0, seed=2))
     loop.submit(request)
     plan = planned(loop)
-    sampled = [*plan.tokens[0][1:], 1, 1] if isinstance(wrong, str) else wrong
+    draft = plan.tokens[0][1:]
+    assert len(draft) > 2
     with pytest.raises(EngineError, match="report this bug"):
-        loop.scheduler.commit(plan, StepResult([sampled], [[]]), loop.clock())
+        loop.scheduler.commit(plan, StepResult([sampled(draft)], [[]]), loop.clock())
+
+
+def test_what_is_held_to_a_grammar_or_pooled_has_no_draft() -> None:
+    free = make_request("free", max_tokens=30)
+    held = make_request("held", max_tokens=30)
+    oracle = OracleDrafter([free], 1.0)
+    loop = SchedulerLoop(drafter=oracle)
+    loop.scheduler.submit(held, loop.clock(), AnyToken())
+    loop.submit(free, make_request("pooled", n_prompt=40, max_tokens=0, pooling=Pooling.MEAN))
+    loop.run()
+    assert loop.finished.keys() == {"free", "held", "pooled"}
+    assert tuple(loop.tokens["free"]) == reference_tokens(free)
+    drafted = {plan.request_ids[row] for plan in loop.plans for row in plan.drafts}
+    assert drafted == {"free"}
+    assert not any(plan.drafts and plan.pooling for plan in loop.plans)
 
 
 def test_only_the_plan_in_flight_gets_drafts() -> None:
     request = make_request("a", max_tokens=40)
-    oracle = Oracle([request], 1.0)
+    oracle = OracleDrafter([request], 1.0)
     loop = SchedulerLoop()
     loop.submit(request)
     plan = loop.schedule()
@@ -163,7 +209,7 @@ def test_only_the_plan_in_flight_gets_drafts() -> None:
 
 def test_drafts_are_told_how_long_a_step_may_take() -> None:
     request = make_request("a", max_tokens=40)
-    oracle = Oracle([request], 1.0)
+    oracle = OracleDrafter([request], 1.0)
     policy = BatchingPolicy(mode="latency", itl_target_s=0.02)
     loop = SchedulerLoop(batching=policy, drafter=oracle)
     loop.submit(request)

@@ -20,6 +20,7 @@ from stoker.core.tokens import TokenRequest
 from stoker.kvcache import TierBooks
 from stoker.scheduler.sequence import SequenceState
 from stoker.testing.expectations import Expectations, Expected
+from stoker.testing.oracle_drafter import OracleDrafter
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.workloads import make_request, make_tokens
 
@@ -92,6 +93,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.max_waiting_tokens = max_waiting_tokens
         self.max_step_tokens = max_running + spare_step_tokens
         self.expectations = Expectations()
+        self.oracle = OracleDrafter()
         self.plan: StepPlan | None = None
         self.n_submitted = 0
 
@@ -184,6 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(self.live) < self.n_places
             assert not too_long
             self.expectations.admit(request, now)
+            self.oracle.learn(request)
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
@@ -208,6 +211,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Fill steps by another policy, at any time."""
         self.batching = batching
         self.loop.scheduler.retune(batching)
+
+    @rule(right=st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]))
+    def guess(self, *, right: float | None) -> None:
+        """Have somebody guess next tokens, or nobody, at any time."""
+        self.oracle.right = right or 0.0
+        self.loop.drafter = None if right is None else self.oracle
 
     @precondition(lambda self: self.plan is None)
     @rule()
@@ -242,7 +251,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.plan is not None
         self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
-            assert len(event.token_ids) <= (1 if interrupted else self.plan.n_steps)
+            drafted = self.plan.drafts.get(self.plan.request_ids.index(event.request_id), 0)
+            assert len(event.token_ids) <= drafted + (1 if interrupted else self.plan.n_steps)
             self.expectations.take(event)
         self.plan = None
 
