@@ -1,13 +1,34 @@
 """Refusal of what an engine lacks, by the name of the request's field."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from stoker.core.abilities import Ability
-from stoker.core.errors import UnsupportedFieldError
-from stoker.core.protocols import EngineInfo
+from stoker.core.errors import NotReadyError, UnsupportedFieldError
+from stoker.core.protocols import EngineInfo, TokenEngine
 from stoker.core.tokens import TokenRequest
 
 
-def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
+def refuse_if_known(
+    requests: Iterable[TokenRequest], engine: TokenEngine, *, scores_field: str | None = None
+) -> None:
+    """Refuse requests as `refuse_lacking`, if an engine has said what it lacks.
+
+    Without a ready one nothing is known, and whoever streams is told so.
+    """
+    with suppress(NotReadyError):
+        info = engine.info
+        for request in requests:
+            refuse_lacking(request, info, scores_field=scores_field)
+
+
+def refuse_lacking(request: TokenRequest, engine: EngineInfo, *, scores_field: str | None = None) -> None:
     """Refuse a request that needs something its engine cannot do.
+
+    Args:
+        request: What an engine is asked for.
+        engine: What it has said of itself.
+        scores_field: The field that asks for scores, where that is known; else the likeliest is named.
 
     Raises:
         UnsupportedFieldError: It names the field as clients spell it, the model and the engine.
@@ -16,7 +37,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo) -> None:
     needs = (
         (
             Ability.PROMPT_SCORES,
-            "echo" if request.scored_from == 1 else "choices",
+            scores_field or ("echo" if request.scored_from == 1 else "choices"),
             request.prompt_logprobs is not None,
         ),
         (Ability.POOLING, "input", request.pooling is not None),

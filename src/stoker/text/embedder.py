@@ -1,20 +1,17 @@
 """`LocalEmbedder`: embeddings by an engine that knows token ids alone."""
 
 import asyncio
-import itertools
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
-from stoker.core.errors import ContextLengthError, EngineError, InvalidRequestError, NotReadyError
+from stoker.core.errors import ContextLengthError, EngineError, NotReadyError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import TokenEngine
-from stoker.core.refusals import refuse_lacking
+from stoker.core.refusals import refuse_if_known
 from stoker.core.text import Embedding, EmbeddingRequest, Prompt
 from stoker.core.tokens import TokenRequest, TokensEvent
+from stoker.text.at_a_time import at_a_time, next_sequence_id
 from stoker.text.prompt import PromptEncoder
-
-_serials = itertools.count()
-"""Makes sequence ids unique in this process."""
 
 RETRY_S = 0.1
 """Pause before an input is sent again when no engine was ready for it."""
@@ -70,33 +67,27 @@ class LocalEmbedder:
         """
         loop = asyncio.get_running_loop()
         ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
-        self._refuse_lacking(request)
+        refuse_if_known([_sequence(request, (0,), self._pooling, None)], self._engine)
         prompts = await self._encode_all(request)
-        embeddings: dict[int, Embedding] = {}
-        left = iter(enumerate(prompts))
+        n_made = 0
 
-        async def work() -> None:
-            for index, prompt in left:
-                gives_up_at: float | None = None
-                while index not in embeddings:
-                    timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
-                    sequence = _sequence(request, prompt, self._pooling, timeout_s)
-                    try:
-                        embeddings[index] = await self._embed(sequence)
-                    except NotReadyError:
-                        gives_up_at = gives_up_at or loop.time() + self._patience_s()
-                        if not embeddings or loop.time() >= min(gives_up_at, ends_at or gives_up_at):
-                            raise
-                        await asyncio.sleep(RETRY_S)
+        async def embed(prompt: tuple[int, ...]) -> Embedding:
+            nonlocal n_made
+            gives_up_at: float | None = None
+            while True:
+                timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
+                try:
+                    embedding = await self._embed(_sequence(request, prompt, self._pooling, timeout_s))
+                except NotReadyError:
+                    gives_up_at = gives_up_at or loop.time() + self._patience_s()
+                    if not n_made or loop.time() >= min(gives_up_at, ends_at or gives_up_at):
+                        raise
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    n_made += 1
+                    return embedding
 
-        workers = [asyncio.create_task(work()) for _ in range(min(places, len(prompts)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        return [embeddings[index] for index in range(len(prompts))]
+        return await at_a_time(prompts, places, embed)
 
     async def check(self, request: EmbeddingRequest) -> None:
         """Raise what `embed` would before it needs an engine; what it tokenizes is not kept."""
@@ -109,12 +100,7 @@ class LocalEmbedder:
         ]
 
     async def _encode(self, prompt: Prompt, path: str) -> tuple[int, ...]:
-        try:
-            token_ids = await self._prompts.encode(prompt)
-        except ContextLengthError as error:
-            raise ContextLengthError(str(error), param=path) from error
-        except InvalidRequestError as error:
-            raise InvalidRequestError(str(error), param=path, code=error.code) from error
+        token_ids = await self._prompts.encode_at(prompt, path)
         if len(token_ids) >= self._context_length:
             raise ContextLengthError(
                 f"'{path}' has {len(token_ids)} tokens, and an input may have at most "
@@ -123,10 +109,6 @@ class LocalEmbedder:
                 param=path,
             )
         return tuple(token_ids)
-
-    def _refuse_lacking(self, request: EmbeddingRequest) -> None:
-        with suppress(NotReadyError):  # whoever streams is told so
-            refuse_lacking(_sequence(request, (0,), self._pooling, None), self._engine.info)
 
     async def _embed(self, sequence: TokenRequest) -> Embedding:
         async with aclosing(self._engine.stream(sequence)) as events:
@@ -140,7 +122,7 @@ def _sequence(
     request: EmbeddingRequest, prompt: tuple[int, ...], pooling: Pooling, timeout_s: float | None
 ) -> TokenRequest:
     return TokenRequest(
-        request_id=f"{request.request_id}.{next(_serials)}",
+        request_id=next_sequence_id(request.request_id),
         prompt=prompt,
         max_tokens=0,
         pooling=pooling,

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 
 from stoker.core.early_exit import EarlyExit
-from stoker.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
+from stoker.core.errors import InvalidRequestError, ModelNotFoundError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import TokenEngine
-from stoker.core.refusals import refuse_lacking
+from stoker.core.refusals import refuse_if_known
 from stoker.core.text import (
     SCORING_PLACES,
     ChatPrompt,
@@ -132,7 +132,7 @@ class LocalGenerator:
         began_s = now()
         prompt = await self._prompts.encode(request.prompt)
         sequences = self._sequences(request, prompt, spent_s=now() - began_s)
-        self._refuse_lacking(sequences)
+        refuse_if_known(sequences, self._engine)
         echo = self._echo(request, prompt) if request.echo else None
         if echo is not None and request.max_tokens == 0:
             async with aclosing(self._prompt_alone(request, prompt, echo, sequences)) as events:
@@ -196,13 +196,6 @@ class LocalGenerator:
             end_token_ids=self._tokenizer.end_token_ids,
             spent_s=spent_s,
         )
-
-    def _refuse_lacking(self, sequences: list[TokenRequest]) -> None:
-        """Refuse what the engine has announced that it lacks; without an engine nothing is known of that."""
-        with suppress(NotReadyError):  # whoever streams is told so
-            engine = self._engine.info
-            for sequence in sequences:
-                refuse_lacking(sequence, engine)
 
     def _echo(self, request: TextRequest, prompt: list[int]) -> PromptEcho:
         return PromptEcho(

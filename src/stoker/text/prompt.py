@@ -58,6 +58,15 @@ class PromptEncoder:
             )
         return ids
 
+    async def encode_at(self, prompt: Prompt, path: str) -> list[int]:
+        """Encode a prompt of a request whose field `path` it is; raises as `encode`, with that name."""
+        try:
+            return await self.encode(prompt)
+        except ContextLengthError as error:
+            raise ContextLengthError(str(error), param=path) from error
+        except InvalidRequestError as error:
+            raise InvalidRequestError(str(error), param=path, code=error.code) from error
+
     async def tokenize(self, prompt: Prompt) -> list[int]:
         """Return the prompt's token ids; none for an empty text that nothing goes before.
 

@@ -5,22 +5,19 @@ tokens have scores. They share the prompt's KV blocks: it is computed once.
 """
 
 import asyncio
-import itertools
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from math import exp, fsum, inf, log1p
 
-from stoker.core.errors import ContextLengthError, EngineError, InvalidRequestError, NotReadyError
+from stoker.core.errors import ContextLengthError, EngineError
 from stoker.core.protocols import TokenEngine
-from stoker.core.refusals import refuse_lacking
+from stoker.core.refusals import refuse_if_known
 from stoker.core.text import ChatPrompt, ChoiceScores, Prompt, ScoringRequest
 from stoker.core.tokens import TokenRequest, TokensEvent
+from stoker.text.at_a_time import at_a_time, next_sequence_id
 from stoker.text.prompt import PromptEncoder
 from stoker.text.tokenizer import Tokenizer
-
-_serials = itertools.count()
-"""Makes sequence ids unique in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +63,27 @@ class LocalScorer:
         loop = asyncio.get_running_loop()
         ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
         cases = await self._encode_all(request)
-        self._refuse_lacking(_sequence(request, cases[0], 0, None))
-        told: dict[tuple[int, int], tuple[float, int]] = {}
-        left = iter([(at, choice) for at in range(len(cases)) for choice in range(len(request.choices))])
+        refuse_if_known(
+            [_sequence(request, cases[0], 0, None)], self._engine, scores_field=request.choices_path
+        )
 
-        async def work() -> None:
-            for at, choice in left:
-                timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
-                sequence = _sequence(request, cases[at], choice, timeout_s)
-                told[at, choice] = await self._logprob(sequence)
+        async def score(pair: tuple[_Case, int]) -> tuple[float, int]:
+            timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
+            return await self._logprob(_sequence(request, *pair, timeout_s))
 
-        workers = [asyncio.create_task(work()) for _ in range(min(places, len(cases) * len(request.choices)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        n_choices = len(request.choices)
+        pairs = [(case, choice) for case in cases for choice in range(n_choices)]
+        told = await at_a_time(pairs, places, score)
         return [
             ChoiceScores(
-                probabilities(case.choices, [told[at, choice][0] for choice in range(len(case.choices))]),
+                probabilities(case.choices, [logprob for logprob, _ in of_case]),
                 n_tokens=len(case.prompt),
-                n_cached=min(told[at, 0][1], len(case.prompt)),
+                n_cached=min(of_case[0][1], len(case.prompt)),
                 choice_tokens=tuple(map(len, case.choices)),
             )
-            for at, case in enumerate(cases)
+            for case, of_case in zip(
+                cases, (told[at : at + n_choices] for at in range(0, len(told), n_choices)), strict=True
+            )
         ]
 
     async def check(self, request: ScoringRequest) -> None:
@@ -104,12 +97,7 @@ class LocalScorer:
         ]
 
     async def _encode(self, prompt: Prompt, path: str, request: ScoringRequest) -> _Case:
-        try:
-            tokens = await self._prompts.encode(prompt)
-        except ContextLengthError as error:
-            raise ContextLengthError(str(error), param=path) from error
-        except InvalidRequestError as error:
-            raise InvalidRequestError(str(error), param=path, code=error.code) from error
+        tokens = await self._prompts.encode_at(prompt, path)
         # What goes on with a text does not begin as texts begin.
         first = isinstance(prompt, ChatPrompt) and not prompt.continue_final_message
         choices = [self._tokenizer.encode_run(text, first=first) for text in request.choices]
@@ -123,10 +111,6 @@ class LocalScorer:
                     param=path,
                 )
         return _Case(tokens, choices)
-
-    def _refuse_lacking(self, sequence: TokenRequest) -> None:
-        with suppress(NotReadyError):  # whoever streams is told so
-            refuse_lacking(sequence, self._engine.info)
 
     async def _logprob(self, sequence: TokenRequest) -> tuple[float, int]:
         """Return the sum of a choice's log-probabilities, and how much of the prompt was cached."""
@@ -189,7 +173,7 @@ def _log_rest(log_parts: Sequence[float]) -> float:
 
 def _sequence(request: ScoringRequest, case: _Case, choice: int, timeout_s: float | None) -> TokenRequest:
     return TokenRequest(
-        request_id=f"{request.request_id}.{next(_serials)}",
+        request_id=next_sequence_id(request.request_id),
         prompt=(*case.prompt, *case.choices[choice]),
         max_tokens=0,
         prompt_logprobs=0,
