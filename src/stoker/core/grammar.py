@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+INVALID_GRAMMAR = "invalid_grammar"
+"""Code of the error for what is no grammar of its notation."""
+
+INVALID_SCHEMA = "invalid_schema"
+"""Code of the error for a schema that answers could not be held to."""
+
 
 class GrammarKind(StrEnum):
     """How a grammar is written."""

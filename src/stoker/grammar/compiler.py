@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stoker.core.errors import InvalidRequestError
-from stoker.core.grammar import Grammar, GrammarKind
-from stoker.grammar.lark import INVALID_GRAMMAR, MAX_NESTING, check_lark
+from stoker.core.grammar import INVALID_GRAMMAR, INVALID_SCHEMA, Grammar, GrammarKind
 from stoker.grammar.matcher import MaskWriter, TokenMatcher, reason
-from stoker.grammar.paths import below
-from stoker.grammar.schema import INVALID_SCHEMA, Subschema, check_schema
-from stoker.grammar.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from numpy.typing import NDArray
+
+    from stoker.grammar.schema import Subschema
+    from stoker.grammar.vocabulary import Vocabulary
 
 MAX_CACHED = 64
 """Compiled grammars that are kept, those used last."""
@@ -60,7 +59,7 @@ class GrammarCompiler:
         n_compiled: Grammars compiled, those that failed included.
     """
 
-    def __init__(self, load_vocabulary: Callable[[], Vocabulary]) -> None:
+    def __init__(self, load_vocabulary: "Callable[[], Vocabulary]") -> None:
         self._load_vocabulary = load_vocabulary
         self._tools: _Tools | None = None
         self._cache: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
@@ -124,7 +123,7 @@ class _Words:
 
     bos_token_id = None
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: "Vocabulary") -> None:
         self.eos_token_id = min(vocabulary.ends)
         self.tokens = vocabulary.tokens
         self.special_token_ids = sorted(vocabulary.controls)
@@ -137,7 +136,7 @@ class _Words:
         return [self._id_of_byte[bytes((byte,))] for byte in text if bytes((byte,)) in self._id_of_byte]
 
 
-def _sayable(vocabulary: Vocabulary) -> "NDArray[np.uint32]":
+def _sayable(vocabulary: "Vocabulary") -> "NDArray[np.uint32]":
     bits = np.zeros(-(-len(vocabulary.tokens) // 32) * 32, np.uint8)
     bits[: len(vocabulary.tokens)] = 1
     bits[sorted(vocabulary.controls - vocabulary.ends)] = 0
@@ -160,6 +159,8 @@ def _regex(grammar: Grammar) -> str:
 
 def _lark(grammar: Grammar) -> str:
     """Return a grammar of a client, translated from GBNF if it is in that."""
+    from stoker.grammar.lark import check_lark  # noqa: PLC0415 - a start has no need of it
+
     source = grammar.source
     if "::=" in source:
         from llguidance.gbnf_to_lark import any_to_lark  # noqa: PLC0415
@@ -183,6 +184,8 @@ def _compile_schema(grammar: Grammar, tools: _Tools) -> "LLMatcher":
     fault = _fault(matcher, tools)
     if fault is None:
         return matcher
+    from stoker.grammar.paths import below  # noqa: PLC0415 - a start has no need of it
+
     place, fault = _blame(schema, fault, tools)
     path = below(grammar.field, *place)
     raise InvalidRequestError(
@@ -192,6 +195,9 @@ def _compile_schema(grammar: Grammar, tools: _Tools) -> "LLMatcher":
 
 def _blame(schema: dict[str, Any], fault: str, tools: _Tools) -> tuple[tuple[str | int, ...], str]:
     """Return the innermost place that cannot be compiled by itself, and why; the root if there is none."""
+    from stoker.grammar.lark import MAX_NESTING  # noqa: PLC0415 - a start has no need of it
+    from stoker.grammar.schema import check_schema  # noqa: PLC0415 - nor of this
+
     found = check_schema(schema, "", max_depth=2 * MAX_NESTING)
     shared: dict[str, Any] = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     for each in sorted(found[:MAX_BLAMED], key=lambda one: -len(one.steps)):
@@ -201,7 +207,7 @@ def _blame(schema: dict[str, Any], fault: str, tools: _Tools) -> tuple[tuple[str
     return (), fault
 
 
-def _keyword(each: Subschema, fault: str) -> tuple[str, ...]:
+def _keyword(each: "Subschema", fault: str) -> tuple[str, ...]:
     named = [keyword for keyword in each.value if f"'{keyword}'" in fault or f"{keyword} " in fault]
     if not named and ("regex" in fault or "regular expression" in fault):
         named = [keyword for keyword in each.value if keyword in {"pattern", "patternProperties"}]

@@ -5,10 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from stoker.core.errors import InvalidRequestError
+from stoker.core.grammar import INVALID_GRAMMAR
 from stoker.grammar.schema import check_schema
-
-INVALID_GRAMMAR = "invalid_grammar"
-"""Code of the errors."""
 
 MAX_NESTING = 32
 """Deepest brackets, and deepest schema within a grammar."""

@@ -13,10 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from stoker.core.errors import InvalidRequestError
+from stoker.core.grammar import INVALID_SCHEMA
 from stoker.grammar.paths import below
-
-INVALID_SCHEMA = "invalid_schema"
-"""Code of the errors."""
 
 MAX_COUNT = 10_000
 """Most items, properties or characters that a keyword may ask for."""

@@ -13,12 +13,11 @@ from stoker.core.errors import (
     StokerError,
     UnsupportedFieldError,
 )
-from stoker.core.grammar import Grammar
+from stoker.core.grammar import INVALID_GRAMMAR, Grammar
 from stoker.core.stats import EngineStats
 from stoker.core.step import LogitEdits, StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.grammar.compiler import GrammarCompiler
-from stoker.grammar.lark import INVALID_GRAMMAR
 from stoker.grammar.matcher import MaskWriter, TokenMatcher
 
 TOO_COMPLEX = "grammar_too_complex"

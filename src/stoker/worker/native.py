@@ -1,16 +1,20 @@
 """The engine process with the native engine in it."""
 
+from typing import TYPE_CHECKING
+
 from stoker.engine.native import NativeEngineSettings, load_engine
 from stoker.engine.native.sizing import available_memory_bytes, choose_host_bytes
 from stoker.engine.native.work import model_work
 from stoker.grammar.compiler import GrammarCompiler
-from stoker.grammar.vocabulary import Vocabulary
 from stoker.models import open_model
 from stoker.models.adapters import AdapterLimits
 from stoker.models.packs import PackFolder
 from stoker.worker.config import EngineConfig
 from stoker.worker.loop import LoadedEngine
 from stoker.worker.processors import available_processors
+
+if TYPE_CHECKING:
+    from stoker.grammar.vocabulary import Vocabulary
 
 
 def load_native(config: EngineConfig) -> LoadedEngine:
@@ -54,6 +58,8 @@ def load_native(config: EngineConfig) -> LoadedEngine:
     )
 
 
-def _vocabulary(config: EngineConfig, vocab_size: int) -> Vocabulary:
+def _vocabulary(config: EngineConfig, vocab_size: int) -> "Vocabulary":
+    from stoker.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - only the first grammar needs it
+
     with open_model(config.model_path, config.quantize) as source:
         return Vocabulary.of(source.tokenizer, vocab_size)

@@ -21,7 +21,7 @@ def imported(module: str) -> set[str]:
             "stoker.worker.native",
             {"structlog", "rich", "asyncio", "importlib.metadata", "pydantic", "jinja2", "tokenizers"}
             | {"stoker.api", "stoker.config", "stoker.text", "stoker.observe.logs"},
-            365,
+            360,
         ),
         # The gateway, up to the start of its engine.
         (

@@ -14,9 +14,9 @@ from stoker.api.openai.fields import (
 )
 from stoker.api.openai.wire import GrammarFields, ResponseFormat, StructuredOutputs
 from stoker.core.errors import InvalidRequestError
-from stoker.core.grammar import Grammar, GrammarKind
+from stoker.core.grammar import INVALID_SCHEMA, Grammar, GrammarKind
 from stoker.grammar.lark import choice_of
-from stoker.grammar.schema import INVALID_SCHEMA, check_schema, without_root_only
+from stoker.grammar.schema import check_schema, without_root_only
 
 _RESPONSE_FORMAT = FieldTable(RESPONSE_FORMAT_FIELDS)
 _JSON_SCHEMA = FieldTable(JSON_SCHEMA_FIELDS)
