@@ -49,11 +49,12 @@ async def test_a_gateway_that_does_not_read_is_cut_off_and_its_requests_aborted(
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(str(socket_path))
         sampling = frames.Sampling(1.0, 0, 1.0, 0.0, 0, 0, 20, 0.0, 0.0, 1.0, ())
-        for number in range(8):
-            submit = frames.Submit(
-                INCARNATION, number, (number + 1,), 0, 3900, 0, (), sampling, "", 0, None, None
-            )
-            deaf.sendall(frames.encode(submit))
+        submits = [
+            frames.Submit(INCARNATION, number, (number + 1,), 0, 3900, 0, (), sampling, "", 0, None, None)
+            for number in range(8)
+        ]
+        # At once: it may be cut off before it could send one after the other.
+        deaf.sendall(b"".join(map(frames.encode, submits)))
         watches = await EngineClient.connect(socket_path)
         await until(lambda: watches.stats.generated_tokens_total > 0 and watches.stats.running == 0)
         assert watches.stats.generated_tokens_total < 8 * 3900

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +124,12 @@ async def test_what_never_started_is_not_woken() -> None:
 
 def children() -> list[int]:
     """Processes that this one has started and that run."""
-    tasks = Path(f"/proc/{os.getpid()}/task")
-    pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    return [pid for pid in pids if b"engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found: list[int] = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found += [
+                int(pid)
+                for pid in (task / "children").read_text().split()
+                if b"engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+    return found
