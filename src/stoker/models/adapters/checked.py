@@ -1,5 +1,6 @@
 """Adapters as checked arrays that fit their base."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -34,6 +35,15 @@ Half = Literal["attention", "feed_forward"]
 
 Bend = Literal["relu", "silu", "gelu_tanh"]
 """Activations of bottlenecks, by the engine's names."""
+
+
+class Shaped(Protocol):
+    """A stored tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+
 
 _CHUNK_BYTES = 2**20
 _LARGEST = 3.38e38  # what rounds to a number of bf16
@@ -193,6 +203,27 @@ def _check_numbers(label: str, arrays: dict[str, NDArray[np.float32]]) -> None:
 
 class _Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
+
+
+def check_sides(label: str, sides: Mapping[str, Shaped], names: tuple[str, str]) -> None:
+    """Check that a low-rank pair is whole, and of matrices.
+
+    Args:
+        label: Names it in errors.
+        sides: Its tensors.
+        names: What its two are called.
+
+    Raises:
+        CorruptFileError: It is not.
+    """
+    missing = set(names) - sides.keys()
+    if missing:
+        raise CorruptFileError(f"{label} has no lora_{missing.pop()}; both are needed.")
+    for side, tensor in sides.items():
+        if len(tensor.shape) != 2:  # noqa: PLR2004
+            raise CorruptFileError(
+                f"{label}.lora_{side} has the shape {list(tensor.shape)}, expected two dimensions."
+            )
 
 
 def hash_file(digest: _Hash, path: Path, most: int, missing: str) -> None:

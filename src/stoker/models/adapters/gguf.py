@@ -17,6 +17,7 @@ from stoker.models.adapters.checked import (
     AdapterPart,
     CheckedAdapter,
     check_part,
+    check_sides,
     hash_file,
 )
 from stoker.models.architectures import FAMILIES
@@ -145,14 +146,7 @@ def _part(
 ) -> AdapterPart:
     layer, target = matrix
     label = f"{file.path}: blk.{layer}.{target}"
-    missing = {"a", "b"} - sides.keys()
-    if missing:
-        raise CorruptFileError(f"{label} has no lora_{missing.pop()}; both are needed.")
-    for side, tensor in sides.items():
-        if len(tensor.shape) != 2:  # noqa: PLR2004
-            raise CorruptFileError(
-                f"{label}.lora_{side} has the shape {list(tensor.shape)}, expected two dimensions."
-            )
+    check_sides(label, sides, ("a", "b"))
     rank, other = sides["a"].shape[0], sides["b"].shape[1]
     if rank != other:
         raise CorruptFileError(f"{label} has a rank of {rank} in lora_a and {other} in lora_b.")

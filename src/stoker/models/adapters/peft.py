@@ -19,6 +19,7 @@ from stoker.models.adapters.checked import (
     AdapterPart,
     CheckedAdapter,
     check_part,
+    check_sides,
     hash_file,
 )
 from stoker.models.config import ModelConfig
@@ -218,14 +219,7 @@ def _part(
 ) -> AdapterPart:
     layer, target = key
     rank, scale = said
-    missing = {"A", "B"} - sides.keys()
-    if missing:
-        raise CorruptFileError(f"{label} has no lora_{missing.pop()}; both are needed.")
-    for side, tensor in sides.items():
-        if len(tensor.shape) != 2:  # noqa: PLR2004
-            raise CorruptFileError(
-                f"{label}.lora_{side} has the shape {list(tensor.shape)}, expected two dimensions."
-            )
+    check_sides(label, sides, ("A", "B"))
     ranks = sides["A"].shape[0], sides["B"].shape[1]
     if ranks != (rank, rank):
         raise CorruptFileError(
