@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -11,6 +12,7 @@ from stoker.api.served import ServedModel, ServedModels
 from stoker.api.server import build_api
 from stoker.core.text import TextRequest
 from stoker.observe.metrics import Metrics
+from stoker.testing.asgi import post
 from stoker.testing.fixed_models import FixedModels
 from stoker.testing.fixed_pins import FixedPins
 from stoker.testing.generator import Script, ScriptedGenerator, reply
@@ -39,6 +41,20 @@ class ScriptedApi:
     pins: FixedPins
     not_ready: list[str] = field(default_factory=list)
     draining: list[str] = field(default_factory=list)
+
+    async def ask(self, path: str, **body: object) -> Any:
+        """Post a request for the model and return the answer, which must be one."""
+        return await self._post(path, 200, body)
+
+    async def refusal(self, path: str, **body: object) -> Any:
+        """Post a request for the model and return the error that refuses it."""
+        return (await self._post(path, 400, body))["error"]
+
+    async def _post(self, path: str, status: int, body: dict[str, object]) -> Any:
+        response = await post(self.app, path, {"model": "tiny", **body}).done()
+        if response.status != status:
+            raise AssertionError(f"{path} answered {response.status}, not {status}: {response.body!r}")
+        return response.json()
 
 
 def scripted_api(

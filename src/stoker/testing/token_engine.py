@@ -4,9 +4,10 @@ import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi, sin
 
+from stoker.core.abilities import Ability
 from stoker.core.errors import StokerError
 from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import (
@@ -31,6 +32,11 @@ _INFO = EngineInfo(
     max_running=64,
     max_waiting=256,
 )
+
+
+def lacking(*abilities: Ability) -> EngineInfo:
+    """Return what llama.cpp's engine would say of itself if it lacked these."""
+    return replace(_INFO, engine="llama.cpp", lacks=frozenset(abilities))
 
 
 @dataclass(frozen=True, slots=True)

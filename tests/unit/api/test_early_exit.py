@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import orjson
 import pytest
@@ -34,23 +33,11 @@ def chosen(_: TextRequest) -> Iterable[Step]:
     return events
 
 
-async def ask(api: ScriptedApi, path: str, **body: object) -> Any:
-    response = await post(api.app, path, {"model": "tiny", **body}).done()
-    assert response.status == 200, response.body
-    return response.json()
-
-
-async def refusal(api: ScriptedApi, path: str, **body: object) -> Any:
-    response = await post(api.app, path, {"model": "tiny", **body}).done()
-    assert response.status == 400, response.body
-    return response.json()["error"]
-
-
 @pytest.mark.parametrize(("path", "prompt"), PATHS)
 async def test_an_answer_says_why_it_ended_and_how_sure_it_was(path: str, prompt: dict[str, object]) -> None:
     api = scripted_api(chosen)
     fields: dict[str, object] = {**prompt, "choices": ["no", "yes"], "confidence_threshold": 0.5}
-    answer = await ask(api, path, **fields)
+    answer = await api.ask(path, **fields)
     (choice,) = answer["choices"]
     assert (choice["finish_reason"], choice["early_exit"]) == ("stop", SAID)
     (request,) = api.generator.requests
@@ -70,8 +57,8 @@ async def test_a_stream_says_it_with_the_end(path: str, prompt: dict[str, object
 
 
 async def test_the_rule_reaches_the_generator(api: ScriptedApi) -> None:
-    answer = await ask(api, "/v1/completions", **TEXT, early_exit={"stop_below": 0.25, "window": 4})
-    await ask(api, "/v1/completions", **TEXT, early_exit={"stop_below": 1})
+    answer = await api.ask("/v1/completions", **TEXT, early_exit={"stop_below": 0.25, "window": 4})
+    await api.ask("/v1/completions", **TEXT, early_exit={"stop_below": 1})
     rules = [each.exit_rule for each in api.generator.requests]
     assert rules == [ExitRule(0.25, 4), ExitRule(1.0, 16)]
     assert "early_exit" not in answer["choices"][0], "the script says nothing of it"
@@ -80,7 +67,7 @@ async def test_the_rule_reaches_the_generator(api: ScriptedApi) -> None:
 async def test_a_grammar_becomes_eager(api: ScriptedApi) -> None:
     for when_complete in (True, False):
         rule = {"when_complete": when_complete, "stop_below": 0.5}
-        await ask(api, "/v1/completions", **TEXT, guided_regex="a+", early_exit=rule)
+        await api.ask("/v1/completions", **TEXT, guided_regex="a+", early_exit=rule)
     grammars = [each.grammar for each in api.generator.requests]
     assert [each and each.eager for each in grammars] == [True, False]
 
@@ -114,7 +101,7 @@ async def test_a_grammar_becomes_eager(api: ScriptedApi) -> None:
 async def test_refused_fields(
     api: ScriptedApi, path: str, prompt: dict[str, object], fields: dict[str, object], param: str
 ) -> None:
-    assert (await refusal(api, path, **prompt, **fields))["param"] == param
+    assert (await api.refusal(path, **prompt, **fields))["param"] == param
     assert not api.generator.requests
 
 
@@ -131,18 +118,18 @@ async def test_choices_of_completions_stand_alone(
     api: ScriptedApi, fields: dict[str, object], param: str
 ) -> None:
     body = {**TEXT, "choices": ["a", "b"], **fields}
-    assert (await refusal(api, "/v1/completions", **body))["param"] == param
+    assert (await api.refusal("/v1/completions", **body))["param"] == param
 
 
 async def test_a_count_of_10_000_is_told_with_the_limit(api: ScriptedApi) -> None:
-    error = await refusal(api, "/v1/completions", **TEXT, choices=[str(number) for number in range(10_000)])
+    error = await api.refusal("/v1/completions", **TEXT, choices=[str(number) for number in range(10_000)])
     assert "at most 128 items" in error["message"]
     assert "10000" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/classify"])
 async def test_texts_are_classified(api: ScriptedApi, path: str) -> None:
-    answer = await ask(api, path, input=["abc", "d"], labels=["~~", " "], prompt="{input}:")
+    answer = await api.ask(path, input=["abc", "d"], labels=["~~", " "], prompt="{input}:")
     assert answer["id"].startswith("classify-")
     assert [(each["index"], each["label"], each["num_classes"]) for each in answer["data"]] == [
         (0, " ", 2),
@@ -155,7 +142,7 @@ async def test_texts_are_classified(api: ScriptedApi, path: str) -> None:
 
 
 async def test_without_a_prompt_the_model_is_asked(api: ScriptedApi) -> None:
-    answer = await ask(api, "/v1/classify", input="abc", labels=["one", "two"])
+    answer = await api.ask("/v1/classify", input="abc", labels=["one", "two"])
     assert answer["usage"]["prompt_tokens"] > 100
 
 
@@ -180,13 +167,13 @@ async def test_without_a_prompt_the_model_is_asked(api: ScriptedApi) -> None:
 )
 async def test_refused_classifications(body: dict[str, object], param: str) -> None:
     api = scripted_api(limits=ApiLimits(max_inputs=5))
-    assert (await refusal(api, "/v1/classify", **body))["param"] == param
+    assert (await api.refusal("/v1/classify", **body))["param"] == param
 
 
 async def test_inputs_times_labels_are_bounded() -> None:
     api = scripted_api(limits=ApiLimits(max_inputs=2048))
     labels = [str(number) for number in range(128)]
-    error = await refusal(api, "/v1/classify", input=["x"] * 129, labels=labels)
+    error = await api.refusal("/v1/classify", input=["x"] * 129, labels=labels)
     assert error["param"] == "input"
     assert "at most 128" in error["message"]
 
@@ -205,5 +192,5 @@ async def test_choices_hold_a_place_each() -> None:
         yield
 
     api = scripted_api(chosen, reserve=reserve)
-    await ask(api, "/v1/completions", **TEXT, choices=["a", "b", "c"])
+    await api.ask("/v1/completions", **TEXT, choices=["a", "b", "c"])
     assert held == [3]

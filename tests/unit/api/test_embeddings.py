@@ -3,27 +3,13 @@
 from array import array
 from base64 import b64decode
 from math import cos, pi, sin
-from typing import Any
 
 import pytest
 
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import EMBEDDING_FIELDS, RERANK_FIELDS, SCORE_FIELDS, Field, Treatment
 from stoker.api.openai.wire import EmbeddingBody, RerankBody, ScoreBody, Wire
-from stoker.testing.asgi import post
 from stoker.testing.scripted_api import ScriptedApi, scripted_api
-
-
-async def ask(api: ScriptedApi, path: str, **body: object) -> Any:
-    response = await post(api.app, path, {"model": "tiny", **body}).done()
-    assert response.status == 200, response.body
-    return response.json()
-
-
-async def refusal(api: ScriptedApi, path: str, **body: object) -> Any:
-    response = await post(api.app, path, {"model": "tiny", **body}).done()
-    assert response.status == 400, response.body
-    return response.json()["error"]
 
 
 def vector(byte: int) -> list[float]:
@@ -43,7 +29,7 @@ def vector(byte: int) -> list[float]:
 async def test_inputs_of_every_kind(
     api: ScriptedApi, given: object, expected: list[list[float]], n_tokens: int
 ) -> None:
-    assert await ask(api, "/v1/embeddings", input=given) == {
+    assert await api.ask("/v1/embeddings", input=given) == {
         "object": "list",
         "data": [
             {"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(expected)
@@ -54,12 +40,12 @@ async def test_inputs_of_every_kind(
 
 
 async def test_base64_has_the_same_floats(api: ScriptedApi) -> None:
-    answer = await ask(api, "/v1/embeddings", input="abc", encoding_format="base64")
+    answer = await api.ask("/v1/embeddings", input="abc", encoding_format="base64")
     assert array("f", b64decode(answer["data"][0]["embedding"])).tolist() == vector(97)
 
 
 async def test_embeddings_are_counted(api: ScriptedApi) -> None:
-    await ask(api, "/v1/embeddings", input=["abc", "b"])
+    await api.ask("/v1/embeddings", input=["abc", "b"])
     text = api.metrics.render().decode()
     assert 'stoker_embeddings_total{model="tiny"} 2.0' in text
     assert 'stoker_embedded_tokens_total{model="tiny"} 4.0' in text
@@ -68,8 +54,8 @@ async def test_embeddings_are_counted(api: ScriptedApi) -> None:
 
 
 async def test_dimensions_are_the_width_or_nothing(api: ScriptedApi) -> None:
-    assert len((await ask(api, "/v1/embeddings", input="a", dimensions=4))["data"][0]["embedding"]) == 4
-    error = await refusal(api, "/v1/embeddings", input="a", dimensions=2)
+    assert len((await api.ask("/v1/embeddings", input="a", dimensions=4))["data"][0]["embedding"]) == 4
+    error = await api.refusal("/v1/embeddings", input="a", dimensions=2)
     assert error["param"] == "dimensions"
     assert "have 4 elements" in error["message"]
 
@@ -97,11 +83,11 @@ async def test_dimensions_are_the_width_or_nothing(api: ScriptedApi) -> None:
 )
 async def test_refused_inputs(body: dict[str, object], param: str) -> None:
     api = scripted_api(limits=ApiLimits(max_inputs=5))
-    assert (await refusal(api, "/v1/embeddings", **body))["param"] == param
+    assert (await api.refusal("/v1/embeddings", **body))["param"] == param
 
 
 async def test_an_input_of_the_whole_context_says_by_how_much_it_is_too_long(api: ScriptedApi) -> None:
-    error = await refusal(api, "/v1/embeddings", input=[[1] * 513])
+    error = await api.refusal("/v1/embeddings", input=[[1] * 513])
     assert error["code"] == "context_length_exceeded"
     assert "shorten it by 2 tokens" in error["message"]
 
@@ -109,7 +95,7 @@ async def test_an_input_of_the_whole_context_says_by_how_much_it_is_too_long(api
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
 async def test_documents_are_ranked_by_the_query(api: ScriptedApi, path: str) -> None:
     documents = ["z far", {"text": "b near"}, "a same", "b equal"]
-    answer = await ask(api, path, query="a", documents=documents)
+    answer = await api.ask(path, query="a", documents=documents)
     assert [result["index"] for result in answer["results"]] == [2, 1, 3, 0]
     assert [result["document"]["text"] for result in answer["results"]][:2] == ["a same", "b near"]
     scores = [result["relevance_score"] for result in answer["results"]]
@@ -120,8 +106,8 @@ async def test_documents_are_ranked_by_the_query(api: ScriptedApi, path: str) ->
 
 
 async def test_the_best_alone_without_their_texts(api: ScriptedApi) -> None:
-    answer = await ask(
-        api, "/v1/rerank", query="a", documents=["z", "a", "b"], top_n=2, return_documents=False
+    answer = await api.ask(
+        "/v1/rerank", query="a", documents=["z", "a", "b"], top_n=2, return_documents=False
     )
     assert [sorted(result) for result in answer["results"]] == [["index", "relevance_score"]] * 2
     assert [result["index"] for result in answer["results"]] == [1, 2]
@@ -142,21 +128,21 @@ async def test_the_best_alone_without_their_texts(api: ScriptedApi) -> None:
 )
 async def test_refused_rankings(body: dict[str, object], param: str) -> None:
     api = scripted_api(limits=ApiLimits(max_inputs=5))
-    assert (await refusal(api, "/v1/rerank", **body))["param"] == param
+    assert (await api.refusal("/v1/rerank", **body))["param"] == param
 
 
 @pytest.mark.parametrize("path", ["/v1/score", "/score"])
 async def test_scores_of_one_with_many_and_of_pairs(api: ScriptedApi, path: str) -> None:
-    one = await ask(api, path, text_1="a", text_2=["a", "b"])
+    one = await api.ask(path, text_1="a", text_2=["a", "b"])
     assert [each["score"] for each in one["data"]] == pytest.approx([1.0, cos(pi / 256)])
-    pairs = await ask(api, path, text_1=["a", "c"], text_2=["b", "c"])
+    pairs = await api.ask(path, text_1=["a", "c"], text_2=["b", "c"])
     assert [each["score"] for each in pairs["data"]] == pytest.approx([cos(pi / 256), 1.0])
     assert [each["index"] for each in pairs["data"]] == [0, 1]
     assert pairs["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
 
 
 async def test_texts_that_are_no_pairs_are_refused(api: ScriptedApi) -> None:
-    assert (await refusal(api, "/v1/score", text_1=["a", "b"], text_2=["a", "b", "c"]))["param"] == "text_1"
+    assert (await api.refusal("/v1/score", text_1=["a", "b"], text_2=["a", "b", "c"]))["param"] == "text_1"
 
 
 @pytest.mark.parametrize(

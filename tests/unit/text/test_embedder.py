@@ -15,11 +15,10 @@ from stoker.core.errors import (
     UnsupportedFieldError,
 )
 from stoker.core.pooling import Pooling
-from stoker.core.protocols import EngineInfo
 from stoker.core.text import EmbeddingRequest, Prompt, TextPrompt, TokensPrompt
 from stoker.core.tokens import TokenEvent, TokenRequest
 from stoker.testing.local_generator import CONTEXT, generator
-from stoker.testing.token_engine import FakeTokenEngine, fake_embedding
+from stoker.testing.token_engine import FakeTokenEngine, fake_embedding, lacking
 from stoker.testing.waiting import until
 
 
@@ -135,18 +134,7 @@ async def test_each_input_has_what_is_left_of_the_time() -> None:
 
 
 async def test_an_engine_without_embeddings_is_named() -> None:
-    info = EngineInfo(
-        model="m",
-        fingerprint="f",
-        context_length=64,
-        vocab_size=512,
-        kv_blocks=8,
-        max_running=1,
-        max_waiting=1,
-        engine="llama.cpp",
-        lacks=frozenset({Ability.POOLING}),
-    )
-    engine = FakeTokenEngine(info=info)
+    engine = FakeTokenEngine(info=lacking(Ability.POOLING))
     with pytest.raises(UnsupportedFieldError, match=r"llama\.cpp.*make embeddings") as refused:
         await generator(engine).embedder.embed(request_for(tokens(1)), places=1)
     assert refused.value.param == "input"

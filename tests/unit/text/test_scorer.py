@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from stoker.core.abilities import Ability
 from stoker.core.early_exit import ExitReason
 from stoker.core.errors import ContextLengthError, InvalidRequestError, QueueFullError, UnsupportedFieldError
-from stoker.core.protocols import EngineInfo
 from stoker.core.text import (
     SCORING_PLACES,
     ChatPrompt,
@@ -37,7 +36,7 @@ from stoker.core.tokens import (
     TokensEvent,
 )
 from stoker.testing.local_generator import CONTEXT, REQUEST, generator, play, saying, text_of
-from stoker.testing.token_engine import FakeTokenEngine
+from stoker.testing.token_engine import FakeTokenEngine, lacking
 from stoker.testing.waiting import until
 from stoker.text.scorer import probabilities
 
@@ -148,20 +147,11 @@ async def test_a_failure_ends_the_others() -> None:
 
 
 async def test_an_engine_without_scores_is_named() -> None:
-    info = EngineInfo(
-        model="m",
-        fingerprint="f",
-        context_length=64,
-        vocab_size=512,
-        kv_blocks=8,
-        max_running=1,
-        max_waiting=1,
-        engine="llama.cpp",
-        lacks=frozenset({Ability.PROMPT_SCORES}),
-    )
-    engine = FakeTokenEngine(info=info)
-    with pytest.raises(UnsupportedFieldError, match=r"llama\.cpp"):
-        await generator(engine).scorer.score(request_for(TextPrompt("abc")), places=1)
+    engine = FakeTokenEngine(info=lacking(Ability.PROMPT_SCORES))
+    for prompt in ("abc", "a"):
+        with pytest.raises(UnsupportedFieldError, match=r"llama\.cpp") as refused:
+            await generator(engine).scorer.score(request_for(TextPrompt(prompt)), places=1)
+        assert refused.value.param == "labels"
     assert not engine.requests
 
 
