@@ -69,7 +69,15 @@ class MaskWriter:
 
     def __init__(self, sayable: "NDArray[np.uint32]") -> None:
         self._sayable = sayable
-        self._masks: NDArray[np.uint32] = np.empty((0, len(sayable)), np.uint32)
+        # Control tokens are mostly in one word of the mask, beside those that are beyond the vocabulary.
+        self._cut = np.flatnonzero(sayable != _ALL)
+        self._cut_sayable = sayable[self._cut]
+        self._resize(1)
+
+    def _resize(self, n: int) -> None:
+        self._masks = np.empty((n, len(self._sayable)), np.uint32)
+        self._address = self._masks.ctypes.data
+        self._rows = [row.data for row in self._masks]
 
     def write(self, matchers: Sequence[TokenMatcher]) -> list[int]:
         """Compute every matcher's mask, valid until the next call.
@@ -79,24 +87,25 @@ class MaskWriter:
             are allowed there.
         """
         n = len(matchers)
-        n_words = len(self._sayable)
         if len(self._masks) < n:
-            self._masks = np.empty((2 * n, n_words), np.uint32)
+            self._resize(2 * n)
+        row_bytes = self._masks.strides[0]
+        for index, each in enumerate(matchers):
+            each.matcher.unsafe_compute_mask_ptr(self._address + index * row_bytes, row_bytes)
+            each.show(self._rows[index])
         masks = self._masks[:n]
-        row_bytes = 4 * n_words
-        for row, each in zip(masks, matchers, strict=True):
-            each.matcher.unsafe_compute_mask_ptr(row.ctypes.data, row_bytes)
-        masks &= self._sayable
-        some: list[bool] = np.any(masks, axis=1).tolist()
+        masks[:, self._cut] &= self._cut_sayable
+        some = masks.max(axis=1).tolist()
         lost = [
             index
             for index, (each, has_some) in enumerate(zip(matchers, some, strict=True))
             if not has_some or each.matcher.is_error()
         ]
         masks[lost] = self._sayable
-        for row, each in zip(masks, matchers, strict=True):
-            each.show(row.data)
         return lost
+
+
+_ALL = np.uint32(0xFFFFFFFF)
 
 
 def reason(message: str, *, head_lines: int = 0) -> str:
