@@ -10,6 +10,7 @@ import numpy as np
 
 from stoker.core.errors import InvalidRequestError
 from stoker.core.grammar import Grammar, GrammarKind
+from stoker.grammar.forced import TokenCutter
 from stoker.grammar.lark import INVALID_GRAMMAR, MAX_NESTING, check_lark
 from stoker.grammar.matcher import MaskWriter, TokenMatcher, reason
 from stoker.grammar.paths import below
@@ -43,6 +44,7 @@ _HEAD = '%llguidance {"no_forcing": true}\n'
 class _Tools:
     """What compiling needs; made when the first grammar comes."""
 
+    vocabulary: Vocabulary
     tokenizer: "LLTokenizer"
     sayable: "NDArray[np.uint32]"
 
@@ -63,6 +65,7 @@ class GrammarCompiler:
     def __init__(self, load_vocabulary: Callable[[], Vocabulary]) -> None:
         self._load_vocabulary = load_vocabulary
         self._tools: _Tools | None = None
+        self._cutter: TokenCutter | None = None
         self._cache: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
         self.n_compiled = 0
 
@@ -86,11 +89,15 @@ class GrammarCompiler:
             if len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        matcher = TokenMatcher(compiled.deep_copy(), grammar.field, eager=grammar.eager)
-        for token in generated:  # with the masks between, which leave traces in the lexer's limits
-            matcher.matcher.compute_bitmask()
-            matcher.advance((token,))
+        cutter = self._make_cutter(tools) if grammar.fast_forward else None
+        matcher = TokenMatcher(compiled.deep_copy(), grammar.field, eager=grammar.eager, cutter=cutter)
+        _replay(matcher, generated)
         return matcher
+
+    def _make_cutter(self, tools: _Tools) -> TokenCutter:
+        if self._cutter is None:
+            self._cutter = TokenCutter(tools.vocabulary)
+        return self._cutter
 
     def mask_writer(self) -> MaskWriter:
         """Return what computes masks for matchers of this compiler."""
@@ -101,7 +108,7 @@ class GrammarCompiler:
 
         vocabulary = self._load_vocabulary()
         tokenizer = LLTokenizer(TokenizerWrapper(_Words(vocabulary)), eos_token=sorted(vocabulary.ends))
-        self._tools = _Tools(tokenizer, _sayable(vocabulary))
+        self._tools = _Tools(vocabulary, tokenizer, _sayable(vocabulary))
         return self._tools
 
     def _compile(self, grammar: Grammar, tools: _Tools) -> "LLMatcher":
@@ -117,6 +124,16 @@ class GrammarCompiler:
                 f"Invalid '{grammar.field}': {fault}.", param=grammar.field, code=INVALID_GRAMMAR
             )
         return matcher
+
+
+def _replay(matcher: TokenMatcher, generated: Sequence[int]) -> None:
+    """Take in what of an answer is there, as it came: masks leave traces in the lexer's limits."""
+    index = 0
+    while index < len(generated):
+        matcher.matcher.compute_bitmask()
+        matcher.advance(generated[index : index + 1])
+        index += 1
+        index += len(matcher.force(len(generated) - index))
 
 
 class _Words:

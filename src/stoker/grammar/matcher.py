@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stoker.grammar.forced import MAX_FORCED, TokenCutter
+
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from numpy.typing import NDArray
@@ -20,18 +22,22 @@ class TokenMatcher:
         matcher: llguidance's state of this sequence.
         field: Path of the request's field that has the grammar.
         eager: The answer is complete as soon as it is of the grammar.
+        cutter: Cuts text that has to follow into tokens; None if the model does that.
 
     Attributes:
         matcher: As given.
         field: As given.
     """
 
-    __slots__ = ("_allowed", "_eager", "field", "matcher")
+    __slots__ = ("_allowed", "_cutter", "_eager", "field", "matcher")
 
-    def __init__(self, matcher: "LLMatcher", field: str, *, eager: bool = False) -> None:
+    def __init__(
+        self, matcher: "LLMatcher", field: str, *, eager: bool = False, cutter: TokenCutter | None = None
+    ) -> None:
         self.matcher = matcher
         self.field = field
         self._eager = eager
+        self._cutter = cutter
         self._allowed = memoryview(b"")
 
     @property
@@ -48,10 +54,22 @@ class TokenMatcher:
 
         What goes wrong is found when the next mask is computed.
         """
+        return self.matcher.consume_tokens(list(token_ids)) and self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow, or need follow if it is eager."""
         matcher = self.matcher
-        return matcher.consume_tokens(list(token_ids)) and (
-            matcher.is_stopped() or (self._eager and matcher.is_accepting())
-        )
+        ended = matcher.is_stopped() or (self._eager and matcher.is_accepting())
+        return ended and not matcher.is_error()
+
+    def force(self, most: int) -> Sequence[int]:
+        """Take in the tokens that have to follow, `most` and `MAX_FORCED` at most, and return them."""
+        cutter = self._cutter
+        if cutter is None or most <= 0 or self.matcher.is_error():
+            return ()
+        tokens = cutter.cut(self.matcher.compute_ff_bytes(), min(most, MAX_FORCED))
+        return tokens[: self.matcher.try_consume_tokens(tokens)] if tokens else ()
 
     @property
     def fault(self) -> str | None:

@@ -28,6 +28,13 @@ class Allowing:
         words[self.token // 32] = 1 << self.token % 32
         return memoryview(words)
 
+    @property
+    def complete(self) -> bool:
+        return False
+
+    def force(self, most: int) -> Sequence[int]:
+        return [][:most]
+
     def advance(self, token_ids: Sequence[int]) -> bool:
         return not token_ids
 

@@ -175,6 +175,7 @@ STRUCTURED_OUTPUTS_FIELDS = (
     honoured("choice", "1 to 1,024 texts, one of which is the answer"),
     honoured("grammar", "a grammar in Lark's or GBNF's notation"),
     honoured("json_object", "true: any JSON object"),
+    honoured("fast_forward", "extension: take text that has to follow at once; default false"),
     no_op("disable_fallback", "there is one way to do it"),
     refused("structural_tag"),
     refused("disable_any_whitespace", False, note="accepted: false"),
