@@ -246,6 +246,28 @@ def test_an_answer_goes_on_in_the_next_engine(
     assert "".join(pieces) == undisturbed
 
 
+EXPLODING: list[dict[str, Any]] = [
+    {"guided_regex": "((.{0,50}[ab]){1,50}x?){30}"},
+    {"guided_regex": "|".join(f"(.{{0,{i}}}[ab]){{9}}" for i in range(1, 80))},
+    {"guided_grammar": "start: " + " | ".join(f"/(.{{0,{i}}}[ab]){{9}}{i}/" for i in range(1, 800))},
+]
+
+
+def test_a_stream_goes_on_while_exploding_grammars_are_refused(client: OpenAI) -> None:
+    plain: Any = {**ASK, "max_tokens": 120, "seed": 4, "extra_body": {"ignore_eos": True}}
+    expected = text_of(client.chat.completions.create(**plain))
+    chunks = client.chat.completions.create(**plain, stream=True)
+    pieces = [next(chunks).choices[0].delta.content or "" for _ in range(3)]
+    for exploding in EXPLODING:
+        with pytest.raises(BadRequestError) as refused:
+            client.chat.completions.create(**ASK, extra_body=exploding)
+        assert refused.value.code == "grammar_too_complex"
+        assert "max_grammar_" in refused.value.message
+        pieces.append(next(chunks).choices[0].delta.content or "")
+    pieces += [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == expected
+
+
 async def test_endless_and_wrong_grammars_leave_others_alone(client: OpenAI) -> None:
     plain: Any = {**ASK, "max_tokens": 40, "seed": 2}
     expected = text_of(client.chat.completions.create(**plain))

@@ -27,8 +27,9 @@ class TokenCutter:
         self._longest = max(map(len, self._sorted), default=0)
 
     def cut(self, text: bytes, most: int) -> list[int]:
-        """Return the tokens that a text begins with, whatever comes after it; at most `most`."""
+        """Return the tokens that a text begins with, whatever comes after it, `most` of them at most."""
         tokens: list[int] = []
+        most = min(most, MAX_FORCED)
         start = 0
         while len(tokens) < most and not self._may_go_on(text[start : start + self._longest]):
             for end in range(min(len(text), start + self._longest), start, -1):

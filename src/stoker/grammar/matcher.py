@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stoker.grammar.forced import MAX_FORCED, TokenCutter
+from stoker.grammar.limits import exceeded
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from numpy.typing import NDArray
+
+    from stoker.grammar.forced import TokenCutter
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): (?P<text>.*)")
 
@@ -32,7 +34,7 @@ class TokenMatcher:
     __slots__ = ("_allowed", "_cutter", "_eager", "field", "matcher")
 
     def __init__(
-        self, matcher: "LLMatcher", field: str, *, eager: bool = False, cutter: TokenCutter | None = None
+        self, matcher: "LLMatcher", field: str, *, eager: bool = False, cutter: "TokenCutter | None" = None
     ) -> None:
         self.matcher = matcher
         self.field = field
@@ -64,11 +66,11 @@ class TokenMatcher:
         return ended and not matcher.is_error()
 
     def force(self, most: int) -> Sequence[int]:
-        """Take in the tokens that have to follow, `most` and `MAX_FORCED` at most, and return them."""
+        """Take in the tokens that have to follow, `most` at most, and return them."""
         cutter = self._cutter
         if cutter is None or most <= 0 or self.matcher.is_error():
             return ()
-        tokens = cutter.cut(self.matcher.compute_ff_bytes(), min(most, MAX_FORCED))
+        tokens = cutter.cut(self.matcher.compute_ff_bytes(), most)
         return tokens[: self.matcher.try_consume_tokens(tokens)] if tokens else ()
 
     @property
@@ -133,6 +135,8 @@ def reason(message: str, *, head_lines: int = 0) -> str:
         message: The error.
         head_lines: Lines before a grammar that its author has not written.
     """
+    if (limit := exceeded(message)) is not None:
+        return limit
     lines = [line.strip() for line in message.strip().splitlines()] or [""]
     explained = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
     said = _PLACE.match(lines[0])

@@ -16,6 +16,7 @@ from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import AdapterRef, FinishReason, TokenRequest
 from stoker.grammar.compiler import GrammarCompiler
+from stoker.grammar.limits import GrammarLimits
 from stoker.grammar.vocabulary import Vocabulary
 from stoker.testing.engine_thread import EngineThread
 from stoker.testing.grammars import byte_compiler, json_schema
@@ -246,6 +247,26 @@ async def test_time_for_compiling_counts(socket_path: Path) -> None:
         slow.go_on.set()
         with pytest.raises(QueueTimeoutError):
             await asking
+
+
+BRANCHING = "|".join(f"(.{{0,{i}}}[ab]){{9}}" for i in range(1, 20))
+
+
+async def test_streams_go_on_while_grammars_explode(socket_path: Path) -> None:
+    limits = GrammarLimits(step_work=1000)
+    compiler = GrammarCompiler(lambda: Vocabulary.of(byte_tokenizer_spec(), VOCAB), limits)
+    async with serving(socket_path, compiler=compiler) as engine:
+        free = make_request("free", max_tokens=400)
+        stream = asyncio.create_task(tokens_of(engine, free))
+        other = await EngineClient.connect(socket_path)
+        codes = []
+        for index, source in enumerate((BRANCHING, f"({BRANCHING}){{2}}")):
+            with pytest.raises(InvalidRequestError, match="max_grammar_step_work") as refused:
+                await collect(other.stream(constrained(f"{index}", regex(source))))
+            codes.append(refused.value.code)
+        assert codes == ["grammar_too_complex"] * 2
+        assert await stream == reference_tokens(free, VOCAB)
+        await other.close()
 
 
 class Derailed(FakeStepEngine):
