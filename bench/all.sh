@@ -24,6 +24,7 @@ for shape in ${SHAPES-1B 3B 8B}; do
   python bench/engine.py "$work/llama-$shape-random.Q4_0.gguf" --shape --without-openvino \
     --peers "$peers" --work "$work" --out "bench/results/shape-$shape.json"
 done
+python bench/speculation.py "$model" --work "$work" --out bench/results/speculation.json
 python bench/wake.py --out bench/results/wake.json
 python bench/lora.py "$model" --out bench/results/lora.json
 python bench/grammars.py "$model" --work "$work" --out bench/results/grammars.json

@@ -5,8 +5,6 @@ for the same by generating with a grammar, and to classify with as many labels. 
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -14,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-
-from stoker import __version__
+from harness.machine import heading
+from harness.results import write
 
 CHOICES = (
     " sport", " politics", " science", " weather", " music", " finance", " travel", " food", " health", " law"
@@ -64,8 +62,7 @@ def main() -> int:
             rows.append({"words": n_words, "choices": n_choices, "median_s": medians, "seconds": seconds})
             told = "  ".join(f"{kind} {1000 * median:.1f} ms" for kind, median in medians.items())
             sys.stdout.write(f"{n_words} words, {n_choices} choices:  {told}\n")
-    result = {"version": __version__, "machine": platform.machine(), "model": arguments.model, "rows": rows}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.out, {**heading("early_exit", vars(arguments)), "rows": rows})
     return 0
 
 

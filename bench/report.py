@@ -15,7 +15,7 @@ from pages.documents import BEGIN, END, PLOTS, Results, benchmarks_page, plots, 
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-ABILITIES = ("wake", "lora", "grammars", "embeddings")
+ABILITIES = ("speculation", "wake", "lora", "grammars", "embeddings", "early_exit")
 
 
 def load(folder: Path) -> Results:

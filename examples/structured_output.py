@@ -1,5 +1,7 @@
 """Have a running `stoker serve` answer in the shape of a Python type."""
 
+from typing import Annotated
+
 from openai import OpenAI
 from pydantic import BaseModel, Field
 
@@ -9,7 +11,7 @@ class Person(BaseModel):
 
     name: str = Field(max_length=40)
     age: int = Field(ge=0, le=150)
-    hobbies: list[str] = Field(max_length=3)
+    hobbies: list[Annotated[str, Field(max_length=20)]] = Field(max_length=3)
 
 
 client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
@@ -21,6 +23,7 @@ stream = client.chat.completions.create(
         "json_schema": {"name": "person", "schema": Person.model_json_schema(), "strict": True},
     },
     max_tokens=300,
+    temperature=0,
     stream=True,
 )
 answer = ""

@@ -10,11 +10,19 @@ from pages.tables import table, told
 WAKE_AIM_S = 1.0
 ADAPTER_AIMS = {"q, k, v, o": 0.25, "all linear layers": 0.5}
 GRAMMAR_AIM = 0.05
+SPECULATION_AIM = 1.6
 
 
 def ability_parts(results: Mapping[str, Result]) -> list[str]:
     """Return the sections on the abilities that were measured, by the name of the result."""
-    sections = {"wake": _wake, "lora": _lora, "grammars": _grammars, "embeddings": _embeddings}
+    sections = {
+        "speculation": _speculation,
+        "wake": _wake,
+        "lora": _lora,
+        "grammars": _grammars,
+        "embeddings": _embeddings,
+        "early_exit": _early_exit,
+    }
     found = [part for name, write in sections.items() if name in results for part in write(results[name])]
     return ["## What abilities cost", *found] if found else []
 
@@ -32,6 +40,46 @@ def _measured_on(result: Result) -> str:
     told = [result.get("processor"), f"{threads} threads"]
     told += [f"commit {result['commit']}", result["date"]] if "commit" in result else []
     return f"Measured on {', '.join(each for each in told if each)}"
+
+
+def _speculation(result: Result) -> list[str]:
+    def rows() -> Iterator[list[str]]:
+        for name, of_load in result["loads"].items():
+            rates = of_load["tokens_per_s"]
+            accepted = of_load["acceptance"]
+            yield [
+                name,
+                f"{rates['plain'][0]:,.0f} tok/s",
+                f"{rates['speculating'][0]:,.0f} tok/s",
+                "{:.2f} ({:.2f} to {:.2f})".format(*of_load["ratio"]),
+                "no drafts" if accepted is None else f"{accepted:.0%} of {of_load['drafted_tokens']:,.0f}",
+            ]
+
+    return [
+        "### Speculation",
+        told(
+            "Streams that go on repeating a passage of their prompt (quoting) and that write freely at",
+            "temperature 1, from a server with `--speculation off` and one with the default; the ratio with",
+            f"its 95 % confidence interval. {_measured_on(result)}, {result['arguments']['pairs']} pairs.",
+        ),
+        table(["streams", "without", "with", "ratio", "guesses that were right"], rows()),
+    ]
+
+
+def _early_exit(result: Result) -> list[str]:
+    rows = (
+        [f"{row['words']} words, {row['choices']} choices"]
+        + [f"{1e3 * row['median_s'][kind]:.1f} ms" for kind in ("choices", "grammar", "classify")]
+        for row in result["rows"]
+    )
+    return [
+        "### Choices",
+        told(
+            "One of some choices by scoring them, by generating held to a grammar, and as a classification;",
+            f"medians of requests whose prompts are new. {_measured_on(result)}.",
+        ),
+        table(["prompt", "choices", "grammar", "classify"], rows),
+    ]
 
 
 def _wake(result: Result) -> list[str]:
@@ -121,6 +169,18 @@ def _embeddings(result: Result) -> list[str]:
     ]
 
 
+def _speculation_aims(result: Result) -> Iterator[Aim]:
+    for name, of_load in result["loads"].items():
+        ratio, _, high = of_load["ratio"]
+        if name == "quoting, 1":
+            aim = f"at least {SPECULATION_AIM:g} {TIMES}"
+            what = "speculation, one stream that quotes its prompt, with over without"
+            yield Aim(what, aim, f"{ratio:.2f} {TIMES}", ratio >= SPECULATION_AIM)
+        else:
+            what = f"speculation, streams: {name}, with over without"
+            yield Aim(what, "not measurably below 1", f"{ratio:.2f} {TIMES}, up to {high:.2f}", high >= 1)
+
+
 def _wake_aims(result: Result) -> Iterator[Aim]:
     for case, of_case in result["first_token_s"].items():
         if case.startswith("asleep"):
@@ -152,6 +212,7 @@ def _grammar_aims(result: Result) -> Iterator[Aim]:
 
 
 _AIMS: dict[str, Callable[[Result], Iterator[Aim]]] = {
+    "speculation": _speculation_aims,
     "wake": _wake_aims,
     "lora": _lora_aims,
     "grammars": _grammar_aims,

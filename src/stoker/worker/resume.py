@@ -213,8 +213,8 @@ class ResumingEngine:
             return event
         event = run.add(event)
         # Scores that were known before do not show that it got further than its last engine. Nor do tokens
-        # that the last engine may have made, too, in the call that it died in.
-        further = event.prompt_scores or run.n_new >= MAX_CALL_TOKENS
+        # that the last engine may have made, too, in the call that it died in; but an end does.
+        further = event.prompt_scores or run.n_new >= MAX_CALL_TOKENS or run.finished
         if further and self._quarantine.progressed(run.case):
             self._wake()
         return event

@@ -229,6 +229,33 @@ def ability_results() -> dict[str, dict[str, Any]]:
         return {**on, "arguments": {"threads": 2, "sequences": 16, **arguments}}
 
     return {
+        "speculation": {
+            **asked(pairs=9),
+            "loads": {
+                "quoting, 1": {
+                    "tokens_per_s": {"plain": [200.0] * 3, "speculating": [420.0] * 3},
+                    "ratio": [2.1, 2.0, 2.2],
+                    "acceptance": 0.72,
+                    "drafted_tokens": 1200.0,
+                },
+                "writing, 4": {
+                    "tokens_per_s": {"plain": [700.0] * 3, "speculating": [690.0] * 3},
+                    "ratio": [0.97, 0.95, 0.99],
+                    "acceptance": None,
+                    "drafted_tokens": 0.0,
+                },
+            },
+        },
+        "early_exit": {
+            **asked(),
+            "rows": [
+                {
+                    "words": 16,
+                    "choices": 2,
+                    "median_s": {"choices": 0.02, "grammar": 0.0315, "classify": 0.021},
+                }
+            ],
+        },
         "wake": {
             "processors": 2,
             "first_token_s": {
@@ -277,6 +304,11 @@ def test_abilities_have_sections_and_aims(documents: ModuleType) -> None:
     times = "\N{MULTIPLICATION SIGN}"
     for row in (
         "## What abilities cost",
+        "| quoting, 1 | 200 tok/s | 420 tok/s | 2.10 (2.00 to 2.20) | 72% of 1,200 |",
+        "| writing, 4 | 700 tok/s | 690 tok/s | 0.97 (0.95 to 0.99) | no drafts |",
+        f"with over without | at least 1.6 {times} | 2.10 {times} | yes |",
+        f"with over without | not measurably below 1 | 0.97 {times}, up to 0.99 | no |",
+        "| 16 words, 2 choices | 20.0 ms | 31.5 ms | 21.0 ms |",
         "| asleep, cold | 0.400 s | 1.500 s | 3 |",
         "The engine process has 500 MB while the model is awake",
         "| q, k, v, o | 10.0 ms (10.0 to 10.0) | 13.0 ms (13.0 to 13.0) | +30.0% (+20.0% to +40.0%) |",
