@@ -90,6 +90,7 @@ _SHARED = (
     honoured("guided_regex", "extension: `structured_outputs.regex`"),
     honoured("guided_choice", "extension: `structured_outputs.choice`"),
     honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
+    no_op("guided_decoding_backend", "there is one way to do it"),
     honoured("choices", "extension: 2 to 128 different texts, the likeliest of which is the answer"),
     honoured("confidence_threshold", "extension: 0 to 1, default 0; below it the answer is generated"),
     honoured("early_exit", "extension: end when the model is not sure, or the form complete; see below"),
