@@ -1,6 +1,7 @@
 // Whole models out of any bytes: shapes, weights, vectors, then batches, some of which break the rules.
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -131,7 +132,7 @@ class FuzzedModel {
 // Owns what a Batch points to. Starts ascend from 0 to the arrays' lengths, as the bindings check.
 struct FuzzedBatch {
   std::vector<int32_t> tokens, run_starts{0}, first_positions, tables, table_starts{0};
-  std::vector<uint8_t> samples;
+  std::vector<int32_t> samples;
   std::vector<SampleParams> params;
   std::vector<std::unique_ptr<FuzzedEdits>> edits;
 
@@ -151,7 +152,8 @@ struct FuzzedBatch {
         tables.push_back(mostly(data, data.ConsumeIntegralInRange<int>(0, options.kv_blocks - 1)));
       }
       table_starts.push_back(static_cast<int32_t>(tables.size()));
-      samples.push_back(data.ConsumeBool() ? 1 : 0);
+      // Now and then behind drafts, and more than there are tokens.
+      samples.push_back(data.ConsumeBool() ? 1 : data.ConsumeIntegralInRange<int>(0, std::clamp(n, 0, 8) + 1));
       params.push_back({some_float(data), data.ConsumeIntegralInRange<int>(0, 80), some_float(data), some_float(data),
                         data.ConsumeIntegral<uint64_t>(), 0, static_cast<uint32_t>(end),
                         data.ConsumeIntegralInRange<int>(-1, kMaxLogprobs), nullptr});
@@ -180,14 +182,17 @@ void fuzz(FuzzedDataProvider& data) {
   const ModelShape& shape = model.shape();
   for (int step = 0; step < 3 && data.remaining_bytes() > 0; ++step) {
     const FuzzedBatch batch(data, shape, fuzzed.options());
-    std::vector<Sample> sampled(batch.samples.size());
+    std::vector<Sample> sampled(static_cast<size_t>(std::accumulate(batch.samples.begin(), batch.samples.end(), 0)));
     try {
       model.forward(batch.view(), sampled.data());
     } catch (const std::invalid_argument&) {  // a batch that breaks the rules leaves the model as it was
       continue;
     }
-    for (size_t s = 0; s < sampled.size(); ++s) {
-      REQUIRE(batch.samples[s] == 0 || (sampled[s].token >= 0 && sampled[s].token < shape.vocab_size));
+    const Sample* next = sampled.data();
+    for (const int32_t n : batch.samples) {
+      for (int i = 0; i < n; ++i, ++next) {  // there is none behind a wrong draft
+        REQUIRE(next->token >= (i == 0 ? 0 : -1) && next->token < shape.vocab_size);
+      }
     }
     const size_t n_logits = batch.tokens.size() * static_cast<size_t>(shape.vocab_size);
     std::vector<float> logits(n_logits), again(n_logits);
