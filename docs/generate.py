@@ -32,7 +32,7 @@ from stoker.api.openai.fields import (
 from stoker.cli import app
 from stoker.config import CONFIG_VARIABLE, ENV_PREFIX, FILE_ONLY, GROUPS, HUB_VARIABLES, Settings, effect_of
 from stoker.core import sampling, tokens
-from stoker.grammar import compiler, schema
+from stoker.grammar import schema
 from stoker.models import catalogue, tokenizer_spec
 from stoker.models.gguf import cursor
 from stoker.models.gguf import file as gguf_file
@@ -201,8 +201,12 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "Engines",
         (
             ("grammar_timeout_s", "compiling a grammar", "400 `grammar_too_complex`"),
-            ("", f"{compiler.MAX_GRAMMAR_SYMBOLS:,} symbols of a compiled grammar", "400 `invalid_grammar`"),
-            ("", f"{compiler.MAX_LEXER_STATES:,} states of its lexer", "400 `grammar_too_complex`"),
+            ("max_grammar_symbols", "symbols of a compiled grammar", "400 `grammar_too_complex`"),
+            ("max_grammar_states", "states of its lexer", "`grammar_too_complex`"),
+            ("max_grammar_compile_work", "expressions for compiling it", "400 `grammar_too_complex`"),
+            ("max_grammar_step_work", "expressions for one token of an answer", "`grammar_too_complex`"),
+            ("max_grammar_step_items", "items of the parser for that", "`grammar_too_complex`"),
+            ("max_grammar_row_items", "items of the parser at one place", "`grammar_too_complex`"),
             ("", f"{grammars.MAX_PREPARED:,} sequences whose grammars wait to be compiled", "429"),
             ("engine_timeout_s", "silence of an engine that has requests", "it is killed and replaced"),
             ("resume_timeout_s", "waiting for the engine that goes on with a stream", "`engine_died`"),

@@ -58,6 +58,7 @@ void fuzz(FuzzedDataProvider& data) {
     return edits.view.allowed == nullptr || (edits.view.allowed[token / 32] >> (token % 32) & 1) != 0;
   };
   edit_logits(edits.view, logits.data(), vocab, scratch.counts.data());
+  if (edits.view.allowed != nullptr) keep_allowed(edits.view, logits.data(), vocab, logits.data());
   bool free = true;
   bool choice = false;
   for (int token = 0; token < vocab; ++token) {

@@ -1,6 +1,7 @@
 #include "logit_edits.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 #include <stdexcept>
@@ -8,6 +9,13 @@
 namespace stoker {
 
 namespace {
+
+// Bits of a word one by one, for vectors without a shift of their own for each element.
+constexpr auto kBits = [] {
+  std::array<uint32_t, 32> bits{};
+  for (unsigned i = 0; i < 32; ++i) bits[i] = 1u << i;
+  return bits;
+}();
 
 // Each token is changed at its last place in the history, which leaves its count at 0.
 void penalize(const LogitEdits& edits, float* logits, int32_t* counts) {
@@ -25,40 +33,28 @@ void penalize(const LogitEdits& edits, float* logits, int32_t* counts) {
   }
 }
 
-bool allows(const LogitEdits& edits, int token) { return (edits.allowed[token / 32] >> (token % 32) & 1) != 0; }
-
-// Allowed tokens of the vocabulary; bits beyond it do not count.
-int count_allowed(const LogitEdits& edits, int vocab) {
-  int count = 0;
-  for (int word = 0; word < vocab / 32; ++word) count += std::popcount(edits.allowed[word]);
-  for (int token = vocab / 32 * 32; token < vocab; ++token) count += allows(edits, token);
-  return count;
+// The word of a mask that has the bits of tokens from `begin` on; bits beyond the vocabulary do not count.
+uint32_t word_at(const LogitEdits& edits, int begin, int vocab) {
+  const uint32_t word = edits.allowed[begin / 32];
+  return vocab - begin >= 32 ? word : word & ((1u << (vocab - begin)) - 1);
 }
 
-// Whether bans would leave nothing that is allowed. A token that is banned twice is counted once.
-bool bans_all_allowed(const LogitEdits& edits, int vocab) {
-  int left = count_allowed(edits, vocab);
-  for (int i = 0; i < edits.n_banned; ++i) {
-    if (allows(edits, edits.banned[i]) &&
-        std::find(edits.banned, edits.banned + i, edits.banned[i]) == edits.banned + i) {
-      --left;
-    }
-  }
-  return left == 0;
-}
-
-void keep_allowed(const LogitEdits& edits, float* logits, int vocab) {
+bool allows_any(const LogitEdits& edits, int vocab) {
   for (int begin = 0; begin < vocab; begin += 32) {
-    const uint32_t word = edits.allowed[begin / 32];
-    const int end = std::min(vocab, begin + 32);
-    if (word == 0) {
-      std::fill(logits + begin, logits + end, -std::numeric_limits<float>::infinity());
-      continue;
-    }
-    for (int token = begin; token < end; ++token) {
-      if ((word >> (token - begin) & 1) == 0) logits[token] = -std::numeric_limits<float>::infinity();
+    if (word_at(edits, begin, vocab) != 0) return true;
+  }
+  return false;
+}
+
+// Whether bans would leave nothing that is allowed.
+bool bans_all_allowed(const LogitEdits& edits, int vocab) {
+  const int32_t* end = edits.banned + edits.n_banned;
+  for (int begin = 0; begin < vocab; begin += 32) {
+    for (uint32_t left = word_at(edits, begin, vocab); left != 0; left &= left - 1) {
+      if (std::find(edits.banned, end, begin + std::countr_zero(left)) == end) return false;
     }
   }
+  return true;
 }
 
 }  // namespace
@@ -73,18 +69,52 @@ void check_edits(const LogitEdits& edits, int vocab) {
       !std::all_of(edits.banned, edits.banned + edits.n_banned, known)) {
     throw std::invalid_argument("a token id of a logit edit is outside the vocabulary");
   }
-  if (edits.allowed != nullptr && (edits.n_allowed_words != allowed_words(vocab) || count_allowed(edits, vocab) == 0)) {
+  if (edits.allowed != nullptr && (edits.n_allowed_words != allowed_words(vocab) || !allows_any(edits, vocab))) {
     throw std::invalid_argument("a mask of a logit edit must have a bit for each token, and one at least that is set");
   }
+}
+
+bool changes_logits(const LogitEdits& edits) {
+  return edits.presence != 0.0f || edits.frequency != 0.0f || edits.repetition != 1.0f || edits.n_bias > 0 ||
+         edits.n_banned > 0;
 }
 
 void edit_logits(const LogitEdits& edits, float* logits, int vocab, int32_t* counts) {
   if (edits.presence != 0.0f || edits.frequency != 0.0f || edits.repetition != 1.0f) penalize(edits, logits, counts);
   for (int i = 0; i < edits.n_bias; ++i) logits[edits.bias_tokens[i]] += edits.bias[i];
-  if (edits.allowed == nullptr || !bans_all_allowed(edits, vocab)) {
+  if (edits.n_banned > 0 && (edits.allowed == nullptr || !bans_all_allowed(edits, vocab))) {
     for (int i = 0; i < edits.n_banned; ++i) logits[edits.banned[i]] = -std::numeric_limits<float>::infinity();
   }
-  if (edits.allowed != nullptr) keep_allowed(edits, logits, vocab);
+}
+
+int gather_allowed(const LogitEdits& edits, const float* logits, int vocab, int most, int32_t* tokens, float* out) {
+  int n = 0;
+  for (int begin = 0; begin < vocab; begin += 32) {
+    uint32_t left = word_at(edits, begin, vocab);
+    if (left == 0) continue;
+    if (n > most - 32) return 0;
+    for (; left != 0; left &= left - 1, ++n) {
+      tokens[n] = begin + std::countr_zero(left);
+      out[n] = logits[tokens[n]];
+    }
+  }
+  return n;
+}
+
+void keep_allowed(const LogitEdits& edits, const float* logits, int vocab, float* out) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (int begin = 0; begin < vocab; begin += 32) {
+    const uint32_t word = edits.allowed[begin / 32];
+    const int n = std::min(32, vocab - begin);
+    if (word == 0) {
+      std::fill_n(out + begin, n, kNever);
+    } else if (word == ~0u) {
+      if (out != logits) std::copy_n(logits + begin, n, out + begin);
+    } else {
+      for (int i = 0; i < n; ++i)
+        out[begin + i] = (word & kBits[static_cast<size_t>(i)]) != 0 ? logits[begin + i] : kNever;
+    }
+  }
 }
 
 }  // namespace stoker

@@ -29,10 +29,20 @@ constexpr int allowed_words(int vocab) { return (vocab + 31) / 32; }
 // another length or without a token.
 void check_edits(const LogitEdits& edits, int vocab);
 
-// Changes logits [vocab] in place, in one order of operations per token. The repetition penalty is that of Keskar et
-// al., 2019 (CTRL); presence and frequency penalties are OpenAI's. `counts` is [vocab], all 0 before and after. Edits
-// must have passed check_edits. No token is left that `allowed` lacks; should it have banned ones alone, they are
-// spared.
+// Whether edit_logits has anything to do.
+bool changes_logits(const LogitEdits& edits);
+
+// Changes logits [vocab] in place by all but the mask, in one order of operations per token. The repetition penalty is
+// that of Keskar et al., 2019 (CTRL); presence and frequency penalties are OpenAI's. `counts` is [vocab], all 0 before
+// and after. Edits must have passed check_edits. Should the mask have banned tokens alone, they are spared.
 void edit_logits(const LogitEdits& edits, float* logits, int vocab, int32_t* counts);
+
+// Finds the tokens that a mask allows, in ascending order, and their logits. Returns how many there are, or 0 if they
+// are too many to be worth it: surely none if they are at most `most` - 32, surely if they are more than `most`. Both
+// arrays have room for `most`.
+int gather_allowed(const LogitEdits& edits, const float* logits, int vocab, int most, int32_t* tokens, float* out);
+
+// Copies the logits of allowed tokens and gives -infinity to others. `out` [vocab] may be `logits`.
+void keep_allowed(const LogitEdits& edits, const float* logits, int vocab, float* out);
 
 }  // namespace stoker

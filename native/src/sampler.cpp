@@ -135,6 +135,27 @@ int choose(const Kernels& kernels, const float* logits, int vocab, const SampleP
   return greedy ? best : draw(kernels, logits, vocab, params, best, scratch);
 }
 
+// Where a grammar allows few tokens, they are chosen among as if they were the vocabulary.
+int choose_edited(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
+                  SampleScratch& scratch) {
+  const LogitEdits& edits = *params.edits;
+  float* edited = scratch.edited.data();
+  if (changes_logits(edits)) {
+    std::copy_n(logits, vocab, edited);
+    edit_logits(edits, edited, vocab, scratch.counts.data());
+    logits = edited;
+  }
+  if (edits.allowed == nullptr) return choose(kernels, logits, vocab, params, scratch);
+  const int n = gather_allowed(edits, logits, vocab, static_cast<int>(scratch.allowed.size()), scratch.allowed.data(),
+                               scratch.allowed_logits.data());
+  if (n > 0) {
+    const int index = n == 1 ? 0 : choose(kernels, scratch.allowed_logits.data(), n, params, scratch);
+    return scratch.allowed[static_cast<size_t>(index)];
+  }
+  keep_allowed(edits, logits, vocab, edited);
+  return choose(kernels, edited, vocab, params, scratch);
+}
+
 // Of the raw logits; overwrites the scratch's terms.
 void add_logprobs(const Kernels& kernels, const float* logits, int vocab, int n_logprobs, SampleScratch& scratch,
                   Sample& sample) {
@@ -160,14 +181,9 @@ Sample score(const Kernels& kernels, const float* logits, int vocab, int token, 
 
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
               SampleScratch& scratch) {
-  const float* edited = logits;
-  if (params.edits != nullptr) {
-    std::copy_n(logits, vocab, scratch.edited.data());
-    edit_logits(*params.edits, scratch.edited.data(), vocab, scratch.counts.data());
-    edited = scratch.edited.data();
-  }
   Sample result{};
-  result.token = choose(kernels, edited, vocab, params, scratch);
+  result.token = params.edits == nullptr ? choose(kernels, logits, vocab, params, scratch)
+                                         : choose_edited(kernels, logits, vocab, params, scratch);
   if (params.n_logprobs >= 0) add_logprobs(kernels, logits, vocab, params.n_logprobs, scratch, result);
   return result;
 }

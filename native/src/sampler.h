@@ -9,6 +9,7 @@
 namespace stoker {
 
 constexpr int kMaxLogprobs = 20;
+constexpr int kFewAllowed = 8;  // a grammar allows few tokens if it is at most one in so many
 
 struct SampleParams {
   float temperature;  // 0 is greedy
@@ -35,12 +36,16 @@ struct SampleScratch {
       : terms(static_cast<size_t>(vocab)),
         chunk_sums(static_cast<size_t>(vocab / kSumChunk + 1)),
         edited(static_cast<size_t>(vocab)),
-        counts(static_cast<size_t>(vocab)) {}
+        counts(static_cast<size_t>(vocab)),
+        allowed(static_cast<size_t>(vocab / kFewAllowed)),
+        allowed_logits(static_cast<size_t>(vocab / kFewAllowed)) {}
   std::vector<float> terms;
   std::vector<double> chunk_sums;
   std::vector<int> candidates;
-  std::vector<float> edited;    // logits after a request's edits
-  std::vector<int32_t> counts;  // of each token in its history; 0 between calls
+  std::vector<float> edited;     // logits after a request's edits
+  std::vector<int32_t> counts;   // of each token in its history; 0 between calls
+  std::vector<int32_t> allowed;  // tokens, where a grammar allows few
+  std::vector<float> allowed_logits;
 };
 
 // The log-probability of a given token and of the most likely ones, out of raw logits; at most kMaxLogprobs.

@@ -175,9 +175,9 @@ def test_the_example_of_the_speculation_page_tells_of_drafts_that_were_right(ser
 def test_the_examples_of_the_structured_output_page_print_what_it_says(server: ServerProcess) -> None:
     (block,) = of("docs/structured-output.md", "python")
     assert run_python(block.text, server).startswith("name=")
-    (requests,) = of("docs/structured-output.md", "console")
     told = []
-    for _, url, _, header, _, body in requests.commands:
+    commands = [each for block in of("docs/structured-output.md", "console") for each in block.commands]
+    for _, url, _, header, _, body in commands:
         name, _, value = header.partition(": ")
         answer = httpx2.post(
             url.replace(ADDRESS, server.url), headers={name: value}, content=body, timeout=60
@@ -186,6 +186,7 @@ def test_the_examples_of_the_structured_output_page_print_what_it_says(server: S
         told.append(answer.json()["choices"][0])
     assert told[0]["message"]["content"] in {"yes", "no"}
     assert re.fullmatch(r"\+[0-9]{2} [0-9]{3} [0-9]{4}", told[1]["text"])
+    assert re.fullmatch(r"\n\nThe answer to .* (yes|no), as everybody knows\.", told[2]["text"])
 
 
 def test_the_requests_of_the_early_exit_page_are_answered(server: ServerProcess) -> None:

@@ -8,6 +8,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from openai import BadRequestError, OpenAI
@@ -105,6 +106,11 @@ def test_a_stream_has_the_text_of_the_answer(client: OpenAI) -> None:
         ("guided_choice", ["yes", "no", "perhaps"], "yes|no|perhaps"),
         ("guided_grammar", 'start: "x" y "."\ny: "a" | y "b"', "xab*\\."),
         ("guided_grammar", 'root ::= "x" [ab] [ab]? "."', "x[ab]{1,2}\\."),
+        ("guided_json", {"enum": ["left", "right"]}, '"(left|right)"'),
+        ("guided_json", '{"type": "integer", "minimum": 10, "maximum": 99}', "[1-9][0-9]"),
+        ("structured_outputs", {"json": {"const": [1, None]}}, "\\[\\s*1\\s*,\\s*null\\s*\\]"),
+        ("structured_outputs", {"grammar": 'start: ("la " | "lu "){2} "."'}, "(l[au] ){2}\\."),
+        ("structured_outputs", {"grammar": 'root ::= ("a" | "b") "c"'}, "[ab]c"),
         ("structured_outputs", {"regex": "(ja|nein)!"}, "(ja|nein)!"),
         ("structured_outputs", {"choice": ["<|im_end|>", "</s>"]}, "<\\|im_end\\|>|</s>"),
     ],
@@ -125,6 +131,40 @@ def test_vllms_fields_are_held_to(
             text, reason = given.choices[0].text, given.choices[0].finish_reason
         assert reason == "stop"
         assert re.fullmatch(pattern, text)
+
+
+LETTER = r"Dear (Anna|Bob|Carol),\n\nThank you very much for your letter of (May|June) [0-9]{1,2}th\."
+
+
+def test_what_has_to_follow_is_taken_at_once(client: OpenAI, server: ServerProcess) -> None:
+    extra = {"structured_outputs": {"regex": LETTER, "fast_forward": True}}
+
+    def ask(seed: int) -> tuple[str, int]:
+        answer = client.chat.completions.create(**ASK, extra_body=extra, temperature=1.5, seed=seed)
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage is not None
+        return text_of(answer), answer.usage.completion_tokens
+
+    before = metrics(server)
+    alone = [ask(seed) for seed in range(6)]
+    told = {name: value - before[name] for name, value in metrics(server).items()}
+    for text, _ in alone:
+        assert re.fullmatch(LETTER, text)
+    n_tokens = sum(n for _, n in alone)
+    assert told["stoker_engine_generated_tokens_total"] == n_tokens
+    assert n_tokens / 3 < told["stoker_forced_tokens_total"] < n_tokens
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == alone
+    streamed = client.chat.completions.create(**ASK, extra_body=extra, temperature=1.5, seed=3, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == alone[3][0]
+
+
+def metrics(server: ServerProcess) -> dict[str, float]:
+    page = httpx2.get(f"{server.url}/metrics").text
+    found = re.findall(
+        r"^(stoker_forced_tokens_total|stoker_engine_generated_tokens_total){.*} (\S+)$", page, re.MULTILINE
+    )
+    return {name: float(value) for name, value in found}
 
 
 def test_a_cut_answer_says_so(client: OpenAI) -> None:
@@ -189,13 +229,18 @@ def test_what_could_not_be_held_to_is_refused(client: OpenAI, fields: Any, param
     assert (refused.value.param, refused.value.code) == (param, code)
 
 
-def test_an_answer_goes_on_in_the_next_engine(client: OpenAI, server: ServerProcess) -> None:
-    wanted: Any = {
-        "response_format": schema_format({"type": "array", "items": {"type": "integer"}, "minItems": 60}),
-        "max_tokens": 150,
-        "seed": 1,
-    }
-    ask = {**ASK, **wanted}
+REPORT = r"(Item [0-9]{1,9}: nothing to report about [a-z]{4,12} today, as always\.\n){9}"
+LONG: list[dict[str, Any]] = [
+    {"response_format": schema_format({"type": "array", "items": {"type": "integer"}, "minItems": 60})},
+    {"extra_body": {"structured_outputs": {"regex": REPORT, "fast_forward": True}}},
+]
+
+
+@pytest.mark.parametrize("form", LONG, ids=["plain", "fast-forwarded"])
+def test_an_answer_goes_on_in_the_next_engine(
+    client: OpenAI, server: ServerProcess, form: dict[str, Any]
+) -> None:
+    ask: dict[str, Any] = {**ASK, **form, "max_tokens": 150, "seed": 1}
     undisturbed = text_of(client.chat.completions.create(**ask))
     pieces = []
     for chunk in client.chat.completions.create(**ask, stream=True, timeout=100):
@@ -204,6 +249,28 @@ def test_an_answer_goes_on_in_the_next_engine(client: OpenAI, server: ServerProc
             (engine,) = server.children()
             os.kill(engine, signal.SIGKILL)
     assert "".join(pieces) == undisturbed
+
+
+EXPLODING: list[dict[str, Any]] = [
+    {"guided_regex": "((.{0,50}[ab]){1,50}x?){30}"},
+    {"guided_regex": "|".join(f"(.{{0,{i}}}[ab]){{9}}" for i in range(1, 80))},
+    {"guided_grammar": "start: " + " | ".join(f"/(.{{0,{i}}}[ab]){{9}}{i}/" for i in range(1, 800))},
+]
+
+
+def test_a_stream_goes_on_while_exploding_grammars_are_refused(client: OpenAI) -> None:
+    plain: Any = {**ASK, "max_tokens": 120, "seed": 4, "extra_body": {"ignore_eos": True}}
+    expected = text_of(client.chat.completions.create(**plain))
+    chunks = client.chat.completions.create(**plain, stream=True)
+    pieces = [next(chunks).choices[0].delta.content or "" for _ in range(3)]
+    for exploding in EXPLODING:
+        with pytest.raises(BadRequestError) as refused:
+            client.chat.completions.create(**ASK, extra_body=exploding)
+        assert refused.value.code == "grammar_too_complex"
+        assert "max_grammar_" in refused.value.message
+        pieces.append(next(chunks).choices[0].delta.content or "")
+    pieces += [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == expected
 
 
 async def test_endless_and_wrong_grammars_leave_others_alone(client: OpenAI) -> None:

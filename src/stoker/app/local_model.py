@@ -16,6 +16,7 @@ from stoker.core.errors import NotReadyError, SettingsError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import Generator
 from stoker.core.tokens import AdapterRef
+from stoker.grammar.limits import GrammarLimits
 from stoker.models.config import TokenizerSpec
 from stoker.models.library import LocatedModel, ModelLibrary, open_library
 from stoker.models.template_file import read_template
@@ -230,6 +231,14 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         packs_dir=settings.packs_dir.absolute() if settings.max_packs_bytes > 0 else None,
         max_packs_bytes=settings.max_packs_bytes,
         grammar_timeout_s=settings.grammar_timeout_s,
+        grammar_limits=GrammarLimits(
+            symbols=settings.max_grammar_symbols,
+            states=settings.max_grammar_states,
+            compile_work=settings.max_grammar_compile_work,
+            step_work=settings.max_grammar_step_work,
+            step_items=settings.max_grammar_step_items,
+            row_items=settings.max_grammar_row_items,
+        ),
         log_format=log_format(settings),
     )
     supervisor = EngineSupervisor(engine, timeout_s=settings.engine_timeout_s)

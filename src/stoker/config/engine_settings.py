@@ -196,6 +196,48 @@ class EngineSettings(BaseModel):
         description="Seconds that compiling a request's grammar may take, which goes on beside the engine's "
         "steps; one that takes longer gets status 400.",
     )
+    max_grammar_symbols: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="Most symbols of a compiled grammar; one that has more gets status 400.",
+    )
+    max_grammar_states: int = Field(
+        default=30_000,
+        ge=100,
+        le=1_000_000,
+        description="Most states of a grammar's lexer, about 2 kB each; an answer that would come to more "
+        "ends with the code `grammar_too_complex`.",
+    )
+    max_grammar_compile_work: int = Field(
+        default=1_000_000,
+        ge=1_000,
+        le=100_000_000,
+        description="Most expressions that compiling a grammar's lexer may take, about 50,000 in a "
+        "millisecond; a grammar that takes more gets status 400.",
+    )
+    max_grammar_step_work: int = Field(
+        default=50_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Most expressions that a grammar's lexer may take to find which tokens may come next, "
+        "about 14,000 in a millisecond, for which all streams of the step wait; an answer that takes more "
+        "ends with the code `grammar_too_complex`.",
+    )
+    max_grammar_step_items: int = Field(
+        default=20_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Most items that a grammar's parser may take for that, about 20,000 in a millisecond; "
+        "likewise.",
+    )
+    max_grammar_row_items: int = Field(
+        default=2_000,
+        ge=10,
+        le=100_000,
+        description="Most items of a grammar's parser at one place of the answer, the ways to go on from "
+        "there; likewise.",
+    )
     sleep_after_s: float = Field(
         default=0.0,
         ge=0,

@@ -34,12 +34,15 @@ class Grammar:
         source: Its text.
         field: Path of the request's field that has it, for errors.
         eager: The answer ends as soon as it is of the grammar, even if more might follow.
+        fast_forward: Text that is the only one to follow is taken as tokens without computing each of them
+            first; how it is cut into tokens is then not the model's choice.
     """
 
     kind: GrammarKind
     source: str
     field: str
     eager: bool = False
+    fast_forward: bool = False
 
 
 class Constraint(Protocol):
@@ -52,8 +55,18 @@ class Constraint(Protocol):
         It is of the step that has been planned last.
         """
 
-    def advance(self, token_ids: Sequence[int]) -> bool:
-        """Take in what was sampled, and return whether the answer is complete.
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow, or nothing need follow and the grammar is eager."""
 
-        It is if nothing may follow, or if nothing need follow and the grammar is eager.
+    def advance(self, token_ids: Sequence[int]) -> bool:
+        """Take in what was sampled, and return whether the answer is complete."""
+
+    def force(self, most: int) -> Sequence[int]:
+        """Return the tokens that have to follow, which are taken in; only if the grammar is fast-forwarded.
+
+        They depend on the grammar and the tokens before them alone.
+
+        Args:
+            most: So many at most.
         """

@@ -23,7 +23,7 @@ class EngineStats:
         adapters_resident: Adapters that the engine has in memory.
         prompt_tokens_total: Prompt tokens of admitted sequences.
         cached_tokens_total: Those of them that came from the prefix cache.
-        generated_tokens_total: Tokens sampled.
+        generated_tokens_total: Tokens sampled, or forced by a grammar.
         drafted_tokens_total: Tokens of drafts that were computed.
         accepted_tokens_total: Those of them that were right.
         preemptions_total: Sequences that gave up their blocks to be recomputed later.
@@ -49,6 +49,8 @@ class EngineStats:
         grammars_compiled_total: Grammars compiled, those that failed included.
         grammar_compile_seconds_total: Time that compiling took, beside the steps.
         grammar_mask_seconds_total: Time between steps for finding which tokens may come next.
+        forced_tokens_total: Those of the tokens generated that a grammar left no choice about, taken without
+            being sampled.
     """
 
     running: int = 0
@@ -90,6 +92,7 @@ class EngineStats:
     grammars_compiled_total: int = 0
     grammar_compile_seconds_total: float = 0.0
     grammar_mask_seconds_total: float = 0.0
+    forced_tokens_total: int = 0
 
     @property
     def kv_bytes_total(self) -> int:
@@ -152,6 +155,7 @@ COUNTERS = (
     "grammars_compiled_total",
     "grammar_compile_seconds_total",
     "grammar_mask_seconds_total",
+    "forced_tokens_total",
 )
 """The fields of `EngineStats` that only grow; the others are gauges."""
 

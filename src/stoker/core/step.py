@@ -80,6 +80,11 @@ class LogitEdits:
         return max(0, self.min_tokens - (len(self.history) - self.n_prompt))
 
     @property
+    def penalizes(self) -> bool:
+        """Whether `history` has anything to do with the next token."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+    @property
     def allowed(self) -> memoryview:
         """Words of `Constraint.allowed`, none without a grammar."""
         return _NO_WORDS if self.constraint is None else self.constraint.allowed

@@ -10,12 +10,14 @@ import numpy as np
 
 from stoker.core.errors import InvalidRequestError
 from stoker.core.grammar import INVALID_GRAMMAR, INVALID_SCHEMA, Grammar, GrammarKind
+from stoker.grammar.limits import EXCEEDS, TOO_COMPLEX, GrammarLimits
 from stoker.grammar.matcher import MaskWriter, TokenMatcher, reason
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
     from numpy.typing import NDArray
 
+    from stoker.grammar.forced import TokenCutter
     from stoker.grammar.schema import Subschema
     from stoker.grammar.vocabulary import Vocabulary
 
@@ -28,12 +30,6 @@ MAX_BLAMED = 200
 MAX_WHITE_SPACE = 40
 """Most characters of white space in one place of a JSON answer: models may go on with them for ever."""
 
-MAX_GRAMMAR_SYMBOLS = 100_000
-"""Most symbols that a grammar may have when it is compiled."""
-
-MAX_LEXER_STATES = 30_000
-"""Most states of a grammar's lexer, about 2 kB each."""
-
 _HEAD = '%llguidance {"no_forcing": true}\n'
 """How to cut a text that is the only one to follow is left to the model: llguidance has not its merges."""
 
@@ -42,6 +38,8 @@ _HEAD = '%llguidance {"no_forcing": true}\n'
 class _Tools:
     """What compiling needs; made when the first grammar comes."""
 
+    vocabulary: "Vocabulary"
+    limits: "LLParserLimits"
     tokenizer: "LLTokenizer"
     sayable: "NDArray[np.uint32]"
 
@@ -54,14 +52,19 @@ class GrammarCompiler:
 
     Args:
         load_vocabulary: Reads the vocabulary; called once, when it is first needed.
+        limits: What grammars may take.
 
     Attributes:
         n_compiled: Grammars compiled, those that failed included.
     """
 
-    def __init__(self, load_vocabulary: "Callable[[], Vocabulary]") -> None:
+    def __init__(
+        self, load_vocabulary: "Callable[[], Vocabulary]", limits: GrammarLimits | None = None
+    ) -> None:
+        self._limits = limits or GrammarLimits()
         self._load_vocabulary = load_vocabulary
         self._tools: _Tools | None = None
+        self._cutter: TokenCutter | None = None
         self._cache: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
         self.n_compiled = 0
 
@@ -85,11 +88,17 @@ class GrammarCompiler:
             if len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        matcher = TokenMatcher(compiled.deep_copy(), grammar.field, eager=grammar.eager)
-        for token in generated:  # with the masks between, which leave traces in the lexer's limits
-            matcher.matcher.compute_bitmask()
-            matcher.advance((token,))
+        cutter = self._make_cutter(tools) if grammar.fast_forward else None
+        matcher = TokenMatcher(compiled.deep_copy(), grammar.field, eager=grammar.eager, cutter=cutter)
+        _replay(matcher, generated)
         return matcher
+
+    def _make_cutter(self, tools: _Tools) -> "TokenCutter":
+        from stoker.grammar.forced import TokenCutter  # noqa: PLC0415 - few requests ask for it
+
+        if self._cutter is None:
+            self._cutter = TokenCutter(tools.vocabulary)
+        return self._cutter
 
     def mask_writer(self) -> MaskWriter:
         """Return what computes masks for matchers of this compiler."""
@@ -100,7 +109,7 @@ class GrammarCompiler:
 
         vocabulary = self._load_vocabulary()
         tokenizer = LLTokenizer(TokenizerWrapper(_Words(vocabulary)), eos_token=sorted(vocabulary.ends))
-        self._tools = _Tools(tokenizer, _sayable(vocabulary))
+        self._tools = _Tools(vocabulary, _parser_limits(self._limits), tokenizer, _sayable(vocabulary))
         return self._tools
 
     def _compile(self, grammar: Grammar, tools: _Tools) -> "LLMatcher":
@@ -113,9 +122,21 @@ class GrammarCompiler:
             fault = _fault(matcher := _match(_lark(grammar), tools), tools, head_lines=_HEAD.count("\n"))
         if fault is not None:
             raise InvalidRequestError(
-                f"Invalid '{grammar.field}': {fault}.", param=grammar.field, code=INVALID_GRAMMAR
+                f"Invalid '{grammar.field}': {fault}.",
+                param=grammar.field,
+                code=TOO_COMPLEX if fault.startswith(EXCEEDS) else INVALID_GRAMMAR,
             )
         return matcher
+
+
+def _replay(matcher: TokenMatcher, generated: Sequence[int]) -> None:
+    """Take in what of an answer is there, as it came: masks leave traces in the lexer's limits."""
+    index = 0
+    while index < len(generated):
+        matcher.matcher.compute_bitmask()
+        matcher.advance(generated[index : index + 1])
+        index += 1
+        index += len(matcher.force(len(generated) - index))
 
 
 class _Words:
@@ -184,6 +205,10 @@ def _compile_schema(grammar: Grammar, tools: _Tools) -> "LLMatcher":
     fault = _fault(matcher, tools)
     if fault is None:
         return matcher
+    if fault.startswith(EXCEEDS):
+        raise InvalidRequestError(
+            f"Invalid '{grammar.field}': {fault}.", param=grammar.field, code=TOO_COMPLEX
+        )
     from stoker.grammar.paths import below  # noqa: PLC0415 - a start has no need of it
 
     place, fault = _blame(schema, fault, tools)
@@ -219,14 +244,25 @@ def _schema_source(schema: dict[str, Any]) -> str:
     return "start: %json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": white_space}})
 
 
-def _match(source: str, tools: _Tools) -> "LLMatcher":
-    from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415
+def _parser_limits(limits: GrammarLimits) -> "LLParserLimits":
+    from llguidance import LLParserLimits  # noqa: PLC0415
 
-    limits = LLParserLimits(
-        max_grammar_size=MAX_GRAMMAR_SYMBOLS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False
+    return LLParserLimits(
+        max_grammar_size=limits.symbols,
+        max_lexer_states=limits.states,
+        initial_lexer_fuel=limits.compile_work,
+        step_lexer_fuel=limits.step_work,
+        step_max_items=limits.step_items,
+        max_items_in_row=limits.row_items,
+        verbose_errors=False,
     )
+
+
+def _match(source: str, tools: _Tools) -> "LLMatcher":
+    from llguidance import LLMatcher  # noqa: PLC0415
+
     grammar = LLMatcher.grammar_from_lark(_HEAD + source)
-    return LLMatcher(tools.tokenizer, grammar, log_level=0, limits=limits)
+    return LLMatcher(tools.tokenizer, grammar, log_level=0, limits=tools.limits)
 
 
 def _fault(matcher: "LLMatcher", tools: _Tools, *, head_lines: int = 10**6) -> str | None:

@@ -135,6 +135,10 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_grammar_mask_seconds_total",
         "Time between steps for finding which tokens a grammar allows.",
     ),
+    "forced_tokens_total": (
+        "stoker_forced_tokens_total",
+        "Generated tokens that a grammar left no choice about, taken without a step each.",
+    ),
 }
 """Field of `EngineStats` to name and help of its counter."""
 

@@ -1,6 +1,7 @@
 """From the result of one step to events."""
 
 from stoker.core.errors import EngineError
+from stoker.core.grammar import Constraint
 from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.core.tokens import FinishReason, TokensEvent
 from stoker.kvcache import KVCache
@@ -52,8 +53,10 @@ def _validate_drafts(plan: StepPlan, result: StepResult) -> None:
 
 def apply_result(
     plan: StepPlan, rows: list[SequenceState], result: StepResult, cache: KVCache
-) -> tuple[list[TokensEvent], list[SequenceState]]:
+) -> tuple[list[TokensEvent], list[SequenceState], int]:
     """Count the plan's tokens as computed, append what was sampled and publish the blocks that are full.
+
+    What a grammar forces to follow is appended, too; it is computed by later steps, as a prompt is.
 
     Args:
         plan: What was computed.
@@ -62,14 +65,15 @@ def apply_result(
         cache: Where full blocks are published.
 
     Returns:
-        One event per sequence with sampled tokens or scores, and the sequences that ended; what is held
-        ends without saying so.
+        One event per sequence with sampled tokens or scores; the sequences that ended, of which what is
+        held does not say so; and how many tokens grammars have forced.
 
     Raises:
         EngineError: A sequence goes on after a token that ends it.
     """
     events: list[TokensEvent] = []
     ended: list[SequenceState] = []
+    n_all_forced = 0
     for row, (sequence, run, sampled, logprobs) in enumerate(
         zip(rows, plan.tokens, result.token_ids, result.logprobs, strict=True)
     ):
@@ -83,7 +87,8 @@ def apply_result(
         n_computed = sequence.n_computed = sequence.n_computed + n_run + max(0, len(sampled) - 1)
         if sequence.pool is not None and (sums := result.sums.get(row)) is not None:
             sequence.pool.take(sums, n_computed)
-        reason = _append(sequence, sampled) if sampled else None
+        reason, forced = _append(sequence, sampled) if sampled else (None, [])
+        n_all_forced += len(forced)
         if n_computed >= (sequence.n_published + 1) * BLOCK_TOKENS:
             _publish_full(sequence, cache)
         if not sampled:
@@ -96,7 +101,7 @@ def apply_result(
         events.append(
             TokensEvent(
                 sequence.request_id,
-                tuple(sampled),
+                (*sampled, *forced),
                 tuple(logprobs),
                 sequence.n_cached or 0,
                 None if sequence.hold else reason,
@@ -104,7 +109,7 @@ def apply_result(
                 sequence.pool.embedding() if sequence.pool is not None and reason is not None else None,
             )
         )
-    return events, ended
+    return events, ended, n_all_forced
 
 
 def count_reused(rows: list[SequenceState], result: StepResult) -> int:
@@ -119,23 +124,43 @@ def count_reused(rows: list[SequenceState], result: StepResult) -> int:
     return n_reused
 
 
-def _append(sequence: SequenceState, sampled: list[int]) -> FinishReason | None:
-    """Append sampled tokens and return why the sequence ends with the last, if it does."""
+def _append(sequence: SequenceState, sampled: list[int]) -> tuple[FinishReason | None, list[int]]:
+    """Append sampled tokens and what has to follow them.
+
+    Returns:
+        Why the sequence ends with the last token, if it does, and the tokens that had to follow.
+    """
     stops = sequence.stop_token_ids
     if len(sampled) > 1 and not stops.isdisjoint(sampled[:-1]):
         raise EngineError(
             f"an engine call went on after an end token of {sequence.request_id!r}: {sampled}; "
             "report this bug"
         )
-    sequence.tokens += sampled
+    forced: list[int] = []
+    tokens = sequence.tokens
+    tokens += sampled
     edits = sequence.edits
     complete = False
     if edits is not None:
         edits.history.extend(sampled)
-        complete = edits.constraint is not None and edits.constraint.advance(sampled)
-    if complete or sampled[-1] in stops:
-        return FinishReason.STOP
-    return FinishReason.LENGTH if len(sequence.tokens) == sequence.max_total else None
+        if (constraint := edits.constraint) is not None:
+            complete = constraint.advance(sampled)
+            if not complete and tokens[-1] not in stops:
+                forced = _force(constraint, stops, sequence.max_total - len(tokens))
+                complete = bool(forced) and constraint.complete
+                tokens += forced
+                edits.history.extend(forced)
+    if complete or tokens[-1] in stops:
+        return FinishReason.STOP, forced
+    return FinishReason.LENGTH if len(tokens) == sequence.max_total else None, forced
+
+
+def _force(constraint: Constraint, stops: frozenset[int], most: int) -> list[int]:
+    """Return the tokens that have to follow, up to one that ends the sequence."""
+    forced = list(constraint.force(most))
+    if stops.isdisjoint(forced):
+        return forced
+    return forced[: next(index for index, token in enumerate(forced) if token in stops) + 1]
 
 
 def _publish_full(sequence: SequenceState, cache: KVCache) -> None:

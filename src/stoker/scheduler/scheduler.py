@@ -331,8 +331,9 @@ class Scheduler:
             n_accepted=n_accepted,
         )
         counters.cached_tokens += count_reused(step.rows, result)
-        events, ended = apply_result(plan, step.rows, result, self._cache)
+        events, ended, n_forced = apply_result(plan, step.rows, result, self._cache)
         give_back(plan, step.rows, self._cache)
+        counters.forced_tokens += n_forced
         counters.generated_tokens += sum(len(event.token_ids) for event in events)
         for sequence in ended:
             self._time_limits.forget(sequence)

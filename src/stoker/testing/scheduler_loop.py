@@ -10,6 +10,7 @@ from stoker.core.tokens import FinishReason, TokenLogprob, TokenRequest, TokensE
 from stoker.kvcache import TierBooks
 from stoker.scheduler import Scheduler, SchedulerLimits
 from stoker.testing.clock import FakeClock
+from stoker.testing.forcing import constraint_of
 from stoker.testing.kv_tiers import FakeTiers
 from stoker.testing.step_engine import FakeStepEngine
 
@@ -93,7 +94,7 @@ class SchedulerLoop:
     def submit(self, *requests: TokenRequest) -> None:
         """Submit requests at the present time."""
         for request in requests:
-            self.scheduler.submit(request, self.clock())
+            self.scheduler.submit(request, self.clock(), constraint_of(request))
             self.scheduler.check()
 
     def abort(self, request_id: str) -> bool:

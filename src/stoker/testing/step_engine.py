@@ -19,6 +19,7 @@ from stoker.core.pooling import Pooling, PromptPool
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, LogitEdits, PromptScoring, StepPlan, StepResult
 from stoker.core.tokens import PromptScores, TokenLogprob, TokenRequest
+from stoker.testing.forcing import constraint_of
 
 DEFAULT_VOCAB_SIZE = 256
 
@@ -217,15 +218,21 @@ def reference_tokens(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
     for token in request.prompt:
         context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
     output: list[int] = []
+    constraint = constraint_of(request)
     while len(output) < request.max_tokens:
-        edits = LogitEdits.of(request)
+        edits = LogitEdits.of(request, constraint)
         if edits is not None:
             edits.history.extend(output)
         token, _ = _sample(context.digest(), request.sampling, vocab_size, edits)
-        output.append(token)
-        if token in request.stop_token_ids:
-            break
-        context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
+        news = [token]
+        if constraint is not None:
+            constraint.advance(news)
+            news += constraint.force(request.max_tokens - len(output) - 1)
+        for token in news:
+            output.append(token)
+            if token in request.stop_token_ids:
+                return tuple(output)
+            context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
     return tuple(output)
 
 

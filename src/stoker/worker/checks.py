@@ -44,6 +44,10 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
     _check_sampling(sampling)
     if request.prompt_logprobs is not None:
         _check_range("prompt_logprobs", request.prompt_logprobs, 0, MAX_LOGPROBS)
+    if request.grammar is not None and request.grammar.fast_forward and sampling.logprobs is not None:
+        raise InvalidRequestError(
+            "logprobs cannot be had of tokens that are taken without being computed", param="logprobs"
+        )
     _check_range("scored_from", request.scored_from, 1, max(1, len(request.prompt)))
 
 

@@ -10,6 +10,7 @@ from stoker.core.batching import BatchingPolicy
 from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import SettingsError
 from stoker.core.step import MAX_CALL_STEPS
+from stoker.grammar.limits import GrammarLimits
 from stoker.models.huggingface.files import Quantize
 from stoker.observe.late_logs import LogFormat
 
@@ -53,6 +54,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         kv_disk_bytes: Most bytes of all files there; 0 to keep none.
         max_pinned_tokens: Most tokens of pinned prefixes.
         grammar_timeout_s: Longest that compiling a grammar may take.
+        grammar_limits: What grammars may take beside time.
         max_loras: Most adapters in memory; 0 for none.
         max_lora_rank: Largest rank of one.
         max_lora_bytes: Largest file of weights of one.
@@ -87,6 +89,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_disk_bytes: int = 0
     max_pinned_tokens: int = 0
     grammar_timeout_s: float = 2.0
+    grammar_limits: GrammarLimits = GrammarLimits()
     max_loras: int = 0
     max_lora_rank: int = 64
     max_lora_bytes: int = 2**30

@@ -61,7 +61,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
 
 
 def _grammar_frame(grammar: Grammar) -> frames.Grammar:
-    return frames.Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager)
+    return frames.Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager, grammar.fast_forward)
 
 
 def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
@@ -96,7 +96,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         hold=frame.hold,
         grammar=None
         if grammar is None
-        else Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager),
+        else Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager, grammar.fast_forward),
         pooling=frame.pooling,
         adapter=None if frame.adapter is None else AdapterRef(*frame.adapter),
         scored_from=frame.scored_from,
@@ -270,6 +270,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         grammars_compiled_total=stats.grammars_compiled_total,
         grammar_compile_seconds_total=stats.grammar_compile_seconds_total,
         grammar_mask_seconds_total=stats.grammar_mask_seconds_total,
+        forced_tokens_total=stats.forced_tokens_total,
     )
 
 
@@ -320,6 +321,7 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         grammars_compiled_total=frame.grammars_compiled_total,
         grammar_compile_seconds_total=frame.grammar_compile_seconds_total,
         grammar_mask_seconds_total=frame.grammar_mask_seconds_total,
+        forced_tokens_total=frame.forced_tokens_total,
     )
 
 

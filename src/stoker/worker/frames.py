@@ -64,6 +64,7 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: str
     field: str
     eager: bool = False
+    fast_forward: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -213,6 +214,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     grammars_compiled_total: int
     grammar_compile_seconds_total: float
     grammar_mask_seconds_total: float
+    forced_tokens_total: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -18,10 +18,8 @@ from stoker.core.stats import EngineStats
 from stoker.core.step import LogitEdits, StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.grammar.compiler import GrammarCompiler
+from stoker.grammar.limits import TOO_COMPLEX
 from stoker.grammar.matcher import MaskWriter, TokenMatcher
-
-TOO_COMPLEX = "grammar_too_complex"
-"""Code of a grammar that takes too long, or that a step's limits do not suffice for."""
 
 MAX_PREPARED = 1024
 """Most sequences whose grammars wait to be compiled."""

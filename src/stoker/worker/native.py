@@ -54,7 +54,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             host_bytes=config.kv_host_bytes,
         ),
         work=work,
-        grammars=GrammarCompiler(lambda: _vocabulary(config, model.vocab_size)),
+        grammars=GrammarCompiler(lambda: _vocabulary(config, model.vocab_size), config.grammar_limits),
     )
 
 

@@ -112,6 +112,7 @@ def test_the_tables_name_every_field_of_the_openai_client() -> None:
         "timeout",
         "prompt_logprobs",
         "structured_outputs",
+        "guided_decoding_backend",
         "guided_json",
         "guided_regex",
         "guided_choice",

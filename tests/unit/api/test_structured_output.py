@@ -59,6 +59,14 @@ ASKED: list[tuple[dict[str, Any], Grammar | None]] = [
         as_json("structured_outputs.json_object", {"type": "object"}),
     ),
     (
+        {"structured_outputs": {"regex": "a", "fast_forward": True}},
+        Grammar(GrammarKind.REGEX, "a", "structured_outputs.regex", fast_forward=True),
+    ),
+    (
+        {"guided_regex": "a", "structured_outputs": {"fast_forward": True}},
+        Grammar(GrammarKind.REGEX, "a", "guided_regex", fast_forward=True),
+    ),
+    (
         {"structured_outputs": {"grammar": "g", "json_object": False}, "response_format": {"type": "text"}},
         Grammar(GrammarKind.LARK, "g", "structured_outputs.grammar"),
     ),
@@ -144,6 +152,21 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "structured_outputs.whitespace_pattern",
         "unsupported_parameter",
     ),
+    (
+        {"structured_outputs": {"fast_forward": True}},
+        "structured_outputs.fast_forward",
+        "invalid_value",
+    ),
+    (
+        {"structured_outputs": {"regex": "a", "fast_forward": "yes"}},
+        "structured_outputs.fast_forward",
+        "invalid_type",
+    ),
+    (
+        {"structured_outputs": {"regex": "a", "fast_forward": True}, "early_exit": {"stop_below": 0.5}},
+        "early_exit.stop_below",
+        "invalid_value",
+    ),
     ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern", "unknown_parameter"),
 ]
 
@@ -170,3 +193,21 @@ async def test_the_limits_are_those_of_the_settings() -> None:
         assert response.status == 400
         assert words in response.json()["error"]["message"]
     assert (await post(api.app, CHAT, HI | {"guided_regex": "x" * 10}).done()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "param"),
+    [
+        (CHAT, HI | {"logprobs": True}, "logprobs"),
+        (TEXT, GO | {"logprobs": 0}, "logprobs"),
+        (TEXT, GO | {"best_of": 3}, "best_of"),
+    ],
+)
+async def test_tokens_that_are_taken_at_once_have_no_probability(
+    api: ScriptedApi, url: str, body: dict[str, Any], param: str
+) -> None:
+    fields = {"structured_outputs": {"regex": "a", "fast_forward": True}}
+    response = await post(api.app, url, body | fields).done()
+    assert response.status == 400
+    assert response.json()["error"]["param"] == param
+    assert api.generator.requests == []

@@ -176,6 +176,23 @@ def test_nothing_is_chosen_that_is_not_allowed(isa: str, n: int) -> None:
             assert sample(isa, logits, edits, temperature=temperature, seed=seed)[0] in allowed
 
 
+@pytest.mark.parametrize("n", [1025, 49152])
+@pytest.mark.parametrize("n_allowed", [1, 2, 60, 100, 1000])
+def test_few_tokens_of_many_are_chosen_among_as_if_the_others_were_impossible(
+    isa: str, n: int, n_allowed: int
+) -> None:
+    random = np.random.default_rng(n_allowed)
+    for seed in range(5):
+        logits = random_logits(seed, n)
+        allowed = random.choice(n, n_allowed, replace=False).tolist()
+        edits = Edits(
+            allowed=frozenset(allowed), n_words=-(-n // 32), biases={allowed[0]: 3.0}, banned=allowed[1:2]
+        )
+        for temperature in (0.0, 1.0):
+            token = sample(isa, logits, edits.native(), temperature=temperature, seed=seed)[0]
+            assert token == sample(isa, edits.apply(logits), None, temperature=temperature, seed=seed)[0]
+
+
 @pytest.mark.parametrize(
     ("allowed", "n_words"), [(frozenset({1}), 1), (frozenset({1}), 3), (frozenset({40}), 2), (frozenset(), 2)]
 )

@@ -33,6 +33,7 @@ ABILITIES = {
         "stoker_grammars_compiled_total",
         "stoker_grammar_compile_seconds_total",
         "stoker_grammar_mask_seconds_total",
+        "stoker_forced_tokens_total",
     },
 }
 """What the page of an ability must name of its metrics."""

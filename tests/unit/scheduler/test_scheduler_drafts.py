@@ -28,10 +28,15 @@ class AnyToken:
     """A grammar of whatever there is."""
 
     allowed = memoryview(array("I", [2**32 - 1] * 8))
+    complete = False
 
     def advance(self, token_ids: Sequence[int]) -> bool:
         assert len(token_ids) == 1
         return False
+
+    def force(self, most: int) -> Sequence[int]:
+        assert most >= 0
+        return ()
 
 
 def mixed(n: int) -> list[TokenRequest]:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stoker.core.batching import BatchingPolicy
 from stoker.core.errors import InvalidRequestError, QueueFullError
+from stoker.core.grammar import Grammar
 from stoker.core.pooling import Pooling
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan
@@ -20,6 +21,7 @@ from stoker.core.tokens import TokenRequest
 from stoker.kvcache import TierBooks
 from stoker.scheduler.sequence import SequenceState
 from stoker.testing.expectations import Expectations, Expected
+from stoker.testing.forcing import FORCING, LENGTHS
 from stoker.testing.oracle_drafter import OracleDrafter
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.workloads import make_request, make_tokens
@@ -104,6 +106,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def running(self) -> list[SequenceState]:
         return self.loop.scheduler._running.items
 
+    def forced(self, request_id: str) -> bool:
+        return self.live[request_id].request.grammar is not None
+
     def tiers(self) -> dict[str, Any]:
         """Return what the loop is given beside its limits."""
         return {}
@@ -124,6 +129,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs=st.sampled_from([None, None, 0, 2]),
         pooling=st.sampled_from([None, None, None, *Pooling]),
         n_choices=st.sampled_from([1, 1, 1, 3]),
+        forcing=st.sampled_from([None, None, FORCING]),
     )
     def submit(
         self,
@@ -143,6 +149,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt_logprobs: int | None,
         pooling: Pooling | None,
         n_choices: int,
+        forcing: Grammar | None,
     ) -> None:
         """Submit a request as its choices, of which the first alone is scored, only scored, or pooled."""
         alone = pooling is not None or prompt_logprobs == 0
@@ -161,6 +168,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             queue_timeout_s=queue_timeout_s,
             timeout_s=timeout_s,
         )
+        first = replace(first, grammar=None if alone else forcing)
         for choice in range(n_choices):
             sampling = replace(first.sampling, choice=choice)
             other = replace(
@@ -252,7 +260,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.interrupted[0] = interrupted
         for event in self.loop.commit(self.plan):
             drafted = self.plan.drafts.get(self.plan.request_ids.index(event.request_id), 0)
-            assert len(event.token_ids) <= drafted + (1 if interrupted else self.plan.n_steps)
+            n_forced = max(LENGTHS) if self.forced(event.request_id) else 0
+            n_sampled = 1 if interrupted else self.plan.n_steps
+            assert len(event.token_ids) <= drafted + n_sampled + n_forced
             self.expectations.take(event)
         self.plan = None
 

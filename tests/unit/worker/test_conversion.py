@@ -50,7 +50,7 @@ REQUEST = TokenRequest(
     priority=-4,
     queue_timeout_s=2.5,
     timeout_s=60.0,
-    grammar=Grammar(GrammarKind.REGEX, "a+", "guided_regex"),
+    grammar=Grammar(GrammarKind.REGEX, "a+", "guided_regex", eager=True, fast_forward=True),
 )
 INFO = EngineInfo(
     model="model",
@@ -122,6 +122,7 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         grammars_compiled_total=16,
         grammar_compile_seconds_total=17.5,
         grammar_mask_seconds_total=18.5,
+        forced_tokens_total=30,
     )
     assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
 

@@ -1,6 +1,7 @@
 """Sequences with grammars in the engine process: compiled beside the loop, held to it, and resumed."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import AdapterRef, FinishReason, TokenRequest
 from stoker.grammar.compiler import GrammarCompiler
+from stoker.grammar.limits import GrammarLimits
 from stoker.grammar.vocabulary import Vocabulary
 from stoker.testing.engine_thread import EngineThread
 from stoker.testing.grammars import byte_compiler, json_schema
@@ -122,6 +124,51 @@ async def test_one_that_goes_on_in_another_engine_has_the_same_tokens(socket_pat
             assert await tokens_of(engine, rest) == whole[cut:]
 
 
+FORCING = Grammar(
+    GrammarKind.REGEX, "[a-c] and then[!?]( or never( again)?)?", "guided_regex", fast_forward=True
+)
+
+
+async def test_what_has_to_follow_is_taken_without_being_computed_first(socket_path: Path) -> None:
+    fake = FakeStepEngine(512, vocab_size=VOCAB)
+    async with serving(socket_path, engine=fake) as engine:
+        for seed in range(8):
+            n_before, forced_before = fake.n_forwards, engine.stats.forced_tokens_total
+            events = await collect(engine.stream(constrained(f"{seed}", FORCING, seed=seed)))
+            tokens = [token for event in events for token in event.token_ids]
+            n_forced = engine.stats.forced_tokens_total - forced_before
+            assert bytes(tokens[1:10]) == b" and then"
+            assert re.fullmatch(FORCING.source, bytes(token for token in tokens if token < 256).decode())
+            assert n_forced >= 9
+            assert fake.n_forwards - n_before == len(tokens) - n_forced
+            assert events[-1].finish_reason is FinishReason.STOP
+
+
+async def test_forced_tokens_are_the_same_beside_others_and_in_a_next_engine(socket_path: Path) -> None:
+    async with serving(socket_path) as engine:
+        request = constrained("a", FORCING, seed=1)
+        whole = await tokens_of(engine, request)
+        beside = [constrained(f"b{seed}", FORCING, seed=seed) for seed in range(5)]
+        together = await asyncio.gather(*(tokens_of(engine, each) for each in [request, *beside]))
+        assert together[0] == whole
+        for cut in (1, 10, 11):
+            rest = replace(
+                request,
+                prompt=(*request.prompt, *whole[:cut]),
+                n_generated=cut,
+                max_tokens=request.max_tokens - cut,
+            )
+            events = await collect(engine.stream(rest))
+            assert tuple(token for event in events for token in event.token_ids) == whole[cut:]
+
+
+async def test_log_probabilities_of_forced_tokens_are_refused(socket_path: Path) -> None:
+    async with serving(socket_path) as engine:
+        request = replace(constrained("a", FORCING), sampling=SamplingParams(logprobs=0))
+        with pytest.raises(InvalidRequestError, match="without being computed"):
+            await collect(engine.stream(request))
+
+
 async def test_a_wrong_grammar_is_refused_and_others_go_on(socket_path: Path) -> None:
     async with serving(socket_path) as engine:
         with pytest.raises(InvalidRequestError, match="unclosed group") as refused:
@@ -200,6 +247,26 @@ async def test_time_for_compiling_counts(socket_path: Path) -> None:
         slow.go_on.set()
         with pytest.raises(QueueTimeoutError):
             await asking
+
+
+BRANCHING = "|".join(f"(.{{0,{i}}}[ab]){{9}}" for i in range(1, 20))
+
+
+async def test_streams_go_on_while_grammars_explode(socket_path: Path) -> None:
+    limits = GrammarLimits(step_work=1000)
+    compiler = GrammarCompiler(lambda: Vocabulary.of(byte_tokenizer_spec(), VOCAB), limits)
+    async with serving(socket_path, compiler=compiler) as engine:
+        free = make_request("free", max_tokens=400)
+        stream = asyncio.create_task(tokens_of(engine, free))
+        other = await EngineClient.connect(socket_path)
+        codes = []
+        for index, source in enumerate((BRANCHING, f"({BRANCHING}){{2}}")):
+            with pytest.raises(InvalidRequestError, match="max_grammar_step_work") as refused:
+                await collect(other.stream(constrained(f"{index}", regex(source))))
+            codes.append(refused.value.code)
+        assert codes == ["grammar_too_complex"] * 2
+        assert await stream == reference_tokens(free, VOCAB)
+        await other.close()
 
 
 class Derailed(FakeStepEngine):

@@ -7,7 +7,7 @@ from typing import Any
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.early_exit import eager, exit_rule, scored_choices, sift_early_exit
 from stoker.api.openai.fields import STREAM_OPTIONS_FIELDS, FieldTable
-from stoker.api.openai.structured import grammar_of, sift_grammars
+from stoker.api.openai.structured import fast_forwarded, grammar_of, sift_grammars
 from stoker.api.openai.wire import GenerationBody
 from stoker.core.errors import InvalidRequestError
 from stoker.core.sampling import MAX_SEED
@@ -83,7 +83,15 @@ def make_job(
             could not be held to.
     """
     _check_choices(len(prompts), body.n, best_of, limits)
-    grammar = eager(grammar_of(body, limits), body)
+    grammar = fast_forwarded(
+        eager(grammar_of(body, limits), body),
+        body,
+        others=(
+            ("logprobs", logprobs is not None),
+            ("best_of", best_of is not None),
+            ("early_exit.stop_below", body.early_exit is not None and body.early_exit.stop_below is not None),
+        ),
+    )
     choices = scored_choices(
         body,
         n_prompts=len(prompts),

@@ -1,6 +1,7 @@
 """What an answer must look like: ``response_format`` and vLLM's fields to a `Grammar`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -40,6 +41,40 @@ def sift_grammars(fields: dict[str, Any]) -> None:
     outputs = fields.get("structured_outputs")
     if isinstance(outputs, dict):
         fields["structured_outputs"] = _STRUCTURED_OUTPUTS.sift(outputs, path="structured_outputs.")
+
+
+def fast_forwarded(
+    grammar: Grammar | None, body: GrammarFields, *, others: Sequence[tuple[str, bool]]
+) -> Grammar | None:
+    """Return the grammar, fast-forwarded if a request asks for that.
+
+    Args:
+        grammar: What the answer must look like.
+        body: The request.
+        others: Fields that need a probability for each token, and whether they are there.
+
+    Raises:
+        InvalidRequestError: It asks for that without a grammar, or for the probability of each token.
+    """
+    if body.structured_outputs is None or not body.structured_outputs.fast_forward:
+        return grammar
+    field = "structured_outputs.fast_forward"
+    if grammar is None:
+        raise InvalidRequestError(
+            f"'{field}' is only allowed together with a form of the answer, such as 'response_format' or "
+            "'structured_outputs.json'.",
+            param=field,
+            code="invalid_value",
+        )
+    for name, there in others:
+        if there:
+            raise InvalidRequestError(
+                f"'{name}' and '{field}' do not go together: tokens that are taken at once have no "
+                "probability. Leave one of them out.",
+                param=name,
+                code="invalid_value",
+            )
+    return replace(grammar, fast_forward=True)
 
 
 def grammar_of(body: GrammarFields, limits: ApiLimits) -> Grammar | None:

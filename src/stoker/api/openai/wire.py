@@ -215,6 +215,7 @@ class StructuredOutputs(Wire):
     choice: Choices | None = None
     grammar: Expression | None = None
     json_object: bool = False
+    fast_forward: bool = False
 
 
 class GrammarFields(Wire):

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import accumulate, chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,32 +25,55 @@ def flatten(runs: Iterable[list[int]]) -> NDArray[np.int32]:
     return np.fromiter(chain.from_iterable(runs), np.int32)
 
 
-def native_edits(edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
-    """Return the logit edits of a plan; None for none."""
-    if not edits:
-        return None
-    each = list(edits.values())
-    histories = [one.history for one in each]
-    biases = [one.bias for one in each]
-    banned = [one.banned for one in each]
-    allowed = [np.asarray(one.allowed, np.uint32) for one in each]
-    # The copies leave the sequences' own arrays free to grow.
-    return _native.LogitEdits(
-        rows=np.array(list(edits), np.int32),
-        presence=np.array([one.presence_penalty for one in each], np.float32),
-        frequency=np.array([one.frequency_penalty for one in each], np.float32),
-        repetition=np.array([one.repetition_penalty for one in each], np.float32),
-        n_prompt=np.array([one.n_prompt for one in each], np.int32),
-        history=np.concatenate(histories, dtype=np.int32),
-        history_starts=run_starts_of(histories),
-        bias_tokens=np.concatenate([one.bias_tokens for one in each], dtype=np.int32),
-        bias=np.concatenate(biases, dtype=np.float32),
-        bias_starts=run_starts_of(biases),
-        banned=np.concatenate(banned, dtype=np.int32),
-        banned_starts=run_starts_of(banned),
-        allowed=np.concatenate(allowed),
-        allowed_starts=run_starts_of(allowed),
-    )
+class EditArrays:
+    """The logit edits of a step's rows as arrays: most steps have those of the one before, but for masks.
+
+    Attributes:
+        edits: Whose arrays these are.
+    """
+
+    __slots__ = ("_arrays", "_still", "edits")
+
+    def __init__(self, edits: Mapping[int, LogitEdits]) -> None:
+        self.edits = edits
+        # Histories matter to penalties alone, and bans end.
+        self._still = not any(one.penalizes or one.n_banned_steps for one in edits.values())
+        self._arrays = self._make() if self._still else {}
+
+    def native(self, edits: Mapping[int, LogitEdits]) -> _native.LogitEdits | None:
+        """Return edits that equal `self.edits` as they are now; None for none."""
+        if not edits:
+            return None
+        allowed = [one.allowed for one in edits.values()]
+        return _native.LogitEdits(
+            **(self._arrays if self._still else self._make()),
+            allowed=np.frombuffer(b"".join(allowed), np.uint32),
+            allowed_starts=run_starts_of(allowed),
+        )
+
+    def _make(self) -> dict[str, Any]:
+        each = list(self.edits.values())
+        histories = [one.history if one.penalizes else _NO_TOKENS for one in each]
+        biases = [one.bias for one in each]
+        banned = [one.banned for one in each]
+        # The copies leave the sequences' own arrays free to grow.
+        return {
+            "rows": np.array(list(self.edits), np.int32),
+            "presence": np.array([one.presence_penalty for one in each], np.float32),
+            "frequency": np.array([one.frequency_penalty for one in each], np.float32),
+            "repetition": np.array([one.repetition_penalty for one in each], np.float32),
+            "n_prompt": np.array([one.n_prompt if one.penalizes else 0 for one in each], np.int32),
+            "history": np.frombuffer(b"".join(histories), np.int32),
+            "history_starts": run_starts_of(histories),
+            "bias_tokens": np.frombuffer(b"".join([one.bias_tokens for one in each]), np.int32),
+            "bias": np.frombuffer(b"".join(biases), np.float32),
+            "bias_starts": run_starts_of(biases),
+            "banned": np.frombuffer(b"".join(banned), np.int32),
+            "banned_starts": run_starts_of(banned),
+        }
+
+
+_NO_TOKENS = array("i")
 
 
 def native_scores(

@@ -13,10 +13,10 @@ from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import AdapterRef
 from stoker.engine.native.adapters import AdapterSlots
 from stoker.engine.native.arrays import (
+    EditArrays,
     SamplingArrays,
     flatten,
     n_samples,
-    native_edits,
     native_pools,
     native_scores,
     native_steps,
@@ -57,6 +57,7 @@ class NativeEngine:
         self._kv_blocks = model.kv_blocks
         self._fingerprint = fingerprint
         self._sampling = SamplingArrays([])
+        self._edits = EditArrays({})
         self.kv_root = kv_root
         self.kv_block_bytes = model.kv_block_bytes
 
@@ -89,6 +90,8 @@ class NativeEngine:
         """
         if plan.sampling != self._sampling.rows:  # compares identities first, and mostly nothing else
             self._sampling = SamplingArrays(plan.sampling)
+        if plan.edits != self._edits.edits:  # likewise
+            self._edits = EditArrays(plan.edits)
         run_starts = run_starts_of(plan.tokens)
         model = self._open_model()
         counts = n_samples(plan)
@@ -102,7 +105,7 @@ class NativeEngine:
                 run_starts_of(plan.block_tables),
                 counts,
                 *self._sampling.arrays,
-                native_edits(plan.edits),
+                self._edits.native(plan.edits),
                 native_scores(plan.scoring, run_starts),
                 native_steps(plan),
                 pools,
