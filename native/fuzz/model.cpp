@@ -133,6 +133,7 @@ class FuzzedModel {
 struct FuzzedBatch {
   std::vector<int32_t> tokens, run_starts{0}, first_positions, tables, table_starts{0};
   std::vector<int32_t> samples;
+  std::vector<uint8_t> skipped;  // mostly empty
   std::vector<SampleParams> params;
   std::vector<std::unique_ptr<FuzzedEdits>> edits;
 
@@ -162,17 +163,22 @@ struct FuzzedBatch {
         params.back().edits = &edits.back()->view;
       }
     }
+    if (data.ConsumeIntegralInRange<int>(0, 7) == 0) {
+      for (int layer = 0; layer < shape.n_layers(); ++layer) skipped.push_back(data.ConsumeBool() ? 1 : 0);
+    }
   }
 
   Batch view() const {
-    return {static_cast<int>(first_positions.size()),
-            tokens.data(),
-            run_starts.data(),
-            first_positions.data(),
-            tables.data(),
-            table_starts.data(),
-            samples.data(),
-            params.data()};
+    Batch batch{static_cast<int>(first_positions.size()),
+                tokens.data(),
+                run_starts.data(),
+                first_positions.data(),
+                tables.data(),
+                table_starts.data(),
+                samples.data(),
+                params.data()};
+    if (!skipped.empty()) batch.skipped = skipped.data();
+    return batch;
   }
 };
 

@@ -125,9 +125,10 @@ class PyModel {
   // Samples come step after step, each of all sequences that sample, in order.
   nb::tuple forward(const BatchArrays& arrays, const SamplingArrays& sampling, const PyLogitEdits* edits,
                     const PyPromptScores* wanted_scores, const PySteps* steps, const PyPools* wanted_pools,
-                    const Array<int32_t>& adapters) {
+                    const Array<int32_t>& adapters, const Array<uint8_t>& skipped) {
     Batch batch = arrays.view();
     attach_adapters(batch, adapters);
+    attach_skipped(batch, skipped);
     std::vector<SampleParams> params = sampling.params(batch);
     if (edits != nullptr) edits->attach(params);
     batch.samples = sampling.samples.data();
@@ -208,6 +209,7 @@ class PyModel {
   }
 
   int width() const { return model_.shape().width; }
+  int n_layers() const { return model_.shape().n_layers(); }
   const char* isa() const { return model_.isa(); }
   const char* kv_type() const { return kv_type_name(model_.kv_type()); }
   int n_threads() const { return model_.n_threads(); }
@@ -225,6 +227,14 @@ class PyModel {
       throw std::invalid_argument("adapters must have one entry per sequence");
     }
     batch.adapters = adapters.data();
+  }
+
+  void attach_skipped(Batch& batch, const Array<uint8_t>& skipped) const {
+    if (!skipped.is_valid()) return;
+    if (skipped.size() != static_cast<size_t>(model_.shape().n_layers())) {
+      throw std::invalid_argument("layers to skip must have one entry per layer");
+    }
+    batch.skipped = skipped.data();
   }
 
   static void require_pairs(const Array<int32_t>& blocks, const Array<int32_t>& slots) {
@@ -296,17 +306,17 @@ NB_MODULE(_native, m) {
              Array<int32_t> block_tables, Array<int32_t> table_starts, Array<int32_t> samples, Array<float> temperature,
              Array<int32_t> top_k, Array<float> top_p, Array<float> min_p, Array<uint64_t> seed, Array<uint32_t> choice,
              Array<int32_t> n_logprobs, const PyLogitEdits* edits, const PyPromptScores* scores, const PySteps* steps,
-             const PyPools* pools, Array<int32_t> adapters) {
+             const PyPools* pools, Array<int32_t> adapters, Array<uint8_t> skipped) {
             return self.forward({tokens, run_starts, first_positions, block_tables, table_starts},
                                 {samples, temperature, top_k, top_p, min_p, seed, choice, n_logprobs}, edits, scores,
-                                steps, pools, adapters);
+                                steps, pools, adapters, skipped);
           },
           nb::arg("tokens"), nb::arg("run_starts"), nb::arg("first_positions"), nb::arg("block_tables"),
           nb::arg("table_starts"), nb::arg("samples"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
           nb::arg("min_p"), nb::arg("seed"), nb::arg("choice"), nb::arg("n_logprobs"),
           nb::arg("edits").none() = nb::none(), nb::arg("scores").none() = nb::none(),
           nb::arg("steps").none() = nb::none(), nb::arg("pools").none() = nb::none(),
-          nb::arg("adapters").none() = nb::none())
+          nb::arg("adapters").none() = nb::none(), nb::arg("skipped").none() = nb::none())
       .def(
           "logits",
           [](PyModel& self, Array<int32_t> tokens, Array<int32_t> run_starts, Array<int32_t> first_positions,
@@ -320,6 +330,7 @@ NB_MODULE(_native, m) {
       .def("load_blocks", &PyModel::load_blocks, nb::arg("blocks"), nb::arg("slots"), nb::arg("memory"))
       .def_prop_ro("kv_block_bytes", &PyModel::kv_block_bytes)
       .def_prop_ro("width", &PyModel::width)
+      .def_prop_ro("n_layers", &PyModel::n_layers)
       .def_prop_ro("isa", &PyModel::isa)
       .def_prop_ro("kv_type", &PyModel::kv_type)
       .def_prop_ro("n_threads", &PyModel::n_threads)

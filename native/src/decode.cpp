@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <numeric>
 #include <stdexcept>
 
 namespace stoker {
@@ -12,10 +13,10 @@ void check(const Model& model, const Batch& batch, const DecodeLimits& limits) {
   if (limits.n_steps < 1) throw std::invalid_argument("a decode needs at least one step");
   if (batch.scores != nullptr) throw std::invalid_argument("a decode of several steps scores no prompt");
   for (int s = 0; s < batch.n_seqs; ++s) {
-    if (batch.run_starts[s + 1] - batch.run_starts[s] != 1 || batch.samples[s] != 1) {
-      throw std::invalid_argument("in a decode of several steps every sequence has one token and is sampled");
-    }
-    const int64_t end = int64_t{batch.first_positions[s]} + limits.n_steps;
+    if (batch.samples[s] != 1) throw std::invalid_argument("in a decode every sequence has one token sampled");
+    const int64_t n_run = int64_t{batch.run_starts[s + 1]} - batch.run_starts[s];
+    if (n_run < 1) throw std::invalid_argument("every sequence needs at least one token");
+    const int64_t end = int64_t{batch.first_positions[s]} + n_run + limits.n_steps - 1;
     const int64_t n_blocks = int64_t{batch.table_starts[s + 1]} - batch.table_starts[s];
     if (end > n_blocks * kBlockTokens || end > model.shape().context_length) {
       throw std::invalid_argument("a block table or the context is too short for all steps of a decode");
@@ -74,13 +75,14 @@ std::vector<Sample> decode(Model& model, const Batch& first, const DecodeLimits&
   check(model, first, limits);
   const auto n = static_cast<size_t>(first.n_seqs);
   std::vector<Sample> samples(n * static_cast<size_t>(limits.n_steps));
-  std::vector<int32_t> tokens(first.tokens, first.tokens + n);
-  std::vector<int32_t> positions(first.first_positions, first.first_positions + n);
+  std::vector<int32_t> tokens(n), positions(n), run_starts(n + 1);
+  std::iota(run_starts.begin(), run_starts.end(), 0);
+  for (size_t s = 0; s < n; ++s) {
+    positions[s] = first.first_positions[s] + (first.run_starts[s + 1] - first.run_starts[s]) - 1;
+  }
   std::vector<SampleParams> params(first.params, first.params + n);
   GrowingEdits edits(params);
   Batch batch = first;
-  batch.tokens = tokens.data();
-  batch.first_positions = positions.data();
   batch.params = params.data();
   Sample* latest = samples.data();
   for (int step = 1;; ++step, latest += n) {
@@ -95,6 +97,9 @@ std::vector<Sample> decode(Model& model, const Batch& first, const DecodeLimits&
       ++positions[s];
       ++params[s].position;
     }
+    batch.tokens = tokens.data();
+    batch.run_starts = run_starts.data();
+    batch.first_positions = positions.data();
   }
 }
 

@@ -130,6 +130,7 @@ void Model::run_layers(const Batch& batch) {
   compute_angles();
   embed(batch);
   for (int index = 0; index < shape_.n_layers(); ++index) {
+    if (batch.skipped != nullptr && batch.skipped[index] != 0) continue;
     const Layer& layer = layers_[static_cast<size_t>(index)];
     normalize(layer.attn_norm, scratch_->n_rows,
               {.int8 = layer.q.wants_int8() || layer.k.wants_int8() || layer.v.wants_int8(),

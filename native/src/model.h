@@ -59,6 +59,8 @@ struct Batch {
   const PromptScores* scores = nullptr;
   const Pools* pools = nullptr;
   const int32_t* adapters = nullptr;  // [n_seqs] the slot of each one's adapter, -1 for none; null if nobody has one
+  // [n_layers] not 0 for layers that are left out, whose keys and values stay as they are; null to compute all
+  const uint8_t* skipped = nullptr;
 };
 
 // What the shape has no use for stays empty. The matrices gate, up and down, and their biases, hold those of all

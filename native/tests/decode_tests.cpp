@@ -112,6 +112,47 @@ void test_drafts(Model& model, const std::vector<Sample>& expected) {
   CHECK(refuses([&] { model.forward(refused.view(), samples.data()); }));
 }
 
+// A decode whose first step computes runs of two tokens, those expected.
+void test_runs(Model& model, const std::vector<Sample>& expected) {
+  Decoding runs;
+  std::vector<int32_t> tokens, run_starts{0};
+  for (size_t s = 0; s < kSeqs; ++s) {
+    tokens.push_back(runs.tokens[s]);
+    tokens.push_back(expected[s].token);
+    run_starts.push_back(static_cast<int32_t>(tokens.size()));
+    ++runs.params[s].position;
+  }
+  runs.tokens = tokens;
+  runs.run_starts = run_starts;
+  runs.history.push_back(expected[2].token);
+  runs.edits.history = runs.history.data();
+  ++runs.edits.n_history;
+  const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
+  const DecodeLimits limits{kSteps - 1, no_stops.data(), no_starts.data(), nullptr};
+  const auto samples = decode(model, runs.view(), limits);
+  CHECK(samples.size() == expected.size() - kSeqs);
+  for (size_t i = 0; i < samples.size(); ++i) CHECK(same(samples[i], expected[i + kSeqs]));
+  runs.run_starts[1] = 0;
+  CHECK(refuses([&] { decode(model, runs.view(), limits); }));
+}
+
+// Steps without a layer are other steps, and leave nothing that a whole one does not compute anew.
+void test_skipped(Model& model, const std::vector<Sample>& expected) {
+  Decoding skipping;
+  Batch batch = skipping.view();
+  std::vector<uint8_t> skipped(static_cast<size_t>(model.shape().n_layers()));
+  skipped.back() = 1;
+  batch.skipped = skipped.data();
+  const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
+  const auto guesses = decode(model, batch, {kSteps, no_stops.data(), no_starts.data(), nullptr});
+  bool differs = false;
+  for (size_t s = 0; s < kSeqs; ++s) differs = differs || !same(guesses[s], expected[s]);
+  CHECK(differs);
+  const Decoding whole;
+  const auto again = decode(model, whole.view(), {kSteps, no_stops.data(), no_starts.data(), nullptr});
+  for (size_t i = 0; i < again.size(); ++i) CHECK(same(again[i], expected[i]));
+}
+
 }  // namespace
 
 void test_decode() {
@@ -123,6 +164,8 @@ void test_decode() {
     stepwise.advance(&expected[step * kSeqs]);
   }
   test_drafts(*model, expected);
+  test_runs(*model, expected);
+  test_skipped(*model, expected);
   const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
   uint8_t flag = 0;
   const Decoding start;

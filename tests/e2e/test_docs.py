@@ -88,6 +88,7 @@ def test_every_block_is_run_or_known_not_to_be() -> None:
     ]
     run += of("README.md", "python") + of("docs/structured-output.md", "python")
     run += of("docs/structured-output.md", "console") + of("docs/speculation.md", "python")
+    run += of("docs/speculation.md", "console")
     others = [block for block in blocks() if block not in run]
     unknown = [
         block
@@ -170,6 +171,21 @@ def test_the_example_of_the_speculation_page_tells_of_drafts_that_were_right(ser
     assert told.startswith("Dear team, the workshop on Tuesday")
     drafted, accepted = re.findall(r"^stoker_engine_\w+_tokens_total{.*} ([\d.]+)$", told, re.MULTILINE)
     assert 0 < float(accepted) <= float(drafted)
+
+
+def test_the_command_of_the_speculation_page_serves_with_a_draft_model(
+    home: Path, default_model_path: Path
+) -> None:
+    (block,) = of("docs/speculation.md", "console")
+    ((program, command, *arguments),) = block.commands
+    assert (program, command) == ("stoker", "serve")
+    (home / "my-model.gguf").symlink_to(default_model_path)
+    with ServerProcess(home, *arguments) as server:
+        server.wait_ready()
+        body = {"model": "my-model", "prompt": "A cat and a", "max_tokens": 60, "temperature": 0}
+        answer = httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert server.metrics()["stoker_engine_drafting_seconds_total"] > 0
 
 
 def test_the_examples_of_the_structured_output_page_print_what_it_says(server: ServerProcess) -> None:

@@ -5,7 +5,8 @@ the fastest path, a tiny one on every path.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from stoker import _native
 from stoker.core.batching import BatchingPolicy
 from stoker.core.drafting import DraftCosts, Drafter, DraftSeat
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import BLOCK_TOKENS
+from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenLogprob, TokenRequest
 from stoker.engine.native import NativeEngine, NativeEngineSettings, load_engine
 from stoker.models import open_model
 from stoker.scheduler import Scheduler, SchedulerLimits
-from stoker.speculate import PromptLookup
+from stoker.speculate.guesser import Guesser
+from stoker.speculate.lookup import PromptLookup
+from stoker.speculate.model import ModelDrafter
+from stoker.testing.cheap_drafts import AtAnyCost
 from stoker.testing.clock import FakeClock
 from stoker.testing.gguf_files import write_tiny_llama
 from stoker.testing.workloads import make_request, make_tokens
@@ -131,7 +135,10 @@ class Clairvoyant:
         self.texts = list(texts)
         self.vocab_size = vocab_size
 
-    def draft(self, seats: Sequence[DraftSeat], _costs: DraftCosts) -> dict[int, list[int]]:
+    def needs_blocks(self, _costs: DraftCosts) -> bool:
+        return False
+
+    def draft(self, _plan: StepPlan, seats: Sequence[DraftSeat], _costs: DraftCosts) -> dict[int, list[int]]:
         drafts = {}
         for seat in seats:
             tokens = seat.sequence.tokens
@@ -169,16 +176,39 @@ class Case:
             for i in range(n)
         ]
 
+    @contextmanager
+    def drafter(self, way: str) -> Iterator[Drafter]:
+        """Make a drafter of the model itself: without some layers, or loaded again and less precise."""
+        guesser = Guesser(
+            self.engine,
+            longest=CONTEXT,
+            max_step_tokens=STEP_TOKENS,
+            vocab_size=self.vocab_size,
+            skipped=(1,),
+        )
+        clock = FakeClock()
+        if way == "without layers":
+            yield AtAnyCost(ModelDrafter(guesser, 15, cost=0.1, clock=clock))
+            return
+        other = load(self.path, self.isa, 2, precise="none", kv_blocks=self.engine.kv_blocks)
+        guesser = Guesser(other, longest=CONTEXT, max_step_tokens=STEP_TOKENS, vocab_size=self.vocab_size)
+        yield AtAnyCost(ModelDrafter(guesser, 15, cost=0.1, clock=clock))
+        other.close()
+
     def check(self, outputs: dict[str, Output]) -> None:
         for request in self.requests:
             assert outputs[request.request_id] == self.alone[request.request_id]
 
 
-def load(path: Path, isa: str, threads: int) -> NativeEngine:
+def load(
+    path: Path, isa: str, threads: int, *, precise: str = "auto", kv_blocks: int | None = None
+) -> NativeEngine:
     settings = NativeEngineSettings(
         threads=threads,
         isa=isa,
+        precise=precise,
         kv_memory_bytes=256 << 20,
+        kv_blocks=kv_blocks,
         context_length=CONTEXT,
         max_running=32,
         step_tokens=STEP_TOKENS,
@@ -348,6 +378,18 @@ def test_drafts_copied_from_what_was_said(case: Case, call_steps: int) -> None:
     assert stats.generated_tokens_total == 60
     if "tiny" not in case.path.name:  # it says the same again, as its prompt does
         assert stats.accepted_tokens_total > 10
+
+
+@pytest.mark.parametrize("way", ["less precise", "without layers"])
+def test_drafts_of_a_model(case: Case, way: str) -> None:
+    with case.drafter(way) as drafter:
+        for request in case.requests:
+            loop = Loop(case.engine, drafter=drafter, call_steps=4)
+            assert loop.run([request])[request.request_id] == case.alone[request.request_id]
+        loop = Loop(case.engine, drafter=drafter)
+        case.check(loop.run([*case.others(8, max_tokens=40), *case.requests]))
+        stats = loop.scheduler.stats()
+        assert 0 < stats.accepted_tokens_total < stats.drafted_tokens_total
 
 
 def test_chunks_beside_running_sequences(case: Case) -> None:

@@ -288,6 +288,7 @@ class Model:
         steps: Steps | None = None,
         pools: Pools | None = None,
         adapters: NDArray[np.int32] | None = None,
+        skipped: NDArray[np.uint8] | None = None,
     ) -> tuple[
         NDArray[np.int32],
         NDArray[np.float32],
@@ -304,7 +305,7 @@ class Model:
         another than the draft in its place), their log-probabilities, and the most likely tokens and their
         log-probabilities ``[..., MAX_LOGPROBS]``, the samples of further steps behind those of the first;
         then the same four of the tokens in `scores`. `adapters` has the slot of each sequence's adapter, -1
-        for none.
+        for none. Layers for which `skipped` is not 0 are left out.
         """
 
     def logits(
@@ -336,6 +337,8 @@ class Model:
     def width(self) -> int:
         """Size of the residual stream."""
 
+    @property
+    def n_layers(self) -> int: ...
     @property
     def isa(self) -> str: ...
     @property

@@ -164,6 +164,11 @@ class Fleet:
                 "'chat_template' is a file of the server's, which only the settings may name. Leave it out.",
                 param="chat_template",
             )
+        if overrides.draft_model is not None:
+            raise UnsupportedFieldError(
+                "'draft_model' is a second model, which only the settings may name. Leave it out.",
+                param="draft_model",
+            )
         settings, key = self._settings(), model.lower()
         try:
             own, alias = _settings_for(settings, key, overrides.given())

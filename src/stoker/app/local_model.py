@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.app.adapter_folder import AdapterFolder
@@ -198,9 +199,10 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             f"{longest} tokens"
         )
     own_template = settings.chat_template
+    draft_path = _draft_path(settings, facts.engine)
     memory = ModelMemory(kv_bytes=settings.kv_memory, need_bytes=0)
     if settings.memory_budget is not None:
-        memory = model_memory(settings, located, facts.engine, settings.memory_budget)
+        memory = model_memory(settings, located, facts.engine, settings.memory_budget, draft_path=draft_path)
     engine = EngineConfig(
         model_path=located.path.absolute(),
         quantize=settings.quantize,
@@ -212,6 +214,8 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
         step_tokens=settings.step_tokens,
         call_steps=settings.call_steps,
         speculation=settings.speculation,
+        draft_path=draft_path,
+        skip_layers=settings.skip_layers,
         draft_tokens=settings.draft_tokens,
         batching=batching_policy(settings),
         context_length=settings.context_length,
@@ -267,6 +271,20 @@ def local_model(settings: Settings, located: LocatedModel, *, kv_sharers: int = 
             max_file_bytes=settings.max_lora_bytes,
         ),
     )
+
+
+def _draft_path(settings: Settings, engine: EngineKind) -> Path | None:
+    """Return the draft model's file or folder, which may be pulled; None if none is wanted."""
+    if settings.speculation != "draft-model":
+        return None
+    if settings.draft_model is None:
+        raise SettingsError(
+            "speculation is draft-model, but draft_model is not set: name a smaller model with the same "
+            "tokenizer, or set speculation to prompt-lookup"
+        )
+    if engine != "native":
+        return None  # the engine refuses this
+    return open_library(settings).ensure(settings.draft_model).path.absolute()
 
 
 def batching_policy(settings: Settings) -> BatchingPolicy:

@@ -1,6 +1,7 @@
 """What a model's engine will need, known before it is started: as its loader computes it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stoker.config import Settings
 from stoker.core.step import BLOCK_TOKENS
@@ -44,7 +45,12 @@ class _Parts:
 
 
 def model_memory(
-    settings: Settings, located: LocatedModel, kind: EngineKind, budget_bytes: int
+    settings: Settings,
+    located: LocatedModel,
+    kind: EngineKind,
+    budget_bytes: int,
+    *,
+    draft_path: Path | None = None,
 ) -> ModelMemory:
     """Decide how large a model's KV cache is within a memory budget, and say what the model needs.
 
@@ -56,12 +62,15 @@ def model_memory(
         located: The model's file or folder.
         kind: What computes it.
         budget_bytes: The memory budget of all models.
+        draft_path: File or folder of the model that guesses for it; None for none.
 
     Raises:
         ModelError: The file is damaged or of a model that cannot be run.
         SettingsError: A setting does not go with this model or this processor.
     """
-    parts = _of_llamacpp(settings, located) if kind == "llamacpp" else _of_native(settings, located)
+    parts = (
+        _of_llamacpp(settings, located) if kind == "llamacpp" else _of_native(settings, located, draft_path)
+    )
     kv_bytes = None if settings.kv_memory is None else int(settings.kv_memory)
     if kv_bytes is None:
         context_blocks = -(-parts.context_length // BLOCK_TOKENS)
@@ -78,34 +87,39 @@ def model_memory(
     return ModelMemory(kv_bytes=kv_bytes, need_bytes=need_bytes)
 
 
-def _of_native(settings: Settings, located: LocatedModel) -> _Parts:
+def _of_native(settings: Settings, located: LocatedModel, draft_path: Path | None) -> _Parts:
     # The library is loaded in the gateway only where there is a budget to be kept.
-    from stoker.engine.native.loader import NativeEngineSettings, check_isa  # noqa: PLC0415
-    from stoker.engine.native.precision import choose_precise  # noqa: PLC0415
-    from stoker.engine.native.sizing import kv_block_bytes, packed_bytes, scratch_bytes  # noqa: PLC0415
+    from stoker.engine.native.loader import (  # noqa: PLC0415
+        ModelBytes,
+        NativeEngineSettings,
+        check_isa,
+        draft_settings,
+        model_bytes,
+    )
 
     check_isa(settings.isa)
-    threads = settings.threads or available_processors()
     with open_model(located.path, settings.quantize) as source:
-        config = source.config
-        context_length = settings.context_length or config.context_length
         engine = NativeEngineSettings(
-            threads=threads, isa=settings.isa, kv_type=settings.kv_type, context_length=context_length
+            threads=settings.threads or available_processors(),
+            isa=settings.isa,
+            kv_type=settings.kv_type,
+            context_length=settings.context_length or source.config.context_length,
+            step_tokens=settings.step_tokens,
+            max_running=settings.max_running,
+            precise=settings.precise,
         )
-        return _Parts(
-            weight_bytes=packed_bytes(list(source.tensors.values()), float_path=False),
-            step_bytes=scratch_bytes(
-                config,
-                step_tokens=settings.step_tokens,
-                max_running=settings.max_running,
-                threads=threads,
-                precise=choose_precise(settings.precise, config),
-            ),
-            block_bytes=kv_block_bytes(config, engine.chosen_kv_type()),
-            context_length=context_length,
-            most_contexts=settings.max_running,
-            has_host_tier=True,
-        )
+        own, draft = model_bytes(source, engine), ModelBytes()
+    if draft_path is not None:
+        with open_model(draft_path, settings.quantize) as source:
+            draft = model_bytes(source, draft_settings(engine, source.config.context_length))
+    return _Parts(
+        weight_bytes=own.weight_bytes + draft.weight_bytes,
+        step_bytes=own.step_bytes + draft.step_bytes,
+        block_bytes=own.block_bytes + draft.block_bytes,
+        context_length=engine.context_length,
+        most_contexts=settings.max_running,
+        has_host_tier=True,
+    )
 
 
 def _of_llamacpp(settings: Settings, located: LocatedModel) -> _Parts:

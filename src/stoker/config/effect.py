@@ -69,6 +69,8 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "step_tokens",
         "call_steps",
         "speculation",
+        "draft_model",
+        "skip_layers",
         "draft_tokens",
         "kv_memory",
         "kv_host_memory",

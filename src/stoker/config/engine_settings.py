@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, Field
 
-from stoker.config.model_settings import Precise
+from stoker.config.model_settings import ModelName, Precise, SkipLayers, Speculation
 from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.step import MAX_CALL_STEPS
 
@@ -112,12 +112,23 @@ class EngineSettings(BaseModel):
         "for its end and it takes about 16 ms at most; a stream's tokens then come in groups, which saves "
         "work beside the engine's. 1 sends each on its own.",
     )
-    speculation: Literal["off", "prompt-lookup"] = Field(
+    speculation: Speculation = Field(
         default="prompt-lookup",
         description="Guessing the next tokens of a stream, so that an engine call can compute several; "
         "the tokens are those that come without it, bit for bit. `prompt-lookup` copies what followed when "
-        "the conversation said the same before, where that is expected to be faster (speculation.md). Only "
-        "the native engine has it.",
+        "the conversation said the same before. Where that finds nothing, `draft-model` asks a smaller "
+        "model, `skip-layers` the model itself without some of its layers. Each guesses only where that is "
+        "expected to be faster (speculation.md). Only the native engine has it.",
+    )
+    draft_model: ModelName | None = Field(
+        default=None,
+        description="With `speculation` `draft-model`: the model that guesses, as `model` names one; its "
+        "tokenizer must be the same. It is pulled if it is missing.",
+    )
+    skip_layers: SkipLayers = Field(
+        default="auto",
+        description="With `speculation` `skip-layers`: the layers that are left out when the model guesses, "
+        "such as `8-15,20`, the first being 0; `auto` is a stretch in the middle.",
     )
     draft_tokens: int = Field(
         default=MAX_DRAFT_TOKENS,

@@ -41,6 +41,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "step_tokens",
         "call_steps",
         "speculation",
+        "draft_model",
+        "skip_layers",
         "draft_tokens",
         "batching",
         "itl_target_s",

@@ -9,6 +9,14 @@ ModelAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._
 """A name that clients can send; it is part of a URL and a metric's label."""
 
 
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
+"""A name from the catalogue, a reference, or a path."""
+
+Speculation = Literal["off", "prompt-lookup", "draft-model", "skip-layers"]
+
+SkipLayers = Annotated[str, StringConstraints(pattern=r"^[a-z0-9, -]{1,1024}$")]
+"""Layers; the engine knows which there are."""
+
 Precise = Annotated[str, StringConstraints(pattern=r"^[a-z0-9:, ]{1,1024}$")]
 """Names of matrices; the engine knows which there are."""
 
@@ -36,6 +44,11 @@ class ModelSettings(BaseModel):
     max_waiting: int | None = Field(default=None, ge=0, le=65536)
     pooling: Literal["mean", "last"] | None = None
     precise: Precise | None = None
+    speculation: Speculation | None = None
+    draft_model: ModelName | None = Field(
+        default=None, description="Only in the settings file: a request must not have a second model pulled."
+    )
+    skip_layers: SkipLayers | None = None
     quantize: Literal["none", "q8", "q4"] | None = None
     sleep_after_s: float | None = Field(default=None, ge=0, le=31_536_000)
     threads: int | None = Field(default=None, ge=1, le=1024)

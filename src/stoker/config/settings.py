@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from stoker.config.engine_settings import EngineSettings
-from stoker.config.model_settings import ModelSettings
+from stoker.config.model_settings import ModelName, ModelSettings
 
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True)]
 _Host = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$", strip_whitespace=True, to_lower=True)
 ]
@@ -36,7 +36,7 @@ class Settings(EngineSettings):
         "`~/.cache/stoker/models`, packs in `~/.cache/stoker/packs`, KV blocks in `~/.cache/stoker/kv`, and "
         "the settings file is `~/.config/stoker/config.toml`.",
     )
-    model: _Name = Field(
+    model: ModelName = Field(
         default="smollm2-135m-instruct",
         description="Model to serve or run: a name from the catalogue, the path of a GGUF file "
         "or of a folder of safetensors, `hf:owner/repository`, or the `https://` address of a GGUF file. "
@@ -59,7 +59,7 @@ class Settings(EngineSettings):
         description="Reach no other machine: only models that are on this one can be used. `HF_HUB_OFFLINE` "
         "says the same.",
     )
-    hf_endpoint: _Name = Field(
+    hf_endpoint: _Text = Field(
         default="https://huggingface.co",
         description="Address of the Hugging Face hub or of a mirror. `HF_ENDPOINT` says the same.",
     )
@@ -92,11 +92,12 @@ class Settings(EngineSettings):
         default={},
         description="Settings of single models: a table `[models.NAME]` for each, where `NAME` is the name "
         "or path that the model is served or loaded by. It may have `alias` (the name that clients use), "
-        "`batching`, `chat_template`, `context_length`, `engine`, `itl_target_s`, `kv_memory`, "
-        "`max_running`, `max_waiting`, `pooling`, `quantize`, `sleep_after_s` and `threads`; what is left "
-        "out is as for all models. A table does not load its model.",
+        "`batching`, `chat_template`, `context_length`, `draft_model`, `engine`, `itl_target_s`, "
+        "`kv_memory`, `max_running`, `max_waiting`, `pooling`, `precise`, `quantize`, `skip_layers`, "
+        "`sleep_after_s`, `speculation` and `threads`; what is left out is as for all models. A table does "
+        "not load its model.",
     )
-    host: _Name = Field(
+    host: _Text = Field(
         default="127.0.0.1",
         description="Address to listen on. Any other than a loopback address needs `api_key`.",
     )
@@ -262,6 +263,7 @@ class Settings(EngineSettings):
                 f"step_tokens ({self.step_tokens}) must be at least max_running ({self.max_running}), "
                 "so that every running sequence gets a token in every engine call"
             )
+        self._check_speculation()
         for name, model in self.models.items():
             if model.max_running is not None and model.max_running > self.step_tokens:
                 raise ValueError(
@@ -269,6 +271,16 @@ class Settings(EngineSettings):
                     f"({self.step_tokens})"
                 )
         return self
+
+    def _check_speculation(self) -> None:
+        """Refuse what would have no effect."""
+        for name, way, given in (
+            ("draft_model", "draft-model", self.draft_model is not None),
+            ("skip_layers", "skip-layers", self.skip_layers != "auto"),
+        ):
+            ways = {self.speculation, *[each.speculation for each in self.models.values()]}
+            if given and way not in ways:
+                raise ValueError(f"{name} is set, but speculation is {self.speculation}: set it to {way}")
 
     @property
     def models_dir(self) -> Path:

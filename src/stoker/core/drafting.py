@@ -8,7 +8,10 @@ draft decides how many tokens a step gives, and never which.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from stoker.core.step import StepPlan
 
 MAX_DRAFT_TOKENS = 15
 """Most tokens of a draft: with the token before them they fill a KV block."""
@@ -19,11 +22,11 @@ class Draftable(Protocol):
 
     Attributes:
         tokens: Prompt, then what was generated; not to be changed.
-        draft_state: What its drafter remembers of it; nobody else looks at it.
+        draft_states: What drafters remember of it, by the type that each of them has for that.
     """
 
     tokens: list[int]
-    draft_state: object
+    draft_states: dict[type, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,14 @@ class DraftCosts:
 class Drafter(Protocol):
     """Guesses how sequences go on."""
 
-    def draft(self, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+    def needs_blocks(self, costs: DraftCosts) -> bool:
+        """Whether it may compute guesses into the sequences' KV blocks, which must be there before."""
+
+    def draft(self, plan: "StepPlan", seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
         """Return drafts by row, none where a draft would not pay.
 
         Args:
-            seats: The sequences that may have one.
+            plan: What will be computed, of one token a row so far.
+            seats: The sequences that may have a draft.
             costs: What the step takes.
         """

@@ -26,6 +26,7 @@ class EngineStats:
         generated_tokens_total: Tokens sampled, or forced by a grammar.
         drafted_tokens_total: Tokens of drafts that were computed.
         accepted_tokens_total: Those of them that were right.
+        drafting_seconds_total: Time that making them took.
         preemptions_total: Sequences that gave up their blocks to be recomputed later.
         expired_total: Sequences that were given up because a time limit of theirs was over.
         host_restored_tokens_total: Tokens whose KV came back from the host tier.
@@ -93,6 +94,7 @@ class EngineStats:
     grammar_compile_seconds_total: float = 0.0
     grammar_mask_seconds_total: float = 0.0
     forced_tokens_total: int = 0
+    drafting_seconds_total: float = 0.0
 
     @property
     def kv_bytes_total(self) -> int:
@@ -136,6 +138,7 @@ COUNTERS = (
     "generated_tokens_total",
     "drafted_tokens_total",
     "accepted_tokens_total",
+    "drafting_seconds_total",
     "preemptions_total",
     "expired_total",
     "host_restored_tokens_total",

@@ -135,10 +135,12 @@ class StepPlan:
             engine has been given (`Adaptable`).
         drafts: How many tokens at the end of a run are a draft, by row; only of rows that sample. They, too,
             are in `tokens`, and covered by the block table.
-        n_steps: Most tokens to sample for each sequence. It is above 1 only if every run has one token, every
-            sequence samples, none is scored or pooled, none has a draft and the tables cover
-            ``n_steps - 1`` tokens more. The call ends early after a step with which a sequence ended.
+        n_steps: Most tokens to sample for each sequence. It is above 1 only if every sequence samples, none
+            is scored or pooled, none has a draft and the tables cover ``n_steps - 1`` tokens more. The call
+            ends early after a step with which a sequence ended.
         stop_token_ids: Tokens that end each sequence, ``[n]``; given only if `n_steps` is above 1.
+        skipped_layers: Layers that are left out, in order: what is sampled is a guess, and what is computed
+            into the KV blocks is to be computed anew.
     """
 
     request_ids: list[str] = field(default_factory=list)
@@ -154,6 +156,7 @@ class StepPlan:
     drafts: dict[int, int] = field(default_factory=dict)
     n_steps: int = 1
     stop_token_ids: list[frozenset[int]] = field(default_factory=list)
+    skipped_layers: tuple[int, ...] = ()
 
     @property
     def n_tokens(self) -> int:

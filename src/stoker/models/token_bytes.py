@@ -5,7 +5,7 @@ import re
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.config import TokenizerSpec
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """GGUF's types of tokens."""
 
 SPACE = "\u2581"

@@ -80,6 +80,10 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
         "stoker_engine_accepted_tokens_total",
         "Tokens of drafts that were right; their share of the drafted ones is the acceptance rate.",
     ),
+    "drafting_seconds_total": (
+        "stoker_engine_drafting_seconds_total",
+        "Time spent on making drafts, before the engine calls that compute them.",
+    ),
     "preemptions_total": ("stoker_engine_preemptions_total", "Sequences preempted."),
     "expired_total": (
         "stoker_engine_expired_total",

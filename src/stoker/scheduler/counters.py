@@ -20,6 +20,7 @@ class Counters:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    drafting_seconds: float = 0.0
     forced_tokens: int = 0
     preemptions: int = 0
     expired: int = 0

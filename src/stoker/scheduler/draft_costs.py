@@ -66,19 +66,22 @@ class DraftPace:
         if alone:
             self._drafted.observe(work, seconds)
 
-    def observe_drafted(self, work: StepWork, seconds: float, *, n_drafted: int, n_accepted: int) -> None:
+    def observe_drafted(
+        self, work: StepWork, seconds: float, *, drafting_s: float, n_drafted: int, n_accepted: int
+    ) -> None:
         """Learn from a step with drafts.
 
         Args:
             work: Its decodes, and drafts.
             seconds: What it took.
+            drafting_s: What making the drafts took, before it.
             n_drafted: Tokens of its drafts.
             n_accepted: Those of them that were right.
         """
         self._n_since_plain += 1
         n_streams = work.rows - n_drafted
         plain = StepWork(n_streams, work.pairs * n_streams // work.rows, work.reads, n_streams)
-        gain = (n_streams + n_accepted) / n_streams * self._plain.predict(plain) / seconds
+        gain = (n_streams + n_accepted) / n_streams * self._plain.predict(plain) / (seconds + drafting_s)
         shortfall = LEAST_MARGIN - max(_LEAST_GAIN, min(_MOST_GAIN, gain))
         self._margin = max(LEAST_MARGIN, min(MOST_MARGIN, self._margin + _RAISE * shortfall))
         self._drafted.observe(work, seconds)

@@ -121,6 +121,7 @@ class Pace:
         *,
         n_steps: int = 1,
         moved_s: float = 0.0,
+        drafting_s: float = 0.0,
         n_reused: int = 0,
         n_accepted: int = 0,
     ) -> None:
@@ -132,10 +133,11 @@ class Pace:
                 its end: what a stream waited for its tokens.
             n_steps: Steps that it took.
             moved_s: How much of that blocks were copied to and from the tiers, which nobody predicts.
+            drafting_s: How much of that drafts were made.
             n_reused: Tokens that were planned and not computed, since the engine had them.
             n_accepted: Tokens of drafts that were right.
         """
-        computed_s = seconds - moved_s
+        computed_s = seconds - moved_s - drafting_s
         if computed_s <= 0:
             return
         step_s = computed_s / n_steps
@@ -147,7 +149,9 @@ class Pace:
             work.pairs += n_more
             work.reads += n_more
         if budget.n_drafted:
-            self._drafts.observe_drafted(work, step_s, n_drafted=budget.n_drafted, n_accepted=n_accepted)
+            self._drafts.observe_drafted(
+                work, step_s, drafting_s=drafting_s, n_drafted=budget.n_drafted, n_accepted=n_accepted
+            )
         elif budget.decodes_only:
             self._drafts.observe_plain(work, step_s, alone=n_steps == 1)
         predicted_s = self._costs.observe(work, step_s)

@@ -33,6 +33,7 @@ def report(
         generated_tokens_total=counters.generated_tokens,
         drafted_tokens_total=counters.drafted_tokens,
         accepted_tokens_total=counters.accepted_tokens,
+        drafting_seconds_total=counters.drafting_seconds,
         forced_tokens_total=counters.forced_tokens,
         preemptions_total=counters.preemptions,
         expired_total=counters.expired,

@@ -12,7 +12,7 @@ from stoker.kvcache import KVCache, TierBooks
 from stoker.scheduler.admission import Admission, validate_request
 from stoker.scheduler.commit import apply_result, count_reused, validate_result
 from stoker.scheduler.counters import Counters, DrainRate
-from stoker.scheduler.drafts import add_drafts, draft_seats, give_back
+from stoker.scheduler.drafts import give_back, speculate
 from stoker.scheduler.expiry import Expiry
 from stoker.scheduler.gate import BatchGate
 from stoker.scheduler.held import HeldSequences
@@ -252,8 +252,7 @@ class Scheduler:
         if not rows:
             self._step_ended = None
             return None
-        limits = self._limits
-        n_steps = self._pace.call_steps(limits.max_call_steps, limits.max_call_s)
+        n_steps = self._pace.call_steps(self._limits.max_call_steps, self._limits.max_call_s)
         if n_steps > 1 and not self._waiting and len(rows) == len(running):
             look_ahead(plan, rows, self._cache, n_steps)
         since = now if self._step_ended is None else self._step_ended
@@ -287,12 +286,16 @@ class Scheduler:
         step = self._in_flight
         if step is None or step.plan is not plan:
             raise EngineError("this plan is not in flight; speculate on what schedule() returned last")
-        if step.budget.decodes_only and not plan.pooling and (seats := draft_seats(step.rows)):
-            drafts = drafter.draft(seats, self._pace.draft_costs(step.budget))
-            add_drafts(plan, step.rows, drafts, self._cache, step.budget)
+        speculate(step, drafter, self._cache, self._pace)
 
     def commit(
-        self, plan: StepPlan, result: StepResult, now: float, *, moved_s: float = 0.0
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        now: float,
+        *,
+        moved_s: float = 0.0,
+        drafting_s: float = 0.0,
     ) -> list[TokensEvent]:
         """Take in the result of a step.
 
@@ -301,6 +304,7 @@ class Scheduler:
             result: What the engine returned for it.
             now: The time, in seconds.
             moved_s: How long blocks were copied to and from the tiers before the forward.
+            drafting_s: How long `speculate` took.
 
         Returns:
             One event per sequence with a sampled token or prompt scores, in the plan's order; none for
@@ -313,8 +317,7 @@ class Scheduler:
         if step is None or step.plan is not plan:
             raise EngineError("this plan is not in flight; commit what schedule() returned last, once")
         validate_result(plan, result)
-        self._in_flight = None
-        counters = self._counters
+        self._in_flight, counters = None, self._counters
         n_steps = 1 if plan.drafts else max(1, *map(len, result.token_ids))
         counters.steps += n_steps
         counters.step_seconds += now - step.started
@@ -322,11 +325,13 @@ class Scheduler:
         n_accepted = sum(len(result.token_ids[row]) - 1 for row in plan.drafts)
         counters.drafted_tokens += step.budget.n_drafted
         counters.accepted_tokens += n_accepted
+        counters.drafting_seconds += drafting_s
         self._pace.record(
             step.budget,
             now - step.since,
             n_steps=n_steps,
             moved_s=moved_s,
+            drafting_s=drafting_s,
             n_reused=sum(result.reused.values()),
             n_accepted=n_accepted,
         )

@@ -44,7 +44,7 @@ class SequenceState:
         begun: Whether a token of it has been planned.
         waits_since: Since when it waits for blocks from the disk; None while it waits for none.
         asks_disk: Whether it may still do so.
-        draft_state: What a drafter remembers of it.
+        draft_states: What drafters remember of it.
         hold: When it ends it stays, holding its full blocks, until it is aborted.
         aborted: Aborted under a step in flight; its blocks are released when the step is over.
     """
@@ -71,7 +71,7 @@ class SequenceState:
     begun: bool = False
     waits_since: float | None = None
     asks_disk: bool = True
-    draft_state: object = None
+    draft_states: dict[type, object] = field(default_factory=dict)
     hold: bool = False
     aborted: bool = False
 

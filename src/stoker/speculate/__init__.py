@@ -1,5 +1,5 @@
-"""Drafters: guesses at what sequences will say next. Pure Python."""
+"""Drafters: guesses at what sequences will say next. Pure Python.
 
-from stoker.speculate.lookup import PromptLookup
-
-__all__ = ["PromptLookup"]
+`lookup` copies from the conversation; `model` asks a model, by `guesser`; `first_of` makes one drafter of
+several.
+"""

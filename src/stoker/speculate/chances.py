@@ -7,8 +7,7 @@ been worth. So speculation that was switched off comes back when it would pay, w
 from bisect import bisect_right
 
 _BOUNDS = (4, 6, 9, 14, 22, 32)  # lengths of matches that begin another class
-_FIRST = 0.5  # taken for a class of which nothing is known
-_FIRST_WEIGHT = 4.0
+_FIRST_WEIGHT = 4.0  # of what is taken for a class of which nothing is known
 _KEPT = 0.995  # of a class's counts, with each further guess
 _OWN_KEPT = 0.9
 _CLASS_WEIGHT = 3.0
@@ -31,11 +30,16 @@ class Record:
 
 
 class Chances:
-    """The chance of a guess, by the length of the match that it comes from and by its sequence."""
+    """The chance of a guess, by the length of the match that it comes from and by its sequence.
 
-    __slots__ = ("_classes",)
+    Args:
+        first: Taken where nothing is known.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_classes", "_first")
+
+    def __init__(self, first: float = 0.5) -> None:
+        self._first = first
         self._classes = [Record() for _ in range(len(_BOUNDS) + 1)]
 
     def of(self, length: int, own: Record) -> float:
@@ -46,7 +50,7 @@ class Chances:
             own: Record of the sequence.
         """
         alike = self._classes[bisect_right(_BOUNDS, length)]
-        common = (alike.n_right + _FIRST * _FIRST_WEIGHT) / (alike.n_guesses + _FIRST_WEIGHT)
+        common = (alike.n_right + self._first * _FIRST_WEIGHT) / (alike.n_guesses + _FIRST_WEIGHT)
         chance = (own.n_right + common * _CLASS_WEIGHT) / (own.n_guesses + _CLASS_WEIGHT)
         return min(_MOST, chance)
 

@@ -11,6 +11,14 @@ def may_pay(costs: DraftCosts) -> bool:
     return costs.base_s > costs.token_s * costs.n_streams
 
 
+def expected_step(chances: Sequence[float], lengths: Sequence[int], costs: DraftCosts) -> tuple[float, float]:
+    """Return the tokens, and the seconds, that a step with drafts of these lengths is expected to have."""
+    n_tokens = float(costs.n_streams)
+    for chance, length in zip(chances, lengths, strict=True):
+        n_tokens += sum(chance**n for n in range(1, length + 1))
+    return n_tokens, costs.base_s + costs.token_s * sum(lengths)
+
+
 def choose_lengths(chances: Sequence[float], most: Sequence[int], costs: DraftCosts) -> list[int]:
     """Return the length of each sequence's draft; all are 0 if none pays.
 

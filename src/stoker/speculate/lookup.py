@@ -7,6 +7,7 @@ into an index. (Prompt lookup is Saxena's idea, 2023; that the longest match say
 from collections.abc import Sequence
 
 from stoker.core.drafting import Draftable, DraftCosts, DraftSeat
+from stoker.core.step import StepPlan
 from stoker.speculate.chances import Chances, Record
 from stoker.speculate.lengths import choose_lengths, may_pay
 from stoker.speculate.suffixes import Match, SuffixIndex, continuation
@@ -35,8 +36,14 @@ class PromptLookup:
         self._most = most
         self._chances = Chances()
 
-    def draft(self, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+    def needs_blocks(self, costs: DraftCosts) -> bool:
+        """It needs none."""
+        del costs
+        return False
+
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
         """Return drafts by row, none where a draft would not pay."""
+        del plan
         if not may_pay(costs):
             return {}
         found = [(seat, match) for seat in seats if (match := self._look(seat.sequence)) is not None]
@@ -71,7 +78,7 @@ class PromptLookup:
 
 
 def _state_of(sequence: Draftable) -> _State:
-    state = sequence.draft_state
+    state = sequence.draft_states.get(_State)
     if not isinstance(state, _State):
-        sequence.draft_state = state = _State(sequence.tokens)
+        sequence.draft_states[_State] = state = _State(sequence.tokens)
     return state

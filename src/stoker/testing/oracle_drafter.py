@@ -4,8 +4,11 @@ import random
 from collections.abc import Sequence
 
 from stoker.core.drafting import DraftCosts, DraftSeat
+from stoker.core.step import StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
+
+_PASSED_OVER = 0.3
 
 
 class OracleDrafter:
@@ -18,11 +21,13 @@ class OracleDrafter:
 
     Attributes:
         right: As given; may be changed.
+        computes: Whether it says that it computes its guesses, so that blocks are there for them.
         costs: What it was told that steps take.
     """
 
     def __init__(self, requests: Sequence[TokenRequest] = (), right: float = 1.0, seed: int = 1) -> None:
         self.right = right
+        self.computes = False
         self.costs: list[DraftCosts] = []
         self._wholes: list[list[int]] = []
         self._random = random.Random(seed)  # noqa: S311 - a test's
@@ -33,10 +38,20 @@ class OracleDrafter:
         """Get to know a further request."""
         self._wholes.append([*request.prompt, *reference_tokens(request)])
 
-    def draft(self, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
-        """Return a draft of any length for every seat."""
+    def needs_blocks(self, costs: DraftCosts) -> bool:
+        """As it was told."""
+        del costs
+        return self.computes
+
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+        """Return a draft of any length for every seat, and none for some of them if it computes guesses."""
+        del plan
         self.costs.append(costs)
-        return {seat.row: self._guess(seat) for seat in seats}
+        return {
+            seat.row: self._guess(seat)
+            for seat in seats
+            if not (self.computes and self._random.random() < _PASSED_OVER)
+        }
 
     def _guess(self, seat: DraftSeat) -> list[int]:
         known = seat.sequence.tokens

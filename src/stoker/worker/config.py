@@ -17,7 +17,7 @@ from stoker.observe.late_logs import LogFormat
 EngineKind = Literal["native", "llamacpp"]
 """What an engine process computes with."""
 
-Speculation = Literal["off", "prompt-lookup"]
+Speculation = Literal["off", "prompt-lookup", "draft-model", "skip-layers"]
 """How an engine process guesses next tokens."""
 
 
@@ -38,6 +38,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         step_tokens: Most tokens computed in one step.
         call_steps: Most decode steps in one engine call, if the engine can take several.
         speculation: How next tokens are guessed, if the engine can verify guesses.
+        draft_path: The draft model's file or folder, if `speculation` is ``draft-model``.
+        skip_layers: What is left out, as the setting has it, if that is ``skip-layers``.
         draft_tokens: Most tokens guessed of a sequence in one step.
         batching: How steps are filled within that.
         context_length: Most tokens of one sequence; None for the model's own context.
@@ -75,6 +77,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     step_tokens: int = 512
     call_steps: int = MAX_CALL_STEPS
     speculation: Speculation = "prompt-lookup"
+    draft_path: Path | None = None
+    skip_layers: str = "auto"
     draft_tokens: int = MAX_DRAFT_TOKENS
     batching: BatchingPolicy = BatchingPolicy()
     context_length: int | None = None

@@ -271,6 +271,7 @@ def stats_frame(stats: EngineStats) -> frames.Stats:
         grammar_compile_seconds_total=stats.grammar_compile_seconds_total,
         grammar_mask_seconds_total=stats.grammar_mask_seconds_total,
         forced_tokens_total=stats.forced_tokens_total,
+        drafting_seconds_total=stats.drafting_seconds_total,
     )
 
 
@@ -322,6 +323,7 @@ def engine_stats(frame: frames.Stats, *, kv_block_bytes: int) -> EngineStats:
         grammar_compile_seconds_total=frame.grammar_compile_seconds_total,
         grammar_mask_seconds_total=frame.grammar_mask_seconds_total,
         forced_tokens_total=frame.forced_tokens_total,
+        drafting_seconds_total=frame.drafting_seconds_total,
     )
 
 

@@ -215,6 +215,7 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     grammar_compile_seconds_total: float
     grammar_mask_seconds_total: float
     forced_tokens_total: int = 0
+    drafting_seconds_total: float = 0.0
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):

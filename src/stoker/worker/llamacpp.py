@@ -27,6 +27,10 @@ def load_llamacpp(config: EngineConfig) -> LoadedEngine:
         raise SettingsError(
             f"kv_type is {config.kv_type!r}, but llama.cpp's KV cache is always f16 here; leave it auto"
         )
+    if config.speculation in {"draft-model", "skip-layers"}:
+        raise SettingsError(
+            f"speculation is {config.speculation!r}, but llama.cpp does not guess here; set it to off"
+        )
     header = ModelHeader(config.model_path)
     settings = LlamaCppSettings(
         threads=config.n_threads or available_processors(),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stoker.core.abilities import Ability
 from stoker.core.drafting import Drafter
@@ -23,7 +24,7 @@ from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.work import TYPICAL_WORK, ModelWork
 from stoker.grammar.compiler import GrammarCompiler
 from stoker.scheduler import Scheduler, SchedulerLimits
-from stoker.speculate import PromptLookup
+from stoker.speculate.lookup import PromptLookup
 from stoker.worker import conversion
 from stoker.worker.adapters import AdapterShelf
 from stoker.worker.config import EngineConfig
@@ -33,6 +34,9 @@ from stoker.worker.mailbox import Mailbox
 from stoker.worker.pulse import Pulse
 from stoker.worker.sessions import Sessions
 from stoker.worker.tiers import BlockMover, KVFolder, blocks_per_step, make_books
+
+if TYPE_CHECKING:
+    from stoker.worker.drafters import GuessingModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class LoadedEngine:
         lacks: What it cannot do.
         work: Operations and bytes of the model.
         grammars: Compiles grammars; None if the engine lacks that.
+        guesses: Which model guesses next tokens; None for none.
     """
 
     engine: StepEngine
@@ -62,6 +67,18 @@ class LoadedEngine:
     lacks: frozenset[Ability] = frozenset()
     work: ModelWork = TYPICAL_WORK
     grammars: GrammarCompiler | None = None
+    guesses: "GuessingModel | None" = None
+
+    @property
+    def engines(self) -> list[StepEngine]:
+        """The engine, and that of a draft model."""
+        draft = None if self.guesses is None else self.guesses.engine
+        return [self.engine] if draft is None else [self.engine, draft]
+
+    def close(self) -> None:
+        """Free threads and memory."""
+        for engine in self.engines:
+            engine.close()
 
 
 EngineFactory = Callable[[EngineConfig], LoadedEngine]
@@ -102,7 +119,7 @@ class EngineLoop:
                 max_waiting=info.max_waiting,
                 max_waiting_tokens=self._config.max_waiting_tokens,
                 max_step_tokens=self._config.step_tokens,
-                max_call_steps=self._call_steps(loaded.engine),
+                max_call_steps=min(map(self._call_steps, loaded.engines)),
                 max_pinned_blocks=max(0, most_pinned),
                 max_restored_blocks=blocks_per_step(loaded.kv_block_bytes),
             )
@@ -115,7 +132,8 @@ class EngineLoop:
                 model=loaded.work,
                 tiers=None if tiers is None else tiers.books,
             )
-            warm_up(loaded.engine)
+            for engine in loaded.engines:
+                warm_up(engine)
             gc.collect()
             gc.freeze()  # what is alive now lives on: no collection need look at it again
             hello = conversion.hello_frame(info, incarnation=self._incarnation)
@@ -124,7 +142,7 @@ class EngineLoop:
             shelf = _open_shelf(self._config, loaded, scheduler, self._mailbox.nudge)
             try:
                 desk = Desk(scheduler, sessions, info, grammars, shelf)
-                drafter = _make_drafter(self._config, loaded.engine)
+                drafter = _make_drafter(self._config, loaded)
                 self._serve(loaded.engine, scheduler, desk, tiers, drafter)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
@@ -135,7 +153,7 @@ class EngineLoop:
                 if tiers is not None:
                     tiers.close()
         finally:
-            loaded.engine.close()
+            loaded.close()
 
     def _call_steps(self, engine: StepEngine) -> int:
         """Return how many steps a call may have, and let calls of several end when mail comes."""
@@ -175,8 +193,10 @@ class EngineLoop:
             if letters or begun or settled or expired or not busy:
                 sessions.publish(desk.stats(), clock(), idle=not busy)
             if plan is not None:
+                began = clock()
                 if drafter is not None:
                     scheduler.speculate(plan, drafter)
+                drafting_s = clock() - began
                 lost = grammars.write_masks(plan)
                 with pulse:
                     result = engine.forward(plan)
@@ -184,15 +204,28 @@ class EngineLoop:
                 for request_id, error in lost:
                     scheduler.abort(request_id)
                     sessions.fail(request_id, error)
-                sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s))
+                sessions.add(scheduler.commit(plan, result, now, moved_s=moved_s, drafting_s=drafting_s))
                 sessions.publish(desk.stats(), now, idle=False)
 
 
-def _make_drafter(config: EngineConfig, engine: StepEngine) -> Drafter | None:
+def _make_drafter(config: EngineConfig, loaded: LoadedEngine) -> Drafter | None:
     """Return who guesses next tokens, or None if the engine cannot verify guesses or nobody wants any."""
+    engine = loaded.engine
     if config.speculation == "off" or not isinstance(engine, Verifying):
         return None
-    return PromptLookup(min(config.draft_tokens, engine.max_draft_tokens))
+    most = min(config.draft_tokens, engine.max_draft_tokens)
+    if loaded.guesses is None:
+        return PromptLookup(most)
+    from stoker.worker.drafters import model_drafter  # noqa: PLC0415 - most starts have no need of it
+
+    return model_drafter(
+        loaded.guesses,
+        engine,
+        most,
+        step_tokens=config.step_tokens,
+        vocab_size=loaded.vocab_size,
+        clock=time.monotonic,
+    )
 
 
 def _open_shelf(

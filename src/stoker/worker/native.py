@@ -1,5 +1,6 @@
 """The engine process with the native engine in it."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stoker.engine.native import NativeEngineSettings, load_engine
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
 
 def load_native(config: EngineConfig) -> LoadedEngine:
-    """Load the model file into the native engine; an `EngineFactory`.
+    """Load the model file, and that of a draft model, into the native engine; an `EngineFactory`.
 
     Raises:
-        ModelError: The file cannot be read or run, or does not fit the memory.
+        ModelError: A file cannot be read or run, or does not fit the memory.
         SettingsError: A setting does not go with this model or this processor.
     """
     packs = None if config.packs_dir is None else PackFolder(config.packs_dir, config.max_packs_bytes)
-    with open_model(config.model_path, config.quantize) as source:
+    with ExitStack() as files:
+        source = files.enter_context(open_model(config.model_path, config.quantize))
         model = source.config
         settings = NativeEngineSettings(
             threads=config.n_threads or available_processors(),
@@ -40,8 +42,19 @@ def load_native(config: EngineConfig) -> LoadedEngine:
             max_adapters=config.max_loras,
             adapter_limits=AdapterLimits(max_rank=config.max_lora_rank, max_file_bytes=config.max_lora_bytes),
         )
-        engine = load_engine(source, settings, packs)
         work = model_work(model, source.tensors.values(), settings.chosen_kv_type())
+        guesses = None
+        if config.speculation == "draft-model" and config.draft_path is not None:
+            from stoker.worker.native_drafts import load_with_draft  # noqa: PLC0415 - few starts need it
+
+            draft = files.enter_context(open_model(config.draft_path, config.quantize))
+            engine, guesses = load_with_draft(source, draft, settings, packs)
+        else:
+            if config.speculation == "skip-layers":
+                from stoker.worker.native_drafts import without_layers  # noqa: PLC0415 - likewise
+
+                guesses = without_layers(config.skip_layers, model, settings.context_length)
+            engine = load_engine(source, settings, packs)
     return LoadedEngine(
         engine=engine,
         context_length=settings.context_length,
@@ -55,6 +68,7 @@ def load_native(config: EngineConfig) -> LoadedEngine:
         ),
         work=work,
         grammars=GrammarCompiler(lambda: _vocabulary(config, model.vocab_size), config.grammar_limits),
+        guesses=guesses,
     )
 
 

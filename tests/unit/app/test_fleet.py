@@ -266,6 +266,14 @@ async def test_a_request_cannot_name_a_file_of_the_server_s(yard: Yard) -> None:
     assert yard.status("again") is None
 
 
+async def test_a_request_cannot_name_a_draft_model(yard: Yard) -> None:
+    await yard.started("one")
+    with pytest.raises(UnsupportedFieldError) as caught:
+        await yard.fleet.load("one", ModelSettings(alias="again", draft_model="two"))
+    assert caught.value.param == "draft_model"
+    assert yard.status("again") is None
+
+
 async def test_unloading_gives_up_a_load(yard: Yard) -> None:
     await yard.fleet.load("one", NO_OVERRIDES)
     await yard.fleet.load("two", NO_OVERRIDES)

@@ -47,6 +47,34 @@ def test_the_engine_gets_the_kv_cache_that_was_counted(located: LocatedModel) ->
     assert memory.need_bytes > memory.kv_bytes * 3 // 2 + PROCESS_BYTES
 
 
+def test_a_draft_model_shares_the_memory_for_kv(located: LocatedModel, tmp_path: Path) -> None:
+    draft = write_tiny_llama(tmp_path / "draft.gguf", n_layers=1)
+    alone = model_memory(settings(), located, "native", BUDGET)
+    memory = model_memory(settings(), located, "native", BUDGET, draft_path=draft)
+    assert memory.kv_bytes is not None
+    assert alone.kv_bytes is not None
+    assert memory.kv_bytes == alone.kv_bytes * 3 // 2, "one layer beside two"
+    assert memory.need_bytes - alone.need_bytes > memory.kv_bytes - alone.kv_bytes
+    loaded = load_native(
+        EngineConfig(
+            model_path=located.path,
+            model="tiny",
+            n_threads=1,
+            max_running=2,
+            speculation="draft-model",
+            draft_path=draft,
+            kv_memory_bytes=memory.kv_bytes,
+        )
+    )
+    try:
+        assert loaded.guesses is not None
+        assert [each.kv_blocks for each in loaded.engines] == [loaded.engine.kv_blocks] * 2
+        assert loaded.engine.kv_blocks * loaded.kv_block_bytes == alone.kv_bytes
+        assert 0.0 < loaded.guesses.cost < 1.0
+    finally:
+        loaded.close()
+
+
 def test_an_unset_kv_cache_has_a_context_at_least_and_no_more_than_is_of_use(located: LocatedModel) -> None:
     small, large = (model_memory(settings(), located, "native", budget) for budget in (1, BUDGET))
     assert small.kv_bytes is not None

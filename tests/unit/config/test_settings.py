@@ -239,6 +239,9 @@ def test_tables_of_single_models(config_file: Path) -> None:
         ("[models.a]\nengine = 'vllm'", r"models\.a\.engine in .*'llamacpp'"),
         ("[models.a]\nport = 1", r"models\.a\.port in .*: extra inputs"),
         ("[models.a]\nmax_running = 600", r"models\.a\.max_running \(600\) must be at most step_tokens"),
+        ('draft_model = "b"', "draft_model is set, but speculation is prompt-lookup: set it to draft-model"),
+        ('skip_layers = "2"', "skip_layers is set, but speculation is prompt-lookup: set it to skip-layers"),
+        ('[models.a]\nspeculation = "guess"', r"models\.a\.speculation"),
         ("models = 3", r"models in .*config\.toml"),
     ],
 )

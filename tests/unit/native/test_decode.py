@@ -144,13 +144,23 @@ def test_another_thread_ends_a_call(path: Path) -> None:
     assert len(engine.forward(plan).token_ids[0]) == 1
 
 
+def test_a_call_that_begins_with_more_than_one_token(path: Path) -> None:
+    engine = load(path)
+    firsts = engine.forward(plan_of(PROMPTS, 0)).token_ids
+    later = step_by_step(engine, 3).token_ids
+    runs = plan_of(PROMPTS, 0, n_steps=4, stop_token_ids=[frozenset()] * 3)
+    assert engine.forward(runs).token_ids == [
+        first + further for first, further in zip(firsts, later, strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"block_tables": [[0], [3, 4, 5], [6, 7, 8]]}, "too short for all steps"),
         ({"first_positions": [37, N_PROMPT, N_PROMPT]}, "too short for all steps"),
-        ({"samples": [True, False, True]}, "has one token and is sampled"),
-        ({"tokens": [[1, 2], [1], [1]]}, "has one token and is sampled"),
+        ({"samples": [True, False, True]}, "has one token sampled"),
+        ({"tokens": [[1] * 31, [1], [1]]}, "too short for all steps"),
         ({"stop_token_ids": [frozenset()]}, "for every sequence"),
         ({"n_steps": 0}, "at least one step"),
     ],

@@ -28,7 +28,11 @@ ABILITIES = {
         "stoker_model_wake_wait_seconds",
     },
     "early-exit.md": {"stoker_early_exits_total"},
-    "speculation.md": {"stoker_engine_drafted_tokens_total", "stoker_engine_accepted_tokens_total"},
+    "speculation.md": {
+        "stoker_engine_drafted_tokens_total",
+        "stoker_engine_accepted_tokens_total",
+        "stoker_engine_drafting_seconds_total",
+    },
     "structured-output.md": {
         "stoker_grammars_compiled_total",
         "stoker_grammar_compile_seconds_total",

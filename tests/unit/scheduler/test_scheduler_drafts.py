@@ -15,9 +15,12 @@ from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, StepWork
 from stoker.scheduler.draft_costs import LEAST_MARGIN, PROBE_EVERY, DraftPace
+from stoker.speculate.guesser import Guesser
+from stoker.speculate.model import ModelDrafter
+from stoker.testing.cheap_drafts import AtAnyCost
 from stoker.testing.oracle_drafter import OracleDrafter
 from stoker.testing.scheduler_loop import SchedulerLoop
-from stoker.testing.step_engine import reference_tokens
+from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, FakeStepEngine, reference_tokens
 from stoker.testing.workloads import make_request
 
 SAMPLED = SamplingParams(seed=3, logprobs=2)
@@ -73,9 +76,12 @@ def expect_references(loop: SchedulerLoop, requests: Sequence[TokenRequest]) -> 
     ],
     ids=["alone", "calls of several steps", "few blocks", "few tokens a step", "few places"],
 )
-def test_tokens_are_those_without_drafts(right: float, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("computes", [False, True], ids=["copied", "computed"])
+def test_tokens_are_those_without_drafts(right: float, options: dict[str, Any], *, computes: bool) -> None:
     requests = mixed(8)
-    loop = SchedulerLoop(**options, drafter=OracleDrafter(requests, right))
+    oracle = OracleDrafter(requests, right)
+    oracle.computes = computes
+    loop = SchedulerLoop(**options, drafter=oracle)
     loop.submit(*requests)
     loop.run()
     expect_references(loop, requests)
@@ -89,6 +95,35 @@ def test_tokens_are_those_without_drafts(right: float, options: dict[str, Any]) 
         assert not plan.drafts or all(
             len(run) == 1 + plan.drafts.get(row, 0) for row, run in enumerate(plan.tokens)
         ), "no draft beside a prompt's chunk"
+
+
+@pytest.mark.parametrize("layers", [(), (1,)], ids=["a model of its own", "without layers"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_call_steps": 4}, {"kv_blocks": 14}, {"max_running": 3, "max_step_tokens": 16}],
+    ids=["alone", "calls of several steps", "few blocks", "few places"],
+)
+def test_what_a_model_computes_for_guesses_changes_nothing(
+    layers: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """The fake engine's memory tells: what guesses leave there without a layer is wrong."""
+    requests = mixed(8)
+    loop = SchedulerLoop(**options)
+    guesser = Guesser(
+        loop.engine if layers else FakeStepEngine(loop.engine.kv_blocks),
+        longest=1024,
+        max_step_tokens=64,
+        vocab_size=DEFAULT_VOCAB_SIZE,
+        skipped=layers,
+    )
+    loop.drafter = AtAnyCost(ModelDrafter(guesser, MAX_DRAFT_TOKENS, cost=0.1, clock=loop.clock))
+    loop.submit(*requests)
+    loop.run()
+    expect_references(loop, requests)
+    stats = loop.scheduler.stats()
+    assert stats.accepted_tokens_total > 0
+    if not layers:
+        assert stats.accepted_tokens_total == stats.drafted_tokens_total, "it is the same model"
 
 
 def test_steps_are_saved_and_counted() -> None:
@@ -106,11 +141,16 @@ def test_steps_are_saved_and_counted() -> None:
     ("kv_blocks", "n_prompts"),
     [(5, (16, 11, 6, 1)), (5, (20, 28, 5)), (7, (20, 28, 5)), (9, (16, 11, 6, 1)), (10, (14, 9, 4))],
 )
-def test_wrong_guesses_take_no_block_from_anybody(kv_blocks: int, n_prompts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("computes", [False, True], ids=["copied", "computed"])
+def test_wrong_guesses_take_no_block_from_anybody(
+    kv_blocks: int, n_prompts: tuple[int, ...], *, computes: bool
+) -> None:
     """Every step gives one token, so all goes as without guesses if they hold no block after their step."""
     requests = [make_request(f"r{i}", n_prompt=n, max_tokens=50) for i, n in enumerate(n_prompts)]
     plain = SchedulerLoop(kv_blocks=kv_blocks)
-    wrong = SchedulerLoop(kv_blocks=kv_blocks, drafter=OracleDrafter(requests, 0.0))
+    oracle = OracleDrafter(requests, 0.0)
+    oracle.computes = computes
+    wrong = SchedulerLoop(kv_blocks=kv_blocks, drafter=oracle)
     for loop in (plain, wrong):
         loop.submit(*requests)
         loop.run()
@@ -228,7 +268,7 @@ def test_plain_steps_are_looked_at_now_and_then() -> None:
     pace.observe_plain(decodes, 0.01, alone=True)
     for _ in range(PROBE_EVERY):
         assert pace.costs(decodes, 1.0).base_s > pace.costs(decodes, 1.0).token_s
-        pace.observe_drafted(StepWork(5, 500, 104, 5), 0.011, n_drafted=4, n_accepted=4)
+        pace.observe_drafted(StepWork(5, 500, 104, 5), 0.011, drafting_s=0.0, n_drafted=4, n_accepted=4)
     costs = pace.costs(decodes, 1.0)
     assert costs.base_s == costs.token_s, "no draft pays"
     pace.observe_plain(decodes, 0.01, alone=True)
@@ -241,7 +281,8 @@ def test_more_is_asked_of_drafts_that_bring_less_than_expected() -> None:
     for _ in range(50):
         pace.observe_plain(decodes, 0.01, alone=True)
     for _ in range(20):
-        pace.observe_drafted(StepWork(2 + MAX_DRAFT_TOKENS, 1700, 215, 17), 0.02, n_drafted=15, n_accepted=1)
+        work = StepWork(2 + MAX_DRAFT_TOKENS, 1700, 215, 17)
+        pace.observe_drafted(work, 0.015, drafting_s=0.005, n_drafted=15, n_accepted=1)
     raised = pace.costs(decodes, 1.0).margin
     assert raised > LEAST_MARGIN + 0.1
     for _ in range(2000):

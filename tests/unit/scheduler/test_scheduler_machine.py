@@ -220,10 +220,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.batching = batching
         self.loop.scheduler.retune(batching)
 
-    @rule(right=st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]))
-    def guess(self, *, right: float | None) -> None:
+    @rule(right=st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]), computes=st.booleans())
+    def guess(self, *, right: float | None, computes: bool) -> None:
         """Have somebody guess next tokens, or nobody, at any time."""
         self.oracle.right = right or 0.0
+        self.oracle.computes = computes
         self.loop.drafter = None if right is None else self.oracle
 
     @precondition(lambda self: self.plan is None)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from stoker.core.drafting import DraftCosts, DraftSeat
-from stoker.speculate import PromptLookup
+from stoker.core.step import StepPlan
 from stoker.speculate.chances import Chances, Record
+from stoker.speculate.lookup import PromptLookup
 
 CHEAP = DraftCosts(n_streams=1, plain_s=1.0, base_s=1.0, token_s=0.05)
 DEAR = DraftCosts(n_streams=8, plain_s=8.0, base_s=8.0, token_s=1.0)
@@ -15,11 +16,11 @@ class Sequence:
     """A running sequence, as far as a drafter sees it."""
 
     tokens: list[int] = field(default_factory=list)
-    draft_state: object = None
+    draft_states: dict[type, object] = field(default_factory=dict)
 
 
 def drafts(drafter: PromptLookup, sequence: Sequence, costs: DraftCosts = CHEAP, most: int = 15) -> list[int]:
-    return drafter.draft([DraftSeat(0, sequence, most)], costs).get(0, [])
+    return drafter.draft(StepPlan(), [DraftSeat(0, sequence, most)], costs).get(0, [])
 
 
 def test_what_followed_before_is_copied() -> None:
@@ -39,7 +40,7 @@ def test_drafts_are_as_long_as_they_may_be() -> None:
 def test_nothing_is_looked_for_where_nothing_pays() -> None:
     sequence = Sequence([*range(100, 140), 7, 100, 101, 102, 103])
     assert drafts(PromptLookup(15), sequence, DEAR) == []
-    assert sequence.draft_state is None
+    assert not sequence.draft_states
 
 
 def test_wrong_guesses_end_drafts_and_right_ones_bring_them_back() -> None:

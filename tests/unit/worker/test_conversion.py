@@ -123,6 +123,7 @@ def test_info_and_stats_arrive_as_they_were_sent() -> None:
         grammar_compile_seconds_total=17.5,
         grammar_mask_seconds_total=18.5,
         forced_tokens_total=30,
+        drafting_seconds_total=31.5,
     )
     assert conversion.engine_stats(conversion.stats_frame(stats), kv_block_bytes=12) == stats
 

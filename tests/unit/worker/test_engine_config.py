@@ -86,11 +86,13 @@ async def test_an_engine_writes_the_log_format_it_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("isa", "portable"), ("kv_type", "q8")], ids=["isa", "kv_type"]
+    ("setting", "value"),
+    [("isa", "portable"), ("kv_type", "q8"), ("speculation", "skip-layers"), ("speculation", "draft-model")],
 )
 def test_llama_cpp_refuses_settings_of_the_native_engine(setting: str, value: str) -> None:
     config = msgspec.structs.replace(
         EngineConfig(model_path=Path("model.gguf"), model="model"), **{setting: value}
     )
-    with pytest.raises(SettingsError, match=rf"{setting} is '{value}', but llama.cpp.*; leave it auto"):
+    advice = "set it to off" if setting == "speculation" else "leave it auto"
+    with pytest.raises(SettingsError, match=rf"{setting} is '{value}', but llama.cpp.*; {advice}"):
         load_llamacpp(config)

@@ -8,6 +8,9 @@ from stoker.config import ModelSettings
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
+_OF_SETTINGS = frozenset({"chat_template", "draft_model"})
+"""What a request must not name."""
+
 
 def admin_part() -> Part:
     """Return the routes under ``/admin`` and their schemas."""
@@ -31,7 +34,7 @@ def admin_part() -> Part:
             "type": "object",
             "properties": {
                 "model": {"type": "string", "minLength": 1, "maxLength": 256},
-                **{name: each for name, each in load["properties"].items() if name != "chat_template"},
+                **{name: each for name, each in load["properties"].items() if name not in _OF_SETTINGS},
             },
             "required": ["model"],
             "additionalProperties": False,

@@ -76,6 +76,19 @@ class EditArrays:
 _NO_TOKENS = array("i")
 
 
+def layer_mask(layers: Sequence[int], n_layers: int) -> NDArray[np.uint8] | None:
+    """Return 1 for each of these layers and 0 for the others, ``[n_layers]``; None for none.
+
+    Raises:
+        IndexError: There is no such layer.
+    """
+    if not layers:
+        return None
+    mask = np.zeros(n_layers, np.uint8)
+    mask[list(layers)] = 1
+    return mask
+
+
 def native_scores(
     scoring: Mapping[int, PromptScoring], run_starts: NDArray[np.int32]
 ) -> _native.PromptScores | None:

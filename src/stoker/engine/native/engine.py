@@ -16,6 +16,7 @@ from stoker.engine.native.arrays import (
     EditArrays,
     SamplingArrays,
     flatten,
+    layer_mask,
     n_samples,
     native_pools,
     native_scores,
@@ -110,8 +111,9 @@ class NativeEngine:
                 native_steps(plan),
                 pools,
                 self._slots(plan),
+                layer_mask(plan.skipped_layers, model.n_layers),
             )
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise EngineError(f"the engine refused a step: {error}") from error
         tokens: list[int] = result[0].tolist()
         places = sample_places(plan, counts, tokens)

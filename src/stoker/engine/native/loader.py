@@ -1,6 +1,6 @@
 """Loads an opened model file into the native library."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,8 +19,23 @@ from stoker.engine.native.sizing import (
     scratch_bytes,
 )
 from stoker.models.adapters import AdapterLimits
-from stoker.models.config import WeightSource
+from stoker.models.config import ModelConfig, WeightSource
 from stoker.models.packs import PackFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBytes:
+    """Memory of a model.
+
+    Attributes:
+        weight_bytes: Packed weights.
+        step_bytes: Buffers of a step.
+        block_bytes: A KV block.
+    """
+
+    weight_bytes: int = 0
+    step_bytes: int = 0
+    block_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +49,8 @@ class NativeEngineSettings:
             instruction-set path is fastest with, or fp32 on the float path.
         kv_memory_bytes: Size of the KV cache; None for a share of the memory that is left.
         kv_sharers: Engines that this share is divided among.
+        kv_blocks: Exactly so many KV blocks, whatever the memory; None for as many as it has room for.
+        companion: Memory of a model that is loaded beside it, with as many KV blocks; None for none.
         context_length: Most tokens of one sequence; at most what the model was made for.
         max_running: Most sequences in one step.
         step_tokens: Most tokens in one step.
@@ -49,6 +66,8 @@ class NativeEngineSettings:
     kv_type: str = "auto"
     kv_memory_bytes: int | None = None
     kv_sharers: int = 1
+    kv_blocks: int | None = None
+    companion: ModelBytes | None = None
     context_length: int
     max_running: int = 64
     step_tokens: int = 512
@@ -109,17 +128,11 @@ def load_engine(
     if packs is not None and weight_bytes < available_bytes:
         pack = ModelPack(packs, source, float_path=settings.float_path, n_threads=settings.threads)
         available_bytes = max(0, available_bytes - pack.others_bytes())
-    block_bytes = kv_block_bytes(config, settings.chosen_kv_type())
-    kv_blocks = choose_kv_blocks(
-        block_bytes=block_bytes,
-        weight_bytes=weight_bytes,
-        step_bytes=scratch_bytes(
-            config,
-            step_tokens=settings.step_tokens,
-            max_running=settings.max_running,
-            precise=precise,
-            threads=settings.threads,
-        ),
+    companion = settings.companion or ModelBytes()
+    kv_blocks = settings.kv_blocks or choose_kv_blocks(
+        block_bytes=kv_block_bytes(config, settings.chosen_kv_type()) + companion.block_bytes,
+        weight_bytes=weight_bytes + companion.weight_bytes,
+        step_bytes=_step_bytes(config, settings) + companion.step_bytes,
         available_bytes=available_bytes,
         kv_memory_bytes=settings.kv_memory_bytes,
         kv_sharers=settings.kv_sharers,
@@ -154,6 +167,40 @@ def load_engine(
             config, settings.adapter_limits, n_slots=settings.max_adapters, float_path=settings.float_path
         )
     return NativeEngine(model, fingerprint, kv_root=kv_root, adapters=adapters)
+
+
+def draft_settings(settings: NativeEngineSettings, context_length: int) -> NativeEngineSettings:
+    """Return how a draft model runs beside a model of these settings.
+
+    Args:
+        settings: The model's.
+        context_length: Most tokens that the draft model was made for.
+    """
+    return replace(
+        settings,
+        context_length=min(settings.context_length, context_length),
+        precise=AUTO,
+        max_adapters=0,
+    )
+
+
+def model_bytes(source: WeightSource, settings: NativeEngineSettings) -> ModelBytes:
+    """Return the memory that a model takes that is loaded with these settings."""
+    return ModelBytes(
+        weight_bytes=packed_bytes(list(source.tensors.values()), float_path=settings.float_path),
+        step_bytes=_step_bytes(source.config, settings),
+        block_bytes=kv_block_bytes(source.config, settings.chosen_kv_type()),
+    )
+
+
+def _step_bytes(config: ModelConfig, settings: NativeEngineSettings) -> int:
+    return scratch_bytes(
+        config,
+        step_tokens=settings.step_tokens,
+        max_running=settings.max_running,
+        precise=choose_precise(settings.precise, config),
+        threads=settings.threads,
+    )
 
 
 def _code_digest() -> str:
