@@ -224,7 +224,8 @@ def fake_scores(request: TokenRequest) -> list[TokenLogprob]:
     """Return the scores that the fake engine reports for a prompt, in values that fit a C float exactly."""
     n_top = request.prompt_logprobs or 0
     alternatives = tuple((rank, -rank / 64) for rank in range(n_top))
-    return [TokenLogprob(-token / 64, alternatives) for token in request.prompt[request.scored_from :]]
+    tokens = [each for tokens in request.candidates for each in tokens] or request.prompt[1:]
+    return [TokenLogprob(-token / 64, alternatives) for token in tokens]
 
 
 def _wants(request: TokenRequest) -> bool:

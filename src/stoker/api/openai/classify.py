@@ -13,7 +13,7 @@ from stoker.api.body import parsed_body
 from stoker.api.disconnect import until_disconnect
 from stoker.api.edge import record_of
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.early_exit import check_different
+from stoker.api.openai.early_exit import check_choices
 from stoker.api.openai.entry import body_parser
 from stoker.api.openai.fields import CLASSIFY_FIELDS, FieldTable
 from stoker.api.openai.job import shorter
@@ -84,7 +84,7 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
             "input", f"at most {limits.max_inputs:,} are taken at a time, not {len(fields['input'])}"
         )
     wire = validate(ClassifyBody, fields)
-    check_different(wire.labels, "labels")
+    check_choices(wire.labels, "labels", limits)
     n_pairs = len(wire.input) * len(wire.labels)
     if n_pairs > MAX_PAIRS:
         raise _too_many(

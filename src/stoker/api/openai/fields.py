@@ -91,7 +91,10 @@ _SHARED = (
     honoured("guided_choice", "extension: `structured_outputs.choice`"),
     honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
     no_op("guided_decoding_backend", "there is one way to do it"),
-    honoured("choices", "extension: 2 to 128 different texts, the likeliest of which is the answer"),
+    honoured(
+        "choices",
+        "extension: 2 to `max_scored_choices` different texts, the likeliest of which is the answer",
+    ),
     honoured("confidence_threshold", "extension: 0 to 1, default 0; below it the answer is generated"),
     honoured("early_exit", "extension: end when the model is not sure, or the form complete; see below"),
     no_op("user", "names the end user"),
@@ -255,7 +258,7 @@ SCORE_FIELDS = (
 CLASSIFY_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("input", "required; a string or up to `max_inputs` of them"),
-    honoured("labels", "extension, required: 2 to 128 different texts"),
+    honoured("labels", "extension, required: 2 to `max_scored_choices` different texts"),
     honoured("prompt", "extension: a text with `{input}` that a label goes on with; default: a question"),
     *_COMPUTED,
 )

@@ -30,7 +30,6 @@ MAX_MODEL_CHARS = 256
 MAX_VARIABLES = 16
 MAX_VARIABLE_CHARS = 4096
 MAX_GUIDED_CHOICES = 1024
-MAX_SCORED_CHOICES = 128
 MAX_SCORED_CHARS = 512
 DEFAULT_EXIT_WINDOW = 16
 
@@ -195,7 +194,7 @@ Choices = Annotated[
 
 ScoredChoices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_SCORED_CHARS)]],
-    Field(min_length=2, max_length=MAX_SCORED_CHOICES),
+    Field(min_length=2),
 ]
 
 
