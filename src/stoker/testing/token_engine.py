@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import cos, pi, sin
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import StokerError
+from stoker.core.errors import NotReadyError, StokerError
 from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import (
     Admitted,
@@ -204,6 +204,27 @@ class FakeTokenEngine:
             cached_tokens=self._cached_tokens,
             finish_reason=reason,
         )
+
+
+class AbsentEngine(FakeTokenEngine):
+    """Is not there for some of the sequences, by their number."""
+
+    def __init__(self, *absent: int) -> None:
+        super().__init__()
+        self._absent = absent
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Play the script, or be absent.
+
+        Raises:
+            NotReadyError: The sequence's number is one of those.
+        """
+        if len(self.requests) in self._absent:
+            self.requests.append(request)
+            raise NotReadyError("no engine is ready")
+        async with aclosing(super().stream(request)) as events:
+            async for event in events:
+                yield event
 
 
 def fake_logprob(request: TokenRequest, token_id: int) -> TokenLogprob:

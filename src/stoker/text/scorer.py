@@ -6,7 +6,7 @@ share its KV blocks (`stoker.text.choice_tree`).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import exp, fsum, inf, log1p
@@ -16,7 +16,7 @@ from stoker.core.protocols import TokenEngine
 from stoker.core.refusals import refuse_if_known
 from stoker.core.text import ChatPrompt, ChoiceScores, ScoringRequest
 from stoker.core.tokens import MAX_CANDIDATES, TokenRequest, TokensEvent
-from stoker.text.at_a_time import at_a_time, next_sequence_id
+from stoker.text.at_a_time import Patience, at_a_time, next_sequence_id
 from stoker.text.choice_tree import ChoiceTree, StemRun
 from stoker.text.prompt import PromptEncoder
 from stoker.text.tokenizer import Tokenizer
@@ -46,15 +46,24 @@ class LocalScorer:
         prompts: Encodes them.
         tokenizer: Encodes the choices.
         context_length: Most tokens of one sequence.
+        patience_s: Returns for how many seconds a sequence waits for a ready engine once others of its
+            request have been computed.
     """
 
     def __init__(
-        self, engine: TokenEngine, prompts: PromptEncoder, tokenizer: Tokenizer, *, context_length: int
+        self,
+        engine: TokenEngine,
+        prompts: PromptEncoder,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int,
+        patience_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._tokenizer = tokenizer
         self._context_length = context_length
+        self._patience_s = patience_s
 
     async def score(self, request: ScoringRequest, *, places: int) -> list[ChoiceScores]:
         """Return the scores after each prompt, in order; nothing is computed if something is refused.
@@ -68,10 +77,14 @@ class LocalScorer:
             ContextLengthError: A prompt and a choice do not fit the context.
             UnsupportedFieldError: The engine does not score given tokens.
             CapacityError: The engine has no place, or a time limit was over.
+            NotReadyError: No engine is ready, and none was in time once some sequences were computed.
             EngineError: The engine failed.
         """
-        loop = asyncio.get_running_loop()
-        ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
+
+        async def score(pair: tuple[_Case, StemRun], timeout_s: float | None) -> tuple[list[float], int]:
+            return await self._logprobs(_sequence(request, *pair, timeout_s), pair[1].n_candidates)
+
+        patient = Patience(score, timeout_s=request.timeout_s, patience_s=self._patience_s)
         cases = await self._encode_all(request)
         work = [(case, run) for case in cases for run in case.choices.tree.runs]
         refuse_if_known(
@@ -79,12 +92,7 @@ class LocalScorer:
             self._engine,
             scores_field=request.choices_path,
         )
-
-        async def score(pair: tuple[_Case, StemRun]) -> tuple[list[float], int]:
-            timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
-            return await self._logprobs(_sequence(request, *pair, timeout_s), pair[1].n_candidates)
-
-        told = iter(await at_a_time(work, places, score))
+        told = iter(await at_a_time(work, places, patient))
         return [_scores(case, [next(told) for _ in case.choices.tree.runs]) for case in cases]
 
     async def check(self, request: ScoringRequest) -> None:
@@ -102,6 +110,7 @@ class LocalScorer:
                 choices[first] = self._encode_choices(request, first=first)
             self._check_fit(tokens, choices[first].tokens, path, request)
             cases.append(_Case(tokens, choices[first]))
+            await asyncio.sleep(0)  # there may be thousands
         return cases
 
     def _encode_choices(self, request: ScoringRequest, *, first: bool) -> _Choices:

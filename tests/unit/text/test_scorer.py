@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from stoker.core.abilities import Ability
 from stoker.core.early_exit import ExitReason
-from stoker.core.errors import ContextLengthError, InvalidRequestError, QueueFullError, UnsupportedFieldError
+from stoker.core.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    NotReadyError,
+    QueueFullError,
+    UnsupportedFieldError,
+)
 from stoker.core.text import (
     SCORING_PLACES,
     ChatPrompt,
@@ -37,7 +43,7 @@ from stoker.core.tokens import (
     TokensEvent,
 )
 from stoker.testing.local_generator import CONTEXT, REQUEST, generator, play, saying, text_of
-from stoker.testing.token_engine import FakeTokenEngine, lacking
+from stoker.testing.token_engine import AbsentEngine, FakeTokenEngine, lacking
 from stoker.testing.waiting import until
 from stoker.text.scorer import probabilities
 
@@ -160,6 +166,26 @@ async def test_a_failure_ends_the_others() -> None:
     with pytest.raises(QueueFullError):
         await generator(engine).scorer.score(request_for(*[TextPrompt("a")] * 9), places=3)
     assert not engine.running
+
+
+async def test_between_two_engines_a_request_that_has_begun_waits_for_the_next() -> None:
+    engine = AbsentEngine(2, 3, 5)
+    prompts = [TextPrompt(text) for text in "abcde"]
+    request = request_for(*prompts, choices=("x", "y"))
+    scores = await generator(engine, patience_s=30.0).scorer.score(request, places=1)
+    assert [bytes(each.prompt) for each in engine.requests] == [
+        b"a",
+        b"b",
+        b"c",
+        b"c",
+        b"c",
+        b"d",
+        b"d",
+        b"e",
+    ]
+    assert len({each.probabilities for each in scores}) == 1
+    with pytest.raises(NotReadyError):
+        await generator(AbsentEngine(0), patience_s=30.0).scorer.score(request, places=1)
 
 
 async def test_an_engine_without_scores_is_named() -> None:

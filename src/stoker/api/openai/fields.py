@@ -234,12 +234,26 @@ EMBEDDING_FIELDS = (
 )
 """Fields of ``POST /v1/embeddings``."""
 
+_JUDGED = (
+    honoured(
+        "choices", "extension: 2 to `max_scored_choices` texts; the first one's probability is the score"
+    ),
+    honoured(
+        "instruction", "extension, with `choices`: what makes a text relevant; default: to answer a query"
+    ),
+)
+
 RERANK_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("query", "required; a string"),
     honoured("documents", 'required; up to `max_inputs` strings, or objects `{"text": ...}`'),
     honoured("top_n", "how many results, the best; default all"),
     honoured("return_documents", "the documents' texts in the answer; default true, as vLLM does"),
+    *_JUDGED,
+    honoured(
+        "prompt",
+        "extension, with `choices`: a text with `{query}` and `{document}` that a choice goes on with",
+    ),
     *_COMPUTED,
     refused("rank_fields"),
     refused("max_chunks_per_doc"),
@@ -251,6 +265,11 @@ SCORE_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("text_1", "required; a string, or as many as in `text_2`"),
     honoured("text_2", "required; a string or up to `max_inputs` of them"),
+    *_JUDGED,
+    honoured(
+        "prompt",
+        "extension, with `choices`: a text with `{text_1}` and `{text_2}` that a choice goes on with",
+    ),
     *_COMPUTED,
 )
 """Fields of ``POST /v1/score``."""

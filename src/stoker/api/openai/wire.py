@@ -306,7 +306,7 @@ class DetokenizeBody(Wire):
 
 
 class EmbeddedBody(Wire):
-    """What requests share whose texts are embedded."""
+    """What requests share whose texts are embedded or scored."""
 
     model: ModelName
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
@@ -327,7 +327,15 @@ class DocumentBody(Wire):
     text: str
 
 
-class RerankBody(EmbeddedBody):
+class JudgedBody(EmbeddedBody):
+    """What requests share whose texts are compared, or judged by the model."""
+
+    choices: ScoredChoices | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    instruction: Annotated[str, Field(min_length=1)] | None = None
+
+
+class RerankBody(JudgedBody):
     """``POST /v1/rerank``."""
 
     query: str
@@ -336,7 +344,7 @@ class RerankBody(EmbeddedBody):
     return_documents: bool = True
 
 
-class ScoreBody(EmbeddedBody):
+class ScoreBody(JudgedBody):
     """``POST /v1/score``."""
 
     text_1: Texts
