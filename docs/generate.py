@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from stoker.api import served
 from stoker.api.connection import ConnectionLimits
 from stoker.api.limits import ApiLimits
-from stoker.api.openai import wire
+from stoker.api.openai import scoring_request, wire
 from stoker.api.openai.fields import (
     CHAT_FIELDS,
     CLASSIFY_FIELDS,
@@ -148,6 +148,13 @@ LIMITS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("context_length", "tokens of prompt and answer", "400 `context_length_exceeded`"),
             ("max_choices", "choices: prompts times `n`, or `best_of`", "400"),
+            ("max_scored_choices", "`choices`, or `labels`, that are scored", "400"),
+            ("", f"{wire.MAX_SCORED_CHARS} characters of each of those", "400"),
+            (
+                "",
+                f"{scoring_request.MAX_PAIRS:,} inputs times labels, or pairs of texts times choices",
+                "400",
+            ),
             ("max_inputs", "inputs to embed, documents to rank, texts to score", "400"),
             ("", f"{_API.max_n} for `n` and `best_of`", "400"),
             ("", f"{_API.max_prompts} prompts", "400"),

@@ -68,7 +68,7 @@ def _speculation(result: Result) -> list[str]:
 
 def _early_exit(result: Result) -> list[str]:
     rows = (
-        [f"{row['words']} words, {row['choices']} choices"]
+        [f"{row['words']} words, {row['choices']} choices{row.get('which', '')}"]
         + [f"{1e3 * row['median_s'][kind]:.1f} ms" for kind in ("choices", "grammar", "classify")]
         for row in result["rows"]
     )

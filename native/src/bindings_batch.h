@@ -101,7 +101,7 @@ class PySteps {
   Array<int32_t> stop_tokens_, stop_starts_;
 };
 
-// The tokens that a forward scores, one entry each.
+// The tokens that a forward scores, one entry each; several may come after one row.
 class PyPromptScores {
  public:
   PyPromptScores(Array<int32_t> rows, Array<int32_t> tokens, Array<int32_t> n_tops)

@@ -30,7 +30,7 @@ struct ModelOptions {
 // Tokens whose log-probability after a row of the batch is wanted.
 struct PromptScores {
   int n;
-  const int32_t* rows;    // [n] ascending, into the batch's tokens
+  const int32_t* rows;    // [n] not descending, into the batch's tokens: several tokens may come after one row
   const int32_t* tokens;  // [n] each one's own
   const int32_t* n_tops;  // [n] how many of the most likely tokens to report beside it
   Sample* out;            // [n]

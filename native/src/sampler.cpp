@@ -156,12 +156,15 @@ int choose_edited(const Kernels& kernels, const float* logits, int vocab, const 
   return choose(kernels, edited, vocab, params, scratch);
 }
 
-// Of the raw logits; overwrites the scratch's terms.
-void add_logprobs(const Kernels& kernels, const float* logits, int vocab, int n_logprobs, SampleScratch& scratch,
-                  Sample& sample) {
+// The logarithm of the sum over all tokens' exponentials; overwrites the scratch's terms.
+double log_total_of(const Kernels& kernels, const float* logits, int vocab, SampleScratch& scratch) {
   const float highest = logits[kernels.argmax(logits, vocab)];
   kernels.exp_terms(logits, vocab, highest, 1.0f, scratch.terms.data(), scratch.chunk_sums.data());
-  const double log_total = static_cast<double>(highest) + std::log(total_of(scratch, vocab));
+  return static_cast<double>(highest) + std::log(total_of(scratch, vocab));
+}
+
+// Of the raw logits.
+void add_logprobs(const float* logits, int vocab, double log_total, int n_logprobs, Sample& sample) {
   const auto logprob = [&](int token) { return static_cast<float>(static_cast<double>(logits[token]) - log_total); };
   sample.logprob = logprob(sample.token);
   const int count = std::min(n_logprobs, std::min(kMaxLogprobs, vocab));
@@ -171,12 +174,14 @@ void add_logprobs(const Kernels& kernels, const float* logits, int vocab, int n_
 
 }  // namespace
 
-Sample score(const Kernels& kernels, const float* logits, int vocab, int token, int n_logprobs,
-             SampleScratch& scratch) {
-  Sample result{};
-  result.token = token;
-  add_logprobs(kernels, logits, vocab, n_logprobs, scratch, result);
-  return result;
+void score(const Kernels& kernels, const float* logits, int vocab, int n, const int32_t* tokens,
+           const int32_t* n_logprobs, SampleScratch& scratch, Sample* out) {
+  const double log_total = log_total_of(kernels, logits, vocab, scratch);
+  for (int i = 0; i < n; ++i) {
+    out[i] = {};
+    out[i].token = tokens[i];
+    add_logprobs(logits, vocab, log_total, n_logprobs[i], out[i]);
+  }
 }
 
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,
@@ -184,7 +189,9 @@ Sample sample(const Kernels& kernels, const float* logits, int vocab, const Samp
   Sample result{};
   result.token = params.edits == nullptr ? choose(kernels, logits, vocab, params, scratch)
                                          : choose_edited(kernels, logits, vocab, params, scratch);
-  if (params.n_logprobs >= 0) add_logprobs(kernels, logits, vocab, params.n_logprobs, scratch, result);
+  if (params.n_logprobs >= 0) {
+    add_logprobs(logits, vocab, log_total_of(kernels, logits, vocab, scratch), params.n_logprobs, result);
+  }
   return result;
 }
 

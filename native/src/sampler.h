@@ -48,8 +48,10 @@ struct SampleScratch {
   std::vector<float> allowed_logits;
 };
 
-// The log-probability of a given token and of the most likely ones, out of raw logits; at most kMaxLogprobs.
-Sample score(const Kernels& kernels, const float* logits, int vocab, int token, int n_logprobs, SampleScratch& scratch);
+// The log-probabilities of n given tokens after one row, each with those of its n_logprobs most likely ones, out of raw
+// logits; at most kMaxLogprobs.
+void score(const Kernels& kernels, const float* logits, int vocab, int n, const int32_t* tokens,
+           const int32_t* n_logprobs, SampleScratch& scratch, Sample* out);
 
 // Deterministic in (logits, params). A row of only NaN gives token 0.
 Sample sample(const Kernels& kernels, const float* logits, int vocab, const SampleParams& params,

@@ -136,9 +136,11 @@ inline void compute(Model& model, std::vector<Sequence>& sequences, Random& rand
     std::vector<Sample> samples(counts.size());
     std::vector<int32_t> scored_rows, scored_tokens, n_tops;
     for (size_t i = 0; i < batch.tokens.size(); i += static_cast<size_t>(random.between(1, 3))) {
-      scored_rows.push_back(static_cast<int32_t>(i));
-      scored_tokens.push_back(random.below(model.shape().vocab_size));
-      n_tops.push_back(random.between(0, kMaxLogprobs));
+      for (int n = random.below(4) == 0 ? random.between(2, 9) : 1; n > 0; --n) {
+        scored_rows.push_back(static_cast<int32_t>(i));
+        scored_tokens.push_back(random.below(model.shape().vocab_size));
+        n_tops.push_back(random.between(0, kMaxLogprobs));
+      }
     }
     std::vector<Sample> scored(scored_rows.size());
     const PromptScores scores{static_cast<int>(scored_rows.size()), scored_rows.data(), scored_tokens.data(),
@@ -149,8 +151,9 @@ inline void compute(Model& model, std::vector<Sequence>& sequences, Random& rand
     for (size_t i = 0; i < scored.size(); ++i) {
       SampleScratch scratch(model.shape().vocab_size);
       const FloatMode float_mode;
-      const Sample expected = score(find_kernels(model.isa()), &logits[static_cast<size_t>(scored_rows[i]) * vocab],
-                                    model.shape().vocab_size, scored_tokens[i], n_tops[i], scratch);
+      Sample expected;
+      score(find_kernels(model.isa()), &logits[static_cast<size_t>(scored_rows[i]) * vocab], model.shape().vocab_size,
+            1, &scored_tokens[i], &n_tops[i], scratch, &expected);
       CHECK(scored[i].logprob == expected.logprob);
       CHECK(std::equal(expected.top_logprobs, expected.top_logprobs + n_tops[i], scored[i].top_logprobs));
       CHECK(std::equal(expected.top_tokens, expected.top_tokens + n_tops[i], scored[i].top_tokens));

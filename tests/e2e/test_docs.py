@@ -215,11 +215,14 @@ def test_the_requests_of_the_early_exit_page_are_answered(server: ServerProcess)
             )
             assert answer.status_code == 200, answer.text
             told.append(answer.json())
-    chosen, ended, complete, classified = told
+    chosen, ended, complete, classified, ranked, scored = told
     assert complete["choices"][0]["early_exit"]["reason"] == "format"
     assert chosen["choices"][0]["early_exit"]["reason"] in {"choice", "unsure"}
     assert ended["choices"][0]["early_exit"]["reason"] == "confidence"
     assert {each["label"] for each in classified["data"]} <= {" positive", " negative"}
+    assert [each["index"] for each in ranked["results"]] == [1, 0]
+    assert all(0 < each["relevance_score"] < 1 for each in ranked["results"])
+    assert scored["data"][0]["score"] > scored["data"][1]["score"]
 
 
 def test_the_example_of_structured_output_prints_an_answer(server: ServerProcess) -> None:

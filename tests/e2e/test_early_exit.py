@@ -1,7 +1,7 @@
 """The official client against the real server: choices, confidence, classification."""
 
 from concurrent.futures import ThreadPoolExecutor
-from math import exp
+from math import exp, fsum
 from typing import Any
 
 import httpx2
@@ -9,6 +9,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from stoker.testing.server_process import ServerProcess
+from stoker.text.scorer import probabilities
 
 pytestmark = pytest.mark.e2e
 
@@ -41,15 +42,17 @@ def test_the_likeliest_choice_is_the_answer(client: OpenAI) -> None:
     assert sum(said["scores"].values()) == pytest.approx(1)
 
 
-def test_scores_are_those_of_the_echoed_prompt(client: OpenAI) -> None:
-    choices = CHOICES[:3]
-    n_prompt = len(scored_tokens(client, PROMPT))
-    sums = [sum(scored_tokens(client, PROMPT + choice)[n_prompt:]) for choice in choices]
+@pytest.mark.parametrize("prompt", [PROMPT, LONG])
+def test_scores_are_those_of_the_echoed_prompt_to_the_last_bit(client: OpenAI, prompt: str) -> None:
+    """Each choice as a prompt of its own, with all its tokens scored, has the same log-probabilities."""
+    choices = [" Paris", " London", " a small village", " a small town", " a big town", " the city of light"]
+    n_prompt = len(scored_tokens(client, prompt))
+    sums = [fsum(scored_tokens(client, prompt + choice)[n_prompt:]) for choice in choices]
+    scores = told(choose(client, prompt, choices=choices))["scores"]
+    expected = probabilities([[index] for index in range(len(choices))], sums)
+    assert [scores[choice] for choice in choices] == list(expected)
     weights = [exp(each) for each in sums]
-    scores = told(choose(client, choices=choices))["scores"]
-    assert [scores[choice] for choice in choices] == pytest.approx(
-        [each / sum(weights) for each in weights], rel=1e-5
-    )
+    assert list(expected) == pytest.approx([each / sum(weights) for each in weights])
 
 
 def scored_tokens(client: OpenAI, text: str) -> list[float]:

@@ -72,7 +72,9 @@ class LogitEdits:
     ) -> None: ...
 
 class PromptScores:
-    """Tokens that a step scores: each `tokens` entry as what follows the step's token at `rows`, ascending.
+    """Tokens that a step scores: each `tokens` entry as what follows the step's token at `rows`.
+
+    `rows` do not descend; of several tokens after one row the logits are computed once.
 
     `n_tops` says how many of the most likely tokens to report beside it. Raises ValueError for arrays
     of different lengths.

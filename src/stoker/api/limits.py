@@ -25,6 +25,7 @@ class ApiLimits:
         embedding_places: Most of the inputs of one request that are computed or queued at a time.
         max_n: Largest `n`.
         max_choices: Most choices in one request: prompts times `n`, or `best_of`.
+        max_scored_choices: Most texts that are scored as choices or labels.
         max_prompt_scores: Most log-probabilities that echoed prompts of one request may come with,
             alternatives and every choice counted; each prompt may have an equal share.
         max_grammar_bytes: Largest grammar of a request.
@@ -44,6 +45,7 @@ class ApiLimits:
     embedding_places: int = 16
     max_n: int = 16
     max_choices: int = 128
+    max_scored_choices: int = 128
     max_grammar_bytes: int = 65_536
     max_schema_depth: int = 32
     queue_timeout_s: float | None = None

@@ -148,6 +148,7 @@ class ModelServer:
                 max_bodies_bytes=settings.max_bodies_bytes,
                 body_timeout_s=settings.body_timeout_s,
                 max_choices=settings.max_choices,
+                max_scored_choices=settings.max_scored_choices,
                 max_grammar_bytes=settings.max_grammar_bytes,
                 max_schema_depth=settings.max_schema_depth,
                 max_inputs=settings.max_inputs,

@@ -26,6 +26,7 @@ EFFECTS: Mapping[Effect, tuple[str, ...]] = {
         "sleep_after_s",
         "wake_timeout_s",
         "max_choices",
+        "max_scored_choices",
         "max_grammar_bytes",
         "max_schema_depth",
         "max_inputs",

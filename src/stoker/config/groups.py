@@ -13,6 +13,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "api_key",
         "allowed_hosts",
         "max_choices",
+        "max_scored_choices",
         "max_grammar_bytes",
         "max_schema_depth",
         "max_inputs",

@@ -116,6 +116,13 @@ class Settings(EngineSettings):
     max_choices: int = Field(
         default=128, ge=1, le=1024, description="Most choices (prompts times `n`) of one request."
     )
+    max_scored_choices: int = Field(
+        default=128,
+        ge=2,
+        le=1024,
+        description="Most texts in `choices` or `labels` of one request, which are scored (early-exit.md); "
+        "more get status 400.",
+    )
     max_grammar_bytes: ByteSize = Field(
         default=ByteSize(65_536),
         ge=1024,

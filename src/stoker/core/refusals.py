@@ -37,7 +37,7 @@ def refuse_lacking(request: TokenRequest, engine: EngineInfo, *, scores_field: s
     needs = (
         (
             Ability.PROMPT_SCORES,
-            scores_field or ("echo" if request.scored_from == 1 else "choices"),
+            scores_field or ("choices" if request.candidates else "echo"),
             request.prompt_logprobs is not None,
         ),
         (Ability.POOLING, "input", request.pooling is not None),

@@ -7,6 +7,7 @@ A run may end with a draft: guesses at the tokens that will be sampled (`stoker.
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stoker.core.drafting import MAX_DRAFT_TOKENS
@@ -101,16 +102,17 @@ _NO_WORDS = memoryview(array("I"))
 
 @dataclass(frozen=True, slots=True)
 class PromptScoring:
-    """Which tokens of one run are to be scored: those that follow consecutive tokens of it.
+    """Which tokens are to be scored as what follows some tokens of one run.
 
     Attributes:
-        first: Index in the run of the token before the first of `targets`.
-        targets: The prompt's tokens to be scored, at least one.
+        rows: Index in the run of the token before each of `targets`, not descending: several may come after
+            the same token.
+        targets: Tokens to be scored, at least one.
         n_top: Alternatives to report beside each.
     """
 
-    first: int
-    targets: list[int]
+    rows: Sequence[int]
+    targets: Sequence[int]
     n_top: int
 
 
@@ -129,7 +131,7 @@ class StepPlan:
             that ends inside the prompt.
         sampling: Sampling parameters, ``[n]``; read only where `samples` is true.
         edits: What is done to the logits of those rows that sample and ask for it, by row.
-        scoring: Which prompt tokens are scored, by row.
+        scoring: Which tokens are scored after those of a run, by row.
         pooling: Whose tokens' hidden states are summed, by row.
         adapters: The digest of the adapter that a row's products have, by row; only of adapters that the
             engine has been given (`Adaptable`).
@@ -174,7 +176,7 @@ class StepResult:
             for all. After a run with a draft: those that equal the draft's tokens, then the first that does
             not, or that comes after all of them.
         logprobs: The sampled tokens' log-probabilities, ``[n]`` lists; empty where none were asked for.
-        scores: Those of the prompt tokens that the plan wants scored, by row.
+        scores: Those of the tokens that the plan wants scored, by row.
         sums: The new sums of those rows that the plan wants pooled, ``[width]`` each, as C doubles.
         reused: How many tokens of a run were not computed, by row, since the engine had them of another
             sequence; only of engines that keep prefixes by themselves.

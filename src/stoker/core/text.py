@@ -30,12 +30,14 @@ class ChatPrompt:
             `continue_final_message`.
         continue_final_message: Whether it ends inside its last message, which is to be gone on with.
         variables: Names and values of the template's own variables (``enable_thinking``).
+        without_thinking: Whether the answer is to come at once, where a template lets its model think before.
     """
 
     messages: tuple[Message, ...]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     variables: tuple[tuple[str, TemplateValue], ...] = ()
+    without_thinking: bool = False
 
     @property
     def texts(self) -> list[str]:

@@ -19,6 +19,9 @@ MAX_STOP_TOKENS = 256
 MAX_PRIORITY = 1000
 """Priorities are from minus this to this."""
 
+MAX_CANDIDATES = 3072
+"""Most candidates of a sequence: so few that those of all sequences of a step fit a frame."""
+
 MAX_TIMEOUT_S = 86_400.0
 """Longest time limit of a sequence."""
 
@@ -63,9 +66,10 @@ class TokenRequest:
             `MAX_STOP_TOKENS` at most.
         sampling: How tokens are chosen.
         prompt_logprobs: None for none; otherwise how many most likely alternatives to report beside the
-            log-probability of each prompt token from `scored_from` on.
-        scored_from: Index of the first prompt token that has a score with `prompt_logprobs`, 1 or above;
-            those before it may come from the prefix cache.
+            log-probability of each prompt token but the first.
+        candidates: With `prompt_logprobs` of 0 and nothing to generate: instead of the prompt's own tokens,
+            those whose log-probabilities after each of its last ``len(candidates)`` tokens are wanted, one
+            at least for each and `MAX_CANDIDATES` in all. What goes before may come from the prefix cache.
         pooling: None for none; otherwise how the prompt's embedding is made, and `max_tokens` is 0. For a
             mean the whole prompt is computed.
         cache_salt: Sequences share KV blocks only with sequences of the same salt.
@@ -95,7 +99,7 @@ class TokenRequest:
     adapter: AdapterRef | None = None
     hold: bool = False
     grammar: Grammar | None = None
-    scored_from: int = 1
+    candidates: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +117,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
-    """Log-probabilities of ``n`` consecutive prompt tokens, packed: a long prompt has a great many.
+    """Log-probabilities of ``n`` tokens, packed: of consecutive prompt tokens, or of candidates in order.
 
     Attributes:
         n_top: Alternatives reported at each position; they are the most likely first.
-        logprobs: Of the prompt's own tokens, ``[n]``, as C floats.
+        logprobs: Of the tokens themselves, ``[n]``, as C floats.
         top_tokens: Token ids of the alternatives, ``[n * n_top]``, as C integers.
         top_logprobs: Their log-probabilities, ``[n * n_top]``, as C floats.
     """

@@ -173,7 +173,7 @@ class Metrics:
         )
         self._early_exits = Counter(
             "stoker_early_exits_total",
-            "Answers that might end early, and inputs that were classified, by what became of them.",
+            "Answers that might end early, by what became of them; texts that were classified or judged.",
             ["model", "reason"],
             registry=self.registry,
         )

@@ -32,6 +32,8 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
         request.max_tokens or request.prompt_logprobs is not None or request.hold or request.n_generated
     ):
         raise InvalidRequestError("a prompt that is pooled is neither continued nor scored", param="pooling")
+    if request.candidates:
+        _check_candidates(request)
     if not 0 <= request.min_tokens <= request.n_generated + request.max_tokens:
         raise InvalidRequestError(
             f"min_tokens is {request.min_tokens}; it must be within 0 and max_tokens={request.max_tokens}",
@@ -53,6 +55,21 @@ def validate_request(request: TokenRequest, limits: SchedulerLimits, n_blocks: i
             f"and the engine has {n_blocks}; shorten either, or give the KV cache more memory",
             param="max_tokens",
             code="kv_cache_exceeded",
+        )
+
+
+def _check_candidates(request: TokenRequest) -> None:
+    alone = not (request.max_tokens or request.hold or request.n_generated or request.pooling is not None)
+    if not (alone and request.prompt_logprobs == 0):
+        raise InvalidRequestError(
+            "a prompt whose candidates are scored is neither continued nor scored otherwise",
+            param="candidates",
+        )
+    if len(request.candidates) > len(request.prompt) or not all(request.candidates):
+        raise InvalidRequestError(
+            f"there are candidates after {len(request.candidates)} tokens of {len(request.prompt)}; each of "
+            "the prompt's last tokens must have one at least",
+            param="candidates",
         )
 
 

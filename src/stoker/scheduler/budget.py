@@ -58,21 +58,25 @@ class StepBudget:
         """Most tokens that the step may come to have, were every prompt at its beginning."""
         return self.work.rows + self._within(self._n_left, 0, scored=False)
 
-    def take(self, first: int, n_wanted: int, *, scored: bool) -> int:
+    def take(self, first: int, n_wanted: int, *, scored_from: int | None) -> int:
         """Return how many tokens of a prompt go into this step, and count them.
 
         Args:
             first: Position of the first of them.
             n_wanted: Tokens that the prompt still lacks; at least 1.
-            scored: Each needs a row of logits.
+            scored_from: Position from which on each needs a row of logits; None for the prompt's last token
+                alone, which always does.
 
         Returns:
             0 if nothing is left.
         """
+        scored = scored_from is not None and scored_from <= first
         n_tokens = self._within(min(n_wanted, self._n_left), first, scored=scored)
         if n_tokens == 0:
             return 0
-        n_outputs = n_tokens if scored else int(n_tokens == n_wanted)
+        n_outputs = int(n_tokens == n_wanted)
+        if scored_from is not None:
+            n_outputs = max(n_outputs, first + n_tokens - max(first, scored_from))
         self.work.add_run(first, n_tokens, n_outputs)
         self._n_left -= n_tokens
         if self._seconds is not None:

@@ -81,7 +81,7 @@ def apply_result(
             continue
         scores = result.scores.get(row)
         if scores is not None:
-            sequence.n_scored += len(scores)
+            sequence.n_scored = sequence.n_computed + plan.scoring[row].rows[-1] + 1
         # Of the tokens sampled, all but the last have been computed, too; of a draft, those that were right.
         n_run = len(run) - plan.drafts.get(row, 0)
         n_computed = sequence.n_computed = sequence.n_computed + n_run + max(0, len(sampled) - 1)

@@ -130,7 +130,7 @@ def _check_running(sequence: SequenceState, cache: KVCache) -> None:
     most = sequence.max_total - (sequence.max_total > sequence.n_prompt)  # all of it if it is only scored
     if not 0 <= sequence.n_computed < n_tokens <= most:
         raise _broken(f"{name} has computed {sequence.n_computed} of {n_tokens} tokens")
-    if not min(sequence.n_computed + 1, sequence.n_prompt) <= sequence.n_scored <= sequence.n_prompt:
+    if not min(sequence.n_computed, sequence.n_to_score) <= sequence.n_scored <= sequence.n_prompt:
         raise _broken(f"{name} has computed {sequence.n_computed} tokens and scored {sequence.n_scored}")
     if sequence.n_computed > len(sequence.table) * BLOCK_TOKENS:
         raise _broken(f"{name} has computed more tokens than its blocks hold")

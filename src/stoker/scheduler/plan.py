@@ -77,6 +77,11 @@ def build_plan(
         for row, sequence in enumerate(rows)
         if (edits := sequence.edits) is not None and plan.samples[row]
     }
+    plan.scoring = {
+        row: scoring
+        for row, sequence in enumerate(rows)
+        if sequence.wants_scores and (scoring := _scoring(sequence, plan.tokens[row])) is not None
+    }
     plan.pooling = {
         row: run
         for row, sequence in enumerate(rows)
@@ -111,13 +116,11 @@ def _add_chunks(
         if block_end <= len(tokens):
             in_work.add(block)
         start = sequence.n_computed
-        scored = sequence.n_scored < sequence.n_prompt
-        end = start + sources.budget.take(start, len(tokens) - start, scored=scored)
+        scored_from = sequence.n_scored if sequence.wants_scores else None
+        end = start + sources.budget.take(start, len(tokens) - start, scored_from=scored_from)
         if end == start:
             return
         sequence.begun = True
-        if (scoring := _scoring(sequence, start, end)) is not None:
-            plan.scoring[len(rows)] = scoring
         rows.append(sequence)
         plan.request_ids.append(sequence.request_id)
         plan.tokens.append(tokens[start:end])
@@ -132,14 +135,19 @@ def _pool_run(sequence: SequenceState, run: list[int]) -> PoolRun | None:
     return None if pool is None else pool.run(sequence.n_computed, sequence.n_computed + len(run))
 
 
-def _scoring(sequence: SequenceState, start: int, end: int) -> PromptScoring | None:
-    """Return which tokens to score when those from `start` to `end` are computed."""
-    n_top = sequence.prompt_logprobs
-    if n_top is None:
+def _scoring(sequence: SequenceState, run: list[int]) -> PromptScoring | None:
+    """Return what to score after the tokens of a run; None for nothing."""
+    start = sequence.n_computed
+    first, end = sequence.n_scored, min(start + len(run), sequence.n_to_score)
+    if end <= first:
         return None
-    first = sequence.n_scored
-    targets = sequence.tokens[first : min(end + 1, sequence.n_prompt)]
-    return PromptScoring(first - 1 - start, targets, n_top) if targets else None
+    if not sequence.candidates:
+        targets = sequence.tokens[first + 1 : end + 1]
+        return PromptScoring(range(first - start, end - start), targets, sequence.n_top)
+    n_before = sequence.n_prompt - len(sequence.candidates)
+    wanted = sequence.candidates[first - n_before : end - n_before]
+    rows = [row for row, tokens in enumerate(wanted, first - start) for _ in tokens]
+    return PromptScoring(rows, [token for tokens in wanted for token in tokens], sequence.n_top)
 
 
 def _skip_published(sequence: SequenceState, cache: KVCache) -> None:

@@ -35,9 +35,10 @@ class SequenceState:
         n_cached: Prompt tokens that the prefix cache held at its first admission; None before.
         start_by: When it must have been admitted for the first time, on the caller's clock, or None.
         end_by: When it must have ended, likewise.
-        prompt_logprobs: Alternatives to report beside each prompt token's score; None for no scores.
-        n_scored: Leading prompt tokens that need no score any more; the first never does. Preemption leaves
-            it.
+        n_top: Alternatives to report beside each score.
+        candidates: What is scored after each of the prompt's last tokens; empty for the prompt's own tokens.
+        n_scored: Leading prompt tokens after which nothing is to be scored any more. Preemption leaves it.
+        n_to_score: What `n_scored` comes to in the end.
         pool: What is summed for its embedding; None if it wants none.
         single_until: Below this many tokens it takes single steps without drafts: it goes on where an engine
             has died, maybe of it; then every token that it can give should be told before that happens again.
@@ -64,8 +65,10 @@ class SequenceState:
     n_cached: int | None = None
     start_by: float | None = None
     end_by: float | None = None
-    prompt_logprobs: int | None = None
-    n_scored: int
+    n_top: int = 0
+    candidates: tuple[tuple[int, ...], ...] = ()
+    n_scored: int = 0
+    n_to_score: int = 0
     pool: PromptPool | None = None
     single_until: int = 0
     begun: bool = False
@@ -87,6 +90,9 @@ class SequenceState:
     ) -> "SequenceState":
         """Return the state of a request that is submitted now as number `arrival`, and due now."""
         n_prompt = len(request.prompt)
+        n_to_score = 0
+        if request.prompt_logprobs is not None:
+            n_to_score = n_prompt if request.candidates else n_prompt - 1
         return cls(
             request_id=request.request_id,
             order=(-request.priority, now, arrival),
@@ -101,10 +107,12 @@ class SequenceState:
             tokens=list(request.prompt),
             start_by=None if request.queue_timeout_s is None else now + request.queue_timeout_s,
             end_by=None if request.timeout_s is None else now + request.timeout_s,
-            prompt_logprobs=request.prompt_logprobs,
+            n_top=request.prompt_logprobs or 0,
+            candidates=request.candidates,
             pool=None if request.pooling is None else PromptPool(request.pooling, n_prompt),
             single_until=n_prompt + MAX_CALL_TOKENS if request.n_generated else 0,
-            n_scored=n_prompt if request.prompt_logprobs is None else min(request.scored_from, n_prompt),
+            n_scored=n_prompt - len(request.candidates) if request.candidates else 0,
+            n_to_score=n_to_score,
             hold=request.hold,
         )
 
@@ -129,11 +137,16 @@ class SequenceState:
         return len(self.tokens) < self.max_total
 
     @property
+    def wants_scores(self) -> bool:
+        """Whether something is still to be scored after tokens of the prompt."""
+        return self.n_scored < self.n_to_score
+
+    @property
     def n_shareable(self) -> int:
         """How many leading tokens may come from others' blocks: none whose hidden state is still wanted."""
         if self.pool is not None:
             return min(self.pool.n_pooled, self.n_prompt - 1)
-        return len(self.tokens) - 1 if self.n_scored == self.n_prompt else self.n_scored - 1
+        return self.n_scored if self.wants_scores else len(self.tokens) - 1
 
     def yields_to(self, other: "SequenceState") -> bool:
         """Whether `other` has a higher priority (having arrived earlier is not enough)."""

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import pairwise
 
 from stoker.core.drafting import MAX_DRAFT_TOKENS
 from stoker.core.errors import EngineError
@@ -93,7 +92,7 @@ class FakeStepEngine:
         for row in range(n_rows):
             states = self._compute(plan, row, plan.tokens[row], plan.first_positions[row])
             if (scoring := plan.scoring.get(row)) is not None:
-                result.scores[row] = _score_all(states[scoring.first :], scoring, self._vocab_size)
+                result.scores[row] = _score_all(states, scoring, self._vocab_size)
             if plan.samples[row]:
                 self._sample_run(plan, row, states, result)
             if (run := plan.pooling.get(row)) is not None:
@@ -194,10 +193,14 @@ def reference_scores(request: TokenRequest, vocab_size: int = DEFAULT_VOCAB_SIZE
     """Return the scores that a request's prompt must get from a `FakeStepEngine`, whatever else runs."""
     context = blake2b(digest_size=8)
     scores = []
-    for token, target in pairwise(request.prompt):
+    wanted: list[tuple[int, ...]] = [(token,) for token in request.prompt[1:]] + [()]
+    if request.candidates:
+        wanted = [()] * (len(request.prompt) - len(request.candidates)) + [*request.candidates]
+    for token, targets in zip(request.prompt, wanted, strict=True):
         context.update(array("Q", [_entry(context.digest(), token)]).tobytes())
-        scores.append(_score(context.digest(), target, request.prompt_logprobs or 0, vocab_size))
-    return scores[request.scored_from - 1 :]
+        n_top = request.prompt_logprobs or 0
+        scores += [_score(context.digest(), target, n_top, vocab_size) for target in targets]
+    return scores
 
 
 def reference_embedding(request: TokenRequest) -> "array[float]":
@@ -262,11 +265,10 @@ def _sample(
 
 
 def _score_all(states: list[bytes], scoring: PromptScoring, vocab_size: int) -> PromptScores:
-    targets = scoring.targets
     return PromptScores.of(
         [
-            _score(state, target, scoring.n_top, vocab_size)
-            for state, target in zip(states[: len(targets)], targets, strict=True)
+            _score(states[row], target, scoring.n_top, vocab_size)
+            for row, target in zip(scoring.rows, scoring.targets, strict=True)
         ],
         scoring.n_top,
     )
@@ -346,12 +348,11 @@ def _check_steps(plan: StepPlan) -> None:
 
 def _check_scoring(plan: StepPlan, row: int, scoring: PromptScoring, n_rows: int) -> None:
     run = plan.tokens[row] if 0 <= row < n_rows else []
-    first, targets = scoring.first, scoring.targets
-    if not targets or first < 0 or first + len(targets) > len(run):
-        raise EngineError(f"row {row}: {len(targets)} tokens to score from {first} of {len(run)}")
-    known = run[first + 1 :]
-    if targets[: len(known)] != known[: len(targets)]:
-        raise EngineError(f"row {row}: the tokens to score are not those that follow")
+    rows, targets = list(scoring.rows), scoring.targets
+    if not targets or len(rows) != len(targets) or rows != sorted(rows):
+        raise EngineError(f"row {row}: {len(targets)} tokens to score after {rows}")
+    if rows[0] < 0 or rows[-1] >= len(run):
+        raise EngineError(f"row {row}: tokens to score after {rows[0]}..{rows[-1]} of {len(run)}")
 
 
 def _check_row(plan: StepPlan, row: int, kv_blocks: int, vocab_size: int) -> None:

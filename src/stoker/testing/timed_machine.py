@@ -13,7 +13,7 @@ def work_of(plan: StepPlan) -> StepWork:
     work = StepWork()
     for row, (tokens, first) in enumerate(zip(plan.tokens, plan.first_positions, strict=True)):
         scoring = plan.scoring.get(row)
-        n_outputs = int(plan.samples[row]) if scoring is None else len(scoring.targets)
+        n_outputs = int(plan.samples[row]) if scoring is None else len(set(scoring.rows))
         work.add_run(first, len(tokens), n_outputs)
     return work
 

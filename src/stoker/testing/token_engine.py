@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import cos, pi, sin
 
 from stoker.core.abilities import Ability
-from stoker.core.errors import StokerError
+from stoker.core.errors import NotReadyError, StokerError
 from stoker.core.protocols import EngineInfo
 from stoker.core.tokens import (
     Admitted,
@@ -206,6 +206,27 @@ class FakeTokenEngine:
         )
 
 
+class AbsentEngine(FakeTokenEngine):
+    """Is not there for some of the sequences, by their number."""
+
+    def __init__(self, *absent: int) -> None:
+        super().__init__()
+        self._absent = absent
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
+        """Play the script, or be absent.
+
+        Raises:
+            NotReadyError: The sequence's number is one of those.
+        """
+        if len(self.requests) in self._absent:
+            self.requests.append(request)
+            raise NotReadyError("no engine is ready")
+        async with aclosing(super().stream(request)) as events:
+            async for event in events:
+                yield event
+
+
 def fake_logprob(request: TokenRequest, token_id: int) -> TokenLogprob:
     """Return the log-probability that the fake engine reports for a token, with alternatives."""
     n_top = request.sampling.logprobs or 0
@@ -224,7 +245,8 @@ def fake_scores(request: TokenRequest) -> list[TokenLogprob]:
     """Return the scores that the fake engine reports for a prompt, in values that fit a C float exactly."""
     n_top = request.prompt_logprobs or 0
     alternatives = tuple((rank, -rank / 64) for rank in range(n_top))
-    return [TokenLogprob(-token / 64, alternatives) for token in request.prompt[request.scored_from :]]
+    tokens = [each for tokens in request.candidates for each in tokens] or request.prompt[1:]
+    return [TokenLogprob(-token / 64, alternatives) for token in tokens]
 
 
 def _wants(request: TokenRequest) -> bool:

@@ -36,7 +36,7 @@ def make_request(
     queue_timeout_s: float | None = None,
     timeout_s: float | None = None,
     hold: bool = False,
-    scored_from: int = 1,
+    candidates: Sequence[Sequence[int]] = (),
 ) -> TokenRequest:
     """Return a request; its prompt is made from its id unless given, and it is greedy unless told."""
     return TokenRequest(
@@ -53,7 +53,7 @@ def make_request(
         queue_timeout_s=queue_timeout_s,
         timeout_s=timeout_s,
         hold=hold,
-        scored_from=scored_from,
+        candidates=tuple(map(tuple, candidates)),
     )
 
 

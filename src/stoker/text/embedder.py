@@ -1,20 +1,16 @@
 """`LocalEmbedder`: embeddings by an engine that knows token ids alone."""
 
-import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from stoker.core.errors import ContextLengthError, EngineError, NotReadyError
+from stoker.core.errors import ContextLengthError, EngineError
 from stoker.core.pooling import Pooling
 from stoker.core.protocols import TokenEngine
 from stoker.core.refusals import refuse_if_known
 from stoker.core.text import Embedding, EmbeddingRequest, Prompt
 from stoker.core.tokens import TokenRequest, TokensEvent
-from stoker.text.at_a_time import at_a_time, next_sequence_id
+from stoker.text.at_a_time import Patience, at_a_time, next_sequence_id
 from stoker.text.prompt import PromptEncoder
-
-RETRY_S = 0.1
-"""Pause before an input is sent again when no engine was ready for it."""
 
 
 class LocalEmbedder:
@@ -65,29 +61,14 @@ class LocalEmbedder:
             NotReadyError: No engine is ready, and none was in time once some inputs were computed.
             EngineError: The engine failed.
         """
-        loop = asyncio.get_running_loop()
-        ends_at = None if request.timeout_s is None else loop.time() + request.timeout_s
+
+        async def embed(prompt: tuple[int, ...], timeout_s: float | None) -> Embedding:
+            return await self._embed(_sequence(request, prompt, self._pooling, timeout_s))
+
+        work = Patience(embed, timeout_s=request.timeout_s, patience_s=self._patience_s)
         refuse_if_known([_sequence(request, (0,), self._pooling, None)], self._engine)
         prompts = await self._encode_all(request)
-        n_made = 0
-
-        async def embed(prompt: tuple[int, ...]) -> Embedding:
-            nonlocal n_made
-            gives_up_at: float | None = None
-            while True:
-                timeout_s = None if ends_at is None else max(0.0, ends_at - loop.time())
-                try:
-                    embedding = await self._embed(_sequence(request, prompt, self._pooling, timeout_s))
-                except NotReadyError:
-                    gives_up_at = gives_up_at or loop.time() + self._patience_s()
-                    if not n_made or loop.time() >= min(gives_up_at, ends_at or gives_up_at):
-                        raise
-                    await asyncio.sleep(RETRY_S)
-                else:
-                    n_made += 1
-                    return embedding
-
-        return await at_a_time(prompts, places, embed)
+        return await at_a_time(prompts, places, work)
 
     async def check(self, request: EmbeddingRequest) -> None:
         """Raise what `embed` would before it needs an engine; what it tokenizes is not kept."""

@@ -51,7 +51,7 @@ class LocalGenerator:
         context_length: Most tokens of one prompt and its output together.
         pooling: What embeddings are made of.
         width: Elements of an embedding; None if it is not known.
-        patience_s: Returns for how many seconds embeddings that have begun wait for a next engine.
+        patience_s: Returns for how many seconds embeddings and scores that have begun wait for a next engine.
 
     Attributes:
         codec: Text to token ids and back, as this generator does it.
@@ -85,7 +85,9 @@ class LocalGenerator:
             width=width,
             patience_s=patience_s,
         )
-        self.scorer = LocalScorer(engine, self._prompts, tokenizer, context_length=context_length)
+        self.scorer = LocalScorer(
+            engine, self._prompts, tokenizer, context_length=context_length, patience_s=patience_s
+        )
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then `TextDelta`s and one `Finished` per choice, then `Usage`.

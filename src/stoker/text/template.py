@@ -105,8 +105,10 @@ class ChatTemplate:
             chars=_BASE_CHARS + _CHARS_PER_MESSAGE * len(messages) + _CHARS_PER_CHAR * n_chars,
             made=_BASE_MADE + _MADE_PER_CHAR * n_chars,
         )
+        thinking = {"enable_thinking": False} if prompt.without_thinking else {}
         context = {
             **self._special_tokens,
+            **thinking,
             **dict(prompt.variables),
             "messages": messages,
             "tools": None,

@@ -20,7 +20,7 @@ from stoker.core.sampling import (
     MIN_REPETITION_PENALTY,
     SamplingParams,
 )
-from stoker.core.tokens import MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S, TokenRequest
+from stoker.core.tokens import MAX_CANDIDATES, MAX_PRIORITY, MAX_STOP_TOKENS, MAX_TIMEOUT_S, TokenRequest
 
 
 def check_request(request: TokenRequest, *, vocab_size: int) -> None:
@@ -48,7 +48,9 @@ def check_request(request: TokenRequest, *, vocab_size: int) -> None:
         raise InvalidRequestError(
             "logprobs cannot be had of tokens that are taken without being computed", param="logprobs"
         )
-    _check_range("scored_from", request.scored_from, 1, max(1, len(request.prompt)))
+    candidates = [token for tokens in request.candidates for token in tokens]
+    _check_tokens("candidates", candidates, vocab_size)
+    _check_count("candidates", candidates, MAX_CANDIDATES)
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

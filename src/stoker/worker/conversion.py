@@ -56,7 +56,7 @@ def submit_frame(request: TokenRequest, *, incarnation: int, sequence: int) -> f
         grammar=None if request.grammar is None else _grammar_frame(request.grammar),
         pooling=request.pooling,
         adapter=None if request.adapter is None else (request.adapter.path, request.adapter.digest),
-        scored_from=request.scored_from,
+        candidates=request.candidates,
     )
 
 
@@ -99,7 +99,7 @@ def token_request(frame: frames.Submit, *, request_id: str) -> TokenRequest:
         else Grammar(grammar.kind, grammar.source, grammar.field, grammar.eager, grammar.fast_forward),
         pooling=frame.pooling,
         adapter=None if frame.adapter is None else AdapterRef(*frame.adapter),
-        scored_from=frame.scored_from,
+        candidates=frame.candidates,
     )
 
 

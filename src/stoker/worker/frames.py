@@ -87,7 +87,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=1):
     grammar: Grammar | None = None
     pooling: Pooling | None = None
     adapter: tuple[str, str] | None = None
-    scored_from: int = 1
+    candidates: tuple[tuple[int, ...], ...] = ()
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -178,6 +178,7 @@ def digest(request: TokenRequest) -> bytes:
         sorted(request.stop_token_ids),
         sampling,
         request.prompt_logprobs,
+        request.candidates,
         request.pooling,
     )
     return blake2b(repr(named).encode(), digest_size=16).digest()

@@ -123,8 +123,20 @@ async def test_choices_of_completions_stand_alone(
 
 async def test_a_count_of_10_000_is_told_with_the_limit(api: ScriptedApi) -> None:
     error = await api.refusal("/v1/completions", **TEXT, choices=[str(number) for number in range(10_000)])
-    assert "at most 128 items" in error["message"]
+    assert "at most 128 texts" in error["message"]
     assert "10000" in error["message"]
+
+
+async def test_how_many_choices_are_scored_is_a_setting() -> None:
+    api = scripted_api(chosen, limits=ApiLimits(max_scored_choices=3))
+    await api.ask("/v1/completions", **TEXT, choices=["a", "b", "c"])
+    for path, body in (
+        ("/v1/completions", {**TEXT, "choices": ["a", "b", "c", "d"]}),
+        ("/v1/classify", {"input": "x", "labels": ["a", "b", "c", "d"]}),
+    ):
+        error = await api.refusal(path, **body)
+        assert error["param"] in {"choices", "labels"}
+        assert "at most 3 texts" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/classify"])

@@ -253,7 +253,13 @@ def ability_results() -> dict[str, dict[str, Any]]:
                     "words": 16,
                     "choices": 2,
                     "median_s": {"choices": 0.02, "grammar": 0.0315, "classify": 0.021},
-                }
+                },
+                {
+                    "words": 16,
+                    "choices": 10,
+                    "which": " of several tokens",
+                    "median_s": {"choices": 0.05, "grammar": 0.04, "classify": 0.05},
+                },
             ],
         },
         "wake": {
@@ -309,6 +315,7 @@ def test_abilities_have_sections_and_aims(documents: ModuleType) -> None:
         f"with over without | at least 1.6 {times} | 2.10 {times} | yes |",
         f"with over without | not measurably below 1 | 0.97 {times}, up to 0.99 | no |",
         "| 16 words, 2 choices | 20.0 ms | 31.5 ms | 21.0 ms |",
+        "| 16 words, 10 choices of several tokens | 50.0 ms | 40.0 ms | 50.0 ms |",
         "| asleep, cold | 0.400 s | 1.500 s | 3 |",
         "The engine process has 500 MB while the model is awake",
         "| q, k, v, o | 10.0 ms (10.0 to 10.0) | 13.0 ms (13.0 to 13.0) | +30.0% (+20.0% to +40.0%) |",

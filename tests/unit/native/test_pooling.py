@@ -59,7 +59,7 @@ def embed(
             plan.block_tables.append([N_BLOCKS, N_BLOCKS + 1])
             plan.samples.append(True)
             plan.sampling.append(SamplingParams(temperature=0.0))
-            plan.scoring[0] = PromptScoring(0, OTHERS[1:], 1)
+            plan.scoring[0] = PromptScoring(range(len(OTHERS) - 1), OTHERS[1:], 1)
         plan.request_ids.append("pooled")
         plan.tokens.append(TOKENS[start:end])
         plan.first_positions.append(start)
@@ -132,7 +132,7 @@ def test_pooling_leaves_tokens_and_scores_as_they_are(path: Path, isa: str) -> N
             block_tables=[list(range(N_BLOCKS))],
             samples=[True],
             sampling=[SamplingParams(seed=3, logprobs=2)],
-            scoring={0: PromptScoring(0, TOKENS[1:], 2)},
+            scoring={0: PromptScoring(range(len(TOKENS) - 1), TOKENS[1:], 2)},
             pooling={0: PoolRun(0, array("d"))} if pooled else {},
         )
         result = engine.forward(plan)

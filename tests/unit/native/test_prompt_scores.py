@@ -53,7 +53,7 @@ def plan(first: int, last: int, *, n_top: int = N_TOP, first_block: int = 0) -> 
         block_tables=[table(first_block)],
         samples=[last == N_TOKENS],
         sampling=[SamplingParams(seed=3, logprobs=2)],
-        scoring={0: PromptScoring(0, targets, n_top)} if targets else {},
+        scoring={0: PromptScoring(range(len(targets)), targets, n_top)} if targets else {},
     )
 
 
@@ -128,13 +128,37 @@ def test_sequences_beside_a_scored_one(path: Path, isa: str) -> None:
         block_tables=[[8], table(4), [10, 11]],
         samples=[True, False, False],
         sampling=[SamplingParams(temperature=0.0)] * 3,
-        scoring={1: PromptScoring(4, TOKENS[25:41], 3), 2: PromptScoring(0, TOKENS[1:6], 0)},
+        scoring={
+            1: PromptScoring(range(4, 20), TOKENS[25:41], 3),
+            2: PromptScoring(range(5), TOKENS[1:6], 0),
+        },
     )
     result = engine.forward(mixed)
     assert [score.logprob for score in result.scores[1]] == list(whole.logprobs[24:40])
     assert [len(score.top) for score in result.scores[1]] == [3] * 16
     assert result.scores[2].logprobs == whole.logprobs[:5]
     assert len(result.scores[2].top_tokens) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_tokens_after_one_row(path: Path, isa: str, threads: int) -> None:
+    """Each has the bits that it has when it is what follows, in company of rows that are more than fit."""
+    engine = load(path, isa, threads=threads)
+    whole = engine.forward(plan(0, N_TOKENS)).scores[0]
+    rows, targets = [], []
+    for row in range(N_TOKENS):
+        others = [*make_tokens(f"others {row}", row % 7, vocab_size=60), *TOKENS[row + 1 : row + 2]]
+        rows += [row] * len(others)
+        targets += others
+    step = plan(0, N_TOKENS)
+    step.scoring = {0: PromptScoring(rows, targets, 2)}
+    told = list(engine.forward(step).scores[0])
+    expected = log_softmax(raw_logits(engine))
+    for row, target, score in zip(rows, targets, told, strict=True):
+        np.testing.assert_allclose(score.logprob, expected[row][target], atol=2e-6)
+        if row < N_TOKENS - 1 and target == TOKENS[row + 1]:
+            assert score.logprob == whole.logprobs[row]
+            assert score.top == tuple(list(whole)[row].top[:2])
 
 
 @pytest.mark.parametrize("n_logprobs", [0, 3, 20])
@@ -172,12 +196,13 @@ def test_logprobs_of_a_sampled_token_are_those_before_all_edits(
 @pytest.mark.parametrize(
     ("scoring", "message"),
     [
-        (PromptScoring(-1, [1], 0), "ascend within"),
-        (PromptScoring(N_TOKENS - 1, [1, 1], 0), "ascend within"),
-        (PromptScoring(0, [-1], 0), "outside the vocabulary"),
-        (PromptScoring(0, [10**6], 0), "outside the vocabulary"),
-        (PromptScoring(0, [1], -1), "0 to 20"),
-        (PromptScoring(0, [1], 21), "0 to 20"),
+        (PromptScoring([-1], [1], 0), "must not descend"),
+        (PromptScoring([3, 2], [1, 1], 0), "must not descend"),
+        (PromptScoring([N_TOKENS - 1, N_TOKENS], [1, 1], 0), "must not descend"),
+        (PromptScoring([0], [-1], 0), "outside the vocabulary"),
+        (PromptScoring([0], [10**6], 0), "outside the vocabulary"),
+        (PromptScoring([0], [1], -1), "0 to 20"),
+        (PromptScoring([0], [1], 21), "0 to 20"),
     ],
 )
 def test_what_cannot_be_scored(path: Path, scoring: PromptScoring, message: str) -> None:

@@ -128,6 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_minimum=st.booleans(),
         prompt_logprobs=st.sampled_from([None, None, 0, 2]),
         pooling=st.sampled_from([None, None, None, *Pooling]),
+        n_after=st.sampled_from([0, 0, 1, 2, 20]),
         n_choices=st.sampled_from([1, 1, 1, 3]),
         forcing=st.sampled_from([None, None, FORCING]),
     )
@@ -148,12 +149,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         with_minimum: bool,
         prompt_logprobs: int | None,
         pooling: Pooling | None,
+        n_after: int,
         n_choices: int,
         forcing: Grammar | None,
     ) -> None:
-        """Submit a request as its choices, of which the first alone is scored, only scored, or pooled."""
+        """Submit a request as its choices, of which the first alone is scored, only scored, or pooled.
+
+        What is only scored has scores of the prompt's own tokens, or of others after its last `n_after`.
+        """
         alone = pooling is not None or prompt_logprobs == 0
         tail = make_tokens(f"tail {self.n_submitted}", n_tail)
+        n_prompt = n_prefix + n_tail
+        candidates = [make_tokens(f"after {at}", 1 + at % 3) for at in range(min(n_after, n_prompt))]
         first = make_request(
             "",
             prompt=make_tokens(prefix, n_prefix) + tail,
@@ -163,6 +170,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=SamplingParams(seed=seed, frequency_penalty=penalty),
             prompt_logprobs=prompt_logprobs if pooling is None else None,
             pooling=pooling,
+            candidates=candidates if prompt_logprobs == 0 and pooling is None else (),
             cache_salt=salt,
             priority=priority,
             queue_timeout_s=queue_timeout_s,
@@ -172,7 +180,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         for choice in range(n_choices):
             sampling = replace(first.sampling, choice=choice)
             other = replace(
-                first, max_tokens=max_tokens, prompt_logprobs=None, pooling=None, sampling=sampling
+                first,
+                max_tokens=max_tokens,
+                prompt_logprobs=None,
+                candidates=(),
+                pooling=None,
+                sampling=sampling,
             )
             self._submit(other if choice else first)
 

@@ -1,6 +1,7 @@
 """Scores of prompt tokens: each comes once, in order, and is the same however the prompt is computed."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from stoker.core.errors import EngineError, InvalidRequestError
 from stoker.core.tokens import FinishReason, TokenRequest
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import reference_scores, reference_tokens
+from stoker.testing.timed_machine import work_of
 from stoker.testing.workloads import make_request, make_tokens
 
 
@@ -121,14 +123,64 @@ def test_a_result_without_the_scores_is_refused() -> None:
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 7, 16, 100])
-@pytest.mark.parametrize("scored_from", [1, 16, 17, 40, 59, 60])
-def test_scores_may_begin_anywhere(scored_from: int, max_step_tokens: int) -> None:
+@pytest.mark.parametrize("n_prompt", [1, 2, 16, 17, 60])
+@pytest.mark.parametrize("n_after", [1, 2, 20, 60])
+def test_candidates_may_begin_anywhere(n_after: int, n_prompt: int, max_step_tokens: int) -> None:
     loop = SchedulerLoop(max_running=1, max_step_tokens=max_step_tokens)
-    request = make_request("a", n_prompt=60, max_tokens=0, prompt_logprobs=1, scored_from=scored_from)
+    candidates = [make_tokens(f"after {at}", 1 + at % 3) for at in range(min(n_after, n_prompt))]
+    request = make_request("a", n_prompt=n_prompt, max_tokens=0, prompt_logprobs=0, candidates=candidates)
     loop.submit(request)
     loop.run()
-    assert loop.scores.get("a", []) == reference_scores(request)
+    assert loop.scores["a"] == reference_scores(request)
+    assert len(loop.scores["a"]) == sum(map(len, candidates))
     assert loop.finished == {"a": FinishReason.LENGTH}
+    assert loop.scheduler.stats().generated_tokens_total == 0
+
+
+def test_candidates_after_a_cached_prompt_cost_a_block_at_most() -> None:
+    loop = SchedulerLoop(max_step_tokens=400)
+    for n_prompt, n_computed in ((97, 1), (96, 16), (112, 16)):
+        prompt = make_tokens("p", n_prompt)
+        loop.submit(make_request("first", prompt=prompt, max_tokens=1))
+        loop.run()
+        before = loop.engine.n_tokens
+        scored = make_request(
+            "scored", prompt=prompt, max_tokens=0, prompt_logprobs=0, candidates=[range(200)]
+        )
+        loop.submit(scored)
+        loop.run()
+        assert loop.engine.n_tokens - before == n_computed
+        assert loop.scores.pop("scored") == reference_scores(scored)
+
+
+def test_scores_of_candidates_need_a_row_of_logits_for_each_stem() -> None:
+    loop = SchedulerLoop(max_step_tokens=400)
+    loop.submit(make_request("a", n_prompt=50, max_tokens=0, prompt_logprobs=0, candidates=[[1, 2], [3, 4]]))
+    loop.run()
+    (plan,) = loop.plans
+    assert list(plan.scoring[0].rows) == [48, 48, 49, 49]
+    assert plan.scoring[0].targets == [1, 2, 3, 4]
+    assert work_of(plan).outputs == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt_logprobs": None},
+        {"prompt_logprobs": 1},
+        {"max_tokens": 1},
+        {"hold": True},
+        {"candidates": ((),)},
+        {"candidates": ((1,),) * 21},
+        {"candidates": ((1,), ())},
+    ],
+)
+def test_candidates_stand_alone(changes: dict[str, Any]) -> None:
+    loop = SchedulerLoop()
+    request = make_request("a", n_prompt=20, max_tokens=0, prompt_logprobs=0, candidates=[[1, 2]])
+    with pytest.raises(InvalidRequestError) as refused:
+        loop.submit(replace(request, **changes))
+    assert refused.value.param in {"candidates", "max_tokens"}
 
 
 def test_choices_share_what_goes_before_their_scores() -> None:
@@ -136,15 +188,19 @@ def test_choices_share_what_goes_before_their_scores() -> None:
     prompt = make_tokens("p", 100)
     choices = [
         make_request(
-            name, prompt=(*prompt, *make_tokens(name, 3)), max_tokens=0, prompt_logprobs=0, scored_from=100
+            name,
+            prompt=(*prompt, *make_tokens(name, 3)),
+            max_tokens=0,
+            prompt_logprobs=0,
+            candidates=[[at], [at, 7], [8]],
         )
-        for name in "abcd"
+        for at, name in enumerate("abcd")
     ]
     loop.submit(*choices)
     loop.run()
     for each in choices:
         assert loop.scores[each.request_id] == reference_scores(each)
-    # All but the last four tokens, which fill no block, are computed once.
+    # All but the last seven tokens, which fill no block, are computed once.
     assert loop.engine.n_tokens == 103 + 3 * 7
     last = replace(choices[0], request_id="again")
     loop.submit(last)
@@ -155,7 +211,8 @@ def test_choices_share_what_goes_before_their_scores() -> None:
 
 def test_preemption_neither_loses_nor_doubles_scores_of_an_end() -> None:
     loop = SchedulerLoop(max_step_tokens=20, max_running=1)
-    scored = make_request("scored", n_prompt=100, max_tokens=0, prompt_logprobs=2, scored_from=30)
+    candidates = [make_tokens(f"after {at}", 1 + at % 3) for at in range(70)]
+    scored = make_request("scored", n_prompt=100, max_tokens=0, prompt_logprobs=0, candidates=candidates)
     loop.submit(scored)
     for _ in range(3):
         loop.step()

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def test_prompts_always_advance_within_the_limits(
     assert n_decodes < budget.n_tokens <= n_decodes + n_more
     taken = []
     for first, n_wanted in prompts:
-        taken.append(budget.take(first, n_wanted, scored=scored))
+        taken.append(budget.take(first, n_wanted, scored_from=0 if scored else None))
         assert 0 <= taken[-1] <= n_wanted
         if taken[-1] == 0:
             break
@@ -75,7 +76,7 @@ def test_the_time_is_used_but_for_a_block(seed: int, seconds: float, first: int)
     model = costs(seed)
     budget = StepBudget(StepWork(1, first, first, 1), 10**6, seconds, model)
     before = model.predict(budget.work)
-    n_taken = budget.take(first, 10**6, scored=False)
+    n_taken = budget.take(first, 10**6, scored_from=None)
     budget.work.add_run(first + n_taken, BLOCK_TOKENS, 0)
     assert model.predict(budget.work) - before > seconds * (1 - 1e-6)
 
@@ -84,7 +85,7 @@ def test_the_time_is_used_but_for_a_block(seed: int, seconds: float, first: int)
 def test_more_time_takes_more_tokens(seed: int, first: int, n_wanted: int) -> None:
     model = costs(seed)
     taken = [
-        StepBudget(StepWork(1, 9, 9, 1), 512, seconds, model).take(first, n_wanted, scored=False)
+        StepBudget(StepWork(1, 9, 9, 1), 512, seconds, model).take(first, n_wanted, scored_from=None)
         for seconds in (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)
     ]
     assert taken == sorted(taken)
@@ -93,7 +94,19 @@ def test_more_time_takes_more_tokens(seed: int, first: int, n_wanted: int) -> No
 def test_without_a_time_a_step_is_filled() -> None:
     budget = StepBudget(StepWork(3, 30, 30, 3), 100, None, costs(0))
     assert budget.n_tokens == 100
-    assert budget.take(0, 50, scored=False) == 50
-    assert budget.take(7, 80, scored=False) == 47
-    assert budget.take(0, 1, scored=False) == 0
+    assert budget.take(0, 50, scored_from=None) == 50
+    assert budget.take(7, 80, scored_from=None) == 47
+    assert budget.take(0, 1, scored_from=None) == 0
     assert budget.work.rows == 100
+
+
+@pytest.mark.parametrize(
+    ("scored_from", "first", "n_wanted", "n_outputs"),
+    [(None, 0, 50, 1), (0, 0, 50, 50), (40, 0, 50, 10), (49, 0, 50, 1), (90, 80, 100, 10), (3, 80, 10, 10)],
+)
+def test_rows_of_logits_are_counted(
+    scored_from: int | None, first: int, n_wanted: int, n_outputs: int
+) -> None:
+    budget = StepBudget(StepWork(), 20 if n_wanted == 100 else 100, 10.0, costs(0))
+    budget.take(first, n_wanted, scored_from=scored_from)
+    assert budget.work.outputs == n_outputs

@@ -18,7 +18,7 @@ from stoker.core.pooling import Pooling
 from stoker.core.text import EmbeddingRequest, Prompt, TextPrompt, TokensPrompt
 from stoker.core.tokens import TokenEvent, TokenRequest
 from stoker.testing.local_generator import CONTEXT, generator
-from stoker.testing.token_engine import FakeTokenEngine, fake_embedding, lacking
+from stoker.testing.token_engine import AbsentEngine, FakeTokenEngine, fake_embedding, lacking
 from stoker.testing.waiting import until
 
 
@@ -79,22 +79,6 @@ async def test_a_failure_ends_the_others() -> None:
         await generator(engine).embedder.embed(request_for(*[tokens(1)] * 9), places=3)
     assert not engine.running
     assert len(engine.requests) <= 3
-
-
-class AbsentEngine(FakeTokenEngine):
-    """Is not there for some of the sequences, by their number."""
-
-    def __init__(self, *absent: int) -> None:
-        super().__init__()
-        self._absent = absent
-
-    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenEvent]:
-        if len(self.requests) in self._absent:
-            self.requests.append(request)
-            raise NotReadyError("no engine is ready")
-        async with aclosing(super().stream(request)) as events:
-            async for event in events:
-                yield event
 
 
 async def test_between_two_engines_a_request_that_has_begun_waits_for_the_next() -> None:

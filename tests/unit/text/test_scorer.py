@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from stoker.core.abilities import Ability
 from stoker.core.early_exit import ExitReason
-from stoker.core.errors import ContextLengthError, InvalidRequestError, QueueFullError, UnsupportedFieldError
+from stoker.core.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    NotReadyError,
+    QueueFullError,
+    UnsupportedFieldError,
+)
 from stoker.core.text import (
     SCORING_PLACES,
     ChatPrompt,
@@ -27,6 +33,7 @@ from stoker.core.text import (
     Usage,
 )
 from stoker.core.tokens import (
+    MAX_CANDIDATES,
     Admitted,
     FinishReason,
     PromptScores,
@@ -36,13 +43,13 @@ from stoker.core.tokens import (
     TokensEvent,
 )
 from stoker.testing.local_generator import CONTEXT, REQUEST, generator, play, saying, text_of
-from stoker.testing.token_engine import FakeTokenEngine, lacking
+from stoker.testing.token_engine import AbsentEngine, FakeTokenEngine, lacking
 from stoker.testing.waiting import until
 from stoker.text.scorer import probabilities
 
 
 class TableEngine(FakeTokenEngine):
-    """Gives each choice the log-probability that a table has for its text, on its first token."""
+    """Gives each first token of a choice the log-probability that a table has for it, and the others 0."""
 
     def __init__(self, table: Mapping[str, float]) -> None:
         super().__init__(saying("free text"))
@@ -61,8 +68,8 @@ class TableEngine(FakeTokenEngine):
         try:
             yield Admitted(request.request_id)
             await asyncio.sleep(0)
-            choice = bytes(request.prompt[request.scored_from :]).decode()
-            scores = [TokenLogprob(self._table[choice]), *[TokenLogprob(0.0)] * (len(choice) - 1)]
+            flat = [token for tokens in request.candidates for token in tokens]
+            scores = [TokenLogprob(self._table.get(chr(token), 0.0)) for token in flat]
             yield TokensEvent(
                 request.request_id,
                 (),
@@ -83,20 +90,35 @@ def request_for(*prompts: Prompt, choices: tuple[str, ...] = ("x", "yy")) -> Sco
 
 @pytest.mark.parametrize("places", [1, 3, 50])
 async def test_probabilities_are_those_of_the_choices_among_themselves(places: int) -> None:
-    engine = TableEngine({"x": log(0.3), "yy": log(0.1)})
+    engine = TableEngine({"x": log(0.3), "y": log(0.1)})
     prompts = [TextPrompt(text) for text in ("abc", "de", "f")]
-    scores = await generator(engine).scorer.score(request_for(*prompts), places=places)
+    request = request_for(*prompts, choices=("x", "yz"))
+    scores = await generator(engine).scorer.score(request, places=places)
     assert [each.probabilities for each in scores] == [pytest.approx((0.75, 0.25))] * 3
     assert [each.n_tokens for each in scores] == [3, 2, 1]
     assert [each.n_cached for each in scores] == [2, 2, 1]
     assert scores[0].choice_tokens == (1, 2)
     assert scores[0].best == 0
-    assert engine.most == min(places, 6)
+    assert engine.most == min(places, 3)
     assert all(
         (each.max_tokens, each.prompt_logprobs, each.priority) == (0, 0, 3) for each in engine.requests
     )
-    assert {each.scored_from for each in engine.requests} == {1, 2, 3}
-    assert len({each.request_id for each in engine.requests}) == 6
+    assert [bytes(each.prompt) for each in engine.requests] == [b"abcy", b"dey", b"fy"]
+    assert {each.candidates for each in engine.requests} == {((ord("x"), ord("y")), (ord("z"),))}
+    assert len({each.request_id for each in engine.requests}) == 3
+
+
+async def test_choices_of_one_token_need_one_sequence() -> None:
+    engine = FakeTokenEngine()
+    choices = tuple(map(chr, range(32, 127)))
+    (scores,) = await generator(engine).scorer.score(
+        request_for(TextPrompt("abc"), choices=choices), places=16
+    )
+    (request,) = engine.requests
+    assert bytes(request.prompt) == b"abc"
+    assert request.candidates == (tuple(range(32, 127)),)
+    weights = [exp(-token / 64) for token in range(32, 127)]
+    assert scores.probabilities == pytest.approx([weight / sum(weights) for weight in weights])
 
 
 def test_a_choice_that_begins_others_has_what_they_leave() -> None:
@@ -146,6 +168,26 @@ async def test_a_failure_ends_the_others() -> None:
     assert not engine.running
 
 
+async def test_between_two_engines_a_request_that_has_begun_waits_for_the_next() -> None:
+    engine = AbsentEngine(2, 3, 5)
+    prompts = [TextPrompt(text) for text in "abcde"]
+    request = request_for(*prompts, choices=("x", "y"))
+    scores = await generator(engine, patience_s=30.0).scorer.score(request, places=1)
+    assert [bytes(each.prompt) for each in engine.requests] == [
+        b"a",
+        b"b",
+        b"c",
+        b"c",
+        b"c",
+        b"d",
+        b"d",
+        b"e",
+    ]
+    assert len({each.probabilities for each in scores}) == 1
+    with pytest.raises(NotReadyError):
+        await generator(AbsentEngine(0), patience_s=30.0).scorer.score(request, places=1)
+
+
 async def test_an_engine_without_scores_is_named() -> None:
     engine = FakeTokenEngine(info=lacking(Ability.PROMPT_SCORES))
     for prompt in ("abc", "a"):
@@ -155,11 +197,21 @@ async def test_an_engine_without_scores_is_named() -> None:
     assert not engine.requests
 
 
+async def test_choices_that_make_too_long_a_tree_are_refused() -> None:
+    engine = FakeTokenEngine()
+    scorer = generator(engine, context=10 * MAX_CANDIDATES).scorer
+    request = request_for(TextPrompt("a"), choices=("b" * (MAX_CANDIDATES + 1), "c"))
+    with pytest.raises(InvalidRequestError, match="can be scored together") as refused:
+        await scorer.score(request, places=1)
+    assert refused.value.param == "labels"
+    assert not engine.requests
+
+
 CHOOSING = replace(REQUEST, choices=("no", "yes"))
 
 
 async def test_the_likeliest_choice_is_the_answer() -> None:
-    engine = TableEngine({"no": log(0.1), "yes": log(0.3)})
+    engine = TableEngine({"n": log(0.1), "y": log(0.3)})
     events = await play(engine, CHOOSING)
     assert events[:2] == [Started(3), TextDelta(0, "yes")]
     assert events[3:] == [Usage(3, 3, 2)]
@@ -170,11 +222,11 @@ async def test_the_likeliest_choice_is_the_answer() -> None:
     assert ended.early_exit.reason is ExitReason.CHOICE
     assert ended.early_exit.confidence == pytest.approx(0.75)
     assert dict(ended.early_exit.scores) == pytest.approx({"no": 0.25, "yes": 0.75})
-    assert len(engine.requests) == 2
+    assert len(engine.requests) == 2, "one for each beginning: n, ye"
 
 
 async def test_below_the_threshold_the_answer_is_generated() -> None:
-    engine = TableEngine({"no": log(0.1), "yes": log(0.3)})
+    engine = TableEngine({"n": log(0.1), "y": log(0.3)})
     events = await play(engine, replace(CHOOSING, confidence_threshold=0.8, timeout_s=50.0))
     assert text_of(events) == "free tex"  # 8 tokens
     (ended,) = [each for each in events if isinstance(each, Finished)]
@@ -186,14 +238,14 @@ async def test_below_the_threshold_the_answer_is_generated() -> None:
 
 
 async def test_a_chats_choices_begin_an_answer() -> None:
-    engine = TableEngine({"no": log(0.5), "yes": log(0.3)})
+    engine = TableEngine({"n": log(0.5), "y": log(0.3)})
     events = await play(engine, replace(CHOOSING, prompt=ChatPrompt((Message("user", "?"),))))
     assert text_of(events) == "no"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 async def test_a_choice_longer_than_the_answer_may_be_is_refused(threshold: float) -> None:
-    engine = TableEngine({"no": log(0.1), "yes": log(0.3)})
+    engine = TableEngine({"n": log(0.1), "y": log(0.3)})
     with pytest.raises(InvalidRequestError) as refused:
         await play(engine, replace(CHOOSING, max_tokens=2, confidence_threshold=threshold))
     assert refused.value.param == "choices.1"

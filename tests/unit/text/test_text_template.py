@@ -228,6 +228,12 @@ def test_a_prompt_sets_the_template_s_variables() -> None:
     assert template.render(told) == "Hi answers 2.5"
 
 
+def test_a_prompt_may_do_without_thinking_whatever_the_template() -> None:
+    hasty = replace(HI, without_thinking=True)
+    assert ChatTemplate(THINKING).render(hasty) == "Hi answers "
+    assert ChatTemplate("{{ messages[0].content }}").render(hasty) == "Hi"
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

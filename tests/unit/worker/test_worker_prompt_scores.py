@@ -8,13 +8,21 @@ import pytest
 from stoker.core.errors import EngineDiedError, InvalidRequestError, RequestQuarantinedError
 from stoker.core.sampling import MAX_LOGPROBS
 from stoker.core.stats import EngineStats
-from stoker.core.tokens import Admitted, FinishReason, PromptScores, TokenLogprob, TokenRequest, TokensEvent
+from stoker.core.tokens import (
+    MAX_CANDIDATES,
+    Admitted,
+    FinishReason,
+    PromptScores,
+    TokenLogprob,
+    TokenRequest,
+    TokensEvent,
+)
 from stoker.testing.engine_thread import EngineThread
 from stoker.testing.mortal_engine import MortalEngine
 from stoker.testing.step_engine import FakeStepEngine, reference_scores, reference_tokens
 from stoker.testing.token_streams import collect
 from stoker.testing.waiting import until
-from stoker.testing.workloads import make_request
+from stoker.testing.workloads import make_request, make_tokens
 from stoker.worker import conversion, frames
 from stoker.worker.checks import check_request
 from stoker.worker.client import EngineClient
@@ -24,6 +32,9 @@ from stoker.worker.resume import ResumingEngine
 
 MAX_STEP_TOKENS = 16384
 """The largest setting of `step_tokens`."""
+
+MOST_RUNNING = 1024
+"""The largest setting of `max_running`."""
 
 
 def scores_in(events: list[TokensEvent]) -> list[TokenLogprob]:
@@ -180,4 +191,50 @@ def test_more_alternatives_than_an_engine_reports_are_refused(n_top: int) -> Non
 
 
 def test_a_scored_request_is_another_one() -> None:
-    assert digest(make_request("a", prompt_logprobs=0)) != digest(make_request("a"))
+    requests = [
+        make_request("a"),
+        make_request("a", prompt_logprobs=0),
+        make_request("a", prompt_logprobs=0, candidates=[[1]]),
+        make_request("a", prompt_logprobs=0, candidates=[[2]]),
+    ]
+    assert len({digest(request) for request in requests}) == 4
+
+
+CANDIDATES = [make_tokens(f"after {at}", 1 + at % 3) for at in range(20)]
+
+
+async def test_scores_of_candidates_arrive(socket_path: Path) -> None:
+    config = EngineConfig(model_path=Path("fake"), model="fake", max_running=4, step_tokens=32)
+    request = make_request("mine", n_prompt=100, max_tokens=0, prompt_logprobs=0, candidates=CANDIDATES)
+    with EngineThread(socket_path, FakeStepEngine(), config=config):
+        engine = await EngineClient.connect(socket_path)
+        events = await collect(engine.stream(request))
+        assert scores_in(events) == reference_scores(request)
+        assert events[-1].finish_reason is FinishReason.LENGTH
+        await engine.close()
+
+
+@pytest.mark.parametrize("n_scores", [1, 3, 30])
+async def test_a_next_engine_neither_loses_nor_doubles_scores_of_candidates(n_scores: int) -> None:
+    mortal = MortalEngine()
+    request = make_request("a", n_prompt=20, max_tokens=0, prompt_logprobs=0, candidates=CANDIDATES)
+    events = await read(mortal, request, when=lambda events: len(scores_in(events)) >= n_scores)
+    assert scores_in(events) == reference_scores(request)
+    assert len(mortal.deaths) == 1
+
+
+@pytest.mark.parametrize("candidates", [[[256]], [[0, -1]], [[1]] * MAX_CANDIDATES + [[1]]])
+def test_candidates_that_would_harm_an_engine_are_refused(candidates: list[list[int]]) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        check_request(make_request("a", candidates=candidates), vocab_size=256)
+    assert refused.value.param == "candidates"
+    check_request(make_request("a", candidates=[[255] * MAX_CANDIDATES]), vocab_size=256)
+
+
+def test_the_candidates_of_all_sequences_of_a_step_fit_a_frame() -> None:
+    scores = PromptScores.of([TokenLogprob(-1.0)] * MAX_CANDIDATES, 0)
+    tokens = conversion.tokens_frame(TokensEvent("ours", (), prompt_scores=scores), sequence=1)
+    assert (
+        len(frames.encode(frames.Step(7, (), (), (tokens,) * MOST_RUNNING, NO_STATS)))
+        < frames.MAX_FRAME_BYTES
+    )

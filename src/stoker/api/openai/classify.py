@@ -2,42 +2,25 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
-from stoker.api.body import parsed_body
-from stoker.api.disconnect import until_disconnect
-from stoker.api.edge import record_of
 from stoker.api.limits import ApiLimits
-from stoker.api.openai.early_exit import check_different
-from stoker.api.openai.entry import body_parser
+from stoker.api.openai.embedding_request import prompt_usage
 from stoker.api.openai.fields import CLASSIFY_FIELDS, FieldTable
-from stoker.api.openai.job import shorter
-from stoker.api.openai.validation import validate
+from stoker.api.openai.scoring_request import check_slots, filled, scoring_request
+from stoker.api.openai.validation import check_count, validate
 from stoker.api.openai.wire import ClassifyBody
-from stoker.api.reply import Reply
-from stoker.api.served import ServedModel, ServedModels
-from stoker.core.errors import InvalidRequestError
 from stoker.core.text import ChatPrompt, ChoiceScores, Message, Prompt, ScoringRequest, TextPrompt
-from stoker.observe.record import RequestRecord
-
-MAX_PAIRS = 16_384
-"""Most inputs times labels in one request."""
-
-CLASSIFIED = "classified"
-"""What an input counts as among the answers that might end early."""
 
 _CLASSIFY = FieldTable(CLASSIFY_FIELDS)
-_SLOT = "{input}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """What the endpoint has to do.
+    """A job that tells how likely labels are for inputs.
 
     Attributes:
         model: Name of the model asked for.
@@ -47,10 +30,14 @@ class Classification:
     model: str
     request: ScoringRequest
 
+    @property
+    def reason(self) -> str:
+        """What an input counts as among the answers that might end early."""
+        return "classified"
+
     def document(self, scores: Sequence[ChoiceScores], *, model: str) -> bytes:
         """Return the answer's body."""
         labels = self.request.choices
-        n_tokens = sum(each.n_tokens for each in scores)
         return orjson.dumps(
             {
                 "id": f"classify-{self.request.request_id}",
@@ -66,7 +53,7 @@ class Classification:
                     }
                     for index, each in enumerate(scores)
                 ],
-                "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+                "usage": prompt_usage(scores),
             }
         )
 
@@ -78,89 +65,26 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
         InvalidRequestError: Whatever is wrong with it, with the field's path.
     """
     fields = _CLASSIFY.sift(body)
+    check_count(fields, "input", limits)
     several = isinstance(fields.get("input"), list)
-    if several and len(fields["input"]) > limits.max_inputs:
-        raise _too_many(
-            "input", f"at most {limits.max_inputs:,} are taken at a time, not {len(fields['input'])}"
-        )
     wire = validate(ClassifyBody, fields)
-    check_different(wire.labels, "labels")
-    n_pairs = len(wire.input) * len(wire.labels)
-    if n_pairs > MAX_PAIRS:
-        raise _too_many(
-            "input", f"with as many labels at most {MAX_PAIRS // len(wire.labels):,} are taken at a time"
-        )
-    if wire.prompt is not None and _SLOT not in wire.prompt:
-        raise InvalidRequestError(
-            f"Invalid 'prompt': it should say with '{_SLOT}' where an input comes.",
-            param="prompt",
-            code="invalid_value",
-        )
+    if wire.prompt is not None:
+        check_slots(wire.prompt, ["input"])
+    prompts = [_prompt(text, wire) for text in wire.input]
+    paths = [f"input.{index}" if several else "input" for index in range(len(prompts))]
     return Classification(
         model=wire.model,
-        request=ScoringRequest(
-            request_id=request_id,
-            prompts=tuple(_prompt(text, wire) for text in wire.input),
-            paths=tuple(f"input.{index}" if several else "input" for index in range(len(wire.input))),
-            choices=tuple(wire.labels),
-            choices_path="labels",
-            priority=-wire.priority,  # on the wire lower is earlier, as in vLLM
-            queue_timeout_s=shorter(wire.queue_timeout, limits.queue_timeout_s),
-            timeout_s=shorter(wire.timeout, limits.request_timeout_s),
+        request=scoring_request(
+            wire, prompts, paths, wire.labels, field="labels", limits=limits, request_id=request_id
         ),
     )
 
 
 def _prompt(text: str, wire: ClassifyBody) -> Prompt:
     if wire.prompt is not None:
-        return TextPrompt(wire.prompt.replace(_SLOT, text))
+        return TextPrompt(filled(wire.prompt, {"input": text}))
     labels = "\n".join(f"- {label}" for label in wire.labels)
     question = (
         f"Which of these labels fits the text best?\n{labels}\n\nText: {text}\n\nAnswer with the label alone."
     )
-    return ChatPrompt((Message("user", question),))
-
-
-def _too_many(field: str, why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"Invalid '{field}': {why}.", param=field, code="invalid_value")
-
-
-class Classify:
-    """ASGI endpoint.
-
-    Args:
-        models: Served models.
-        limits: Bounds on a request.
-        parser: Where large bodies are parsed.
-    """
-
-    def __init__(self, models: ServedModels, limits: ApiLimits, parser: Executor) -> None:
-        self._models = models
-        self._limits = limits
-        self._parser = parser
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request.
-
-        Raises:
-            StokerError: The request was refused or failed.
-        """
-        record = record_of(scope)
-        parse = body_parser(parse_classify, self._limits, record.request_id)
-        job = await parsed_body(scope, receive, parse, self._parser)
-        model = self._models.find(job.model)
-        record.model = model.base_name
-        await until_disconnect(receive, self._respond(job, model, record, send))
-
-    async def _respond(
-        self, job: Classification, model: ServedModel, record: RequestRecord, send: Send
-    ) -> None:
-        # A sequence is a prompt with one of the labels, and as many as there are places run at a time.
-        request = replace(job.request, adapter=model.adapter)
-        sequences = request.prompts if len(request.prompts) > 1 else request.prompts * len(request.choices)
-        with model.hold(sequences, self._limits.embedding_places) as places:
-            scores = await model.scorer.score(request, places=places)
-        record.prompt_tokens = sum(each.n_tokens for each in scores)
-        record.cached_tokens = sum(each.n_cached for each in scores)
-        record.early_exits += [CLASSIFIED] * len(scores)
-        await Reply(200, job.document(scores, model=model.name)).send(send)
+    return ChatPrompt((Message("user", question),), without_thinking=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import EARLY_EXIT_FIELDS, FieldTable
 from stoker.api.openai.wire import GenerationBody
 from stoker.core.early_exit import EarlyExit, ExitRule
@@ -61,7 +62,7 @@ def eager(grammar: Grammar | None, body: GenerationBody) -> Grammar | None:
 
 
 def scored_choices(
-    body: GenerationBody, *, n_prompts: int, others: Sequence[tuple[str, bool]]
+    body: GenerationBody, *, n_prompts: int, others: Sequence[tuple[str, bool]], limits: ApiLimits
 ) -> tuple[str, ...]:
     """Return the choices that a request asks for, none if it asks for none.
 
@@ -69,9 +70,10 @@ def scored_choices(
         body: The request.
         n_prompts: How many prompts it has.
         others: Further fields that do not go together with choices, and whether they are there.
+        limits: How many choices there may be.
 
     Raises:
-        InvalidRequestError: Two choices are equal, or fields contradict each other.
+        InvalidRequestError: Two choices are equal, they are too many, or fields contradict each other.
     """
     if body.choices is None:
         if body.confidence_threshold is not None:
@@ -81,7 +83,7 @@ def scored_choices(
                 code="invalid_value",
             )
         return ()
-    check_different(body.choices, "choices")
+    check_choices(body.choices, "choices", limits)
     if n_prompts > 1:
         raise InvalidRequestError(
             f"'choices' go together with one prompt, not {n_prompts}. Send them apart, or to /v1/classify.",
@@ -98,12 +100,19 @@ def scored_choices(
     return tuple(body.choices)
 
 
-def check_different(texts: Sequence[str], field: str) -> None:
-    """Refuse a text that is there twice.
+def check_choices(texts: Sequence[str], field: str, limits: ApiLimits) -> None:
+    """Refuse too many texts to be scored, or a text that is there twice.
 
     Raises:
         InvalidRequestError: It names the second one.
     """
+    if len(texts) > limits.max_scored_choices:
+        raise InvalidRequestError(
+            f"Invalid '{field}': at most {limits.max_scored_choices} texts are scored at a time, not "
+            f"{len(texts)}.",
+            param=field,
+            code="invalid_value",
+        )
     seen: dict[str, int] = {}
     for index, text in enumerate(texts):
         first = seen.setdefault(text, index)

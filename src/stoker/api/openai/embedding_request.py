@@ -1,7 +1,7 @@
 """Bodies of requests whose texts are embedded, to jobs that write their answers."""
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from sys import byteorder
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from stoker.api.openai.job import shorter
 from stoker.api.openai.prompts import parse_prompts
 from stoker.api.openai.validation import validate
 from stoker.api.openai.wire import EmbeddedBody, EmbeddingBody
-from stoker.core.text import Embedding, EmbeddingRequest, Prompt
+from stoker.core.text import ChoiceScores, Embedding, EmbeddingRequest, Prompt
 
 _EMBEDDING = FieldTable(EMBEDDING_FIELDS)
 
@@ -36,10 +36,6 @@ class EmbeddingJob(Protocol):
 
     def document(self, embeddings: Sequence[Embedding], *, model: str) -> bytes:
         """Return the answer's body."""
-
-
-ParseEmbeddingJob = Callable[[dict[str, Any], ApiLimits, str], EmbeddingJob]
-"""Body, limits and a unique request id to a job; raises `InvalidRequestError`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +92,9 @@ def embedding_request(
     )
 
 
-def prompt_usage(embeddings: Sequence[Embedding]) -> dict[str, int]:
+def prompt_usage(measured: Sequence[Embedding] | Sequence[ChoiceScores]) -> dict[str, int]:
     """Return what an answer says of tokens."""
-    n_tokens = sum(each.n_tokens for each in embeddings)
+    n_tokens = sum(each.n_tokens for each in measured)
     return {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
 
 

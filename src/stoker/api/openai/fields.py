@@ -91,7 +91,10 @@ _SHARED = (
     honoured("guided_choice", "extension: `structured_outputs.choice`"),
     honoured("guided_grammar", "extension: `structured_outputs.grammar`"),
     no_op("guided_decoding_backend", "there is one way to do it"),
-    honoured("choices", "extension: 2 to 128 different texts, the likeliest of which is the answer"),
+    honoured(
+        "choices",
+        "extension: 2 to `max_scored_choices` different texts, the likeliest of which is the answer",
+    ),
     honoured("confidence_threshold", "extension: 0 to 1, default 0; below it the answer is generated"),
     honoured("early_exit", "extension: end when the model is not sure, or the form complete; see below"),
     no_op("user", "names the end user"),
@@ -231,12 +234,26 @@ EMBEDDING_FIELDS = (
 )
 """Fields of ``POST /v1/embeddings``."""
 
+_JUDGED = (
+    honoured(
+        "choices", "extension: 2 to `max_scored_choices` texts; the first one's probability is the score"
+    ),
+    honoured(
+        "instruction", "extension, with `choices`: what makes a text relevant; default: to answer a query"
+    ),
+)
+
 RERANK_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("query", "required; a string"),
     honoured("documents", 'required; up to `max_inputs` strings, or objects `{"text": ...}`'),
     honoured("top_n", "how many results, the best; default all"),
     honoured("return_documents", "the documents' texts in the answer; default true, as vLLM does"),
+    *_JUDGED,
+    honoured(
+        "prompt",
+        "extension, with `choices`: a text with `{query}` and `{document}` that a choice goes on with",
+    ),
     *_COMPUTED,
     refused("rank_fields"),
     refused("max_chunks_per_doc"),
@@ -248,6 +265,11 @@ SCORE_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("text_1", "required; a string, or as many as in `text_2`"),
     honoured("text_2", "required; a string or up to `max_inputs` of them"),
+    *_JUDGED,
+    honoured(
+        "prompt",
+        "extension, with `choices`: a text with `{text_1}` and `{text_2}` that a choice goes on with",
+    ),
     *_COMPUTED,
 )
 """Fields of ``POST /v1/score``."""
@@ -255,7 +277,7 @@ SCORE_FIELDS = (
 CLASSIFY_FIELDS = (
     honoured("model", "required; one of `GET /v1/models`"),
     honoured("input", "required; a string or up to `max_inputs` of them"),
-    honoured("labels", "extension, required: 2 to 128 different texts"),
+    honoured("labels", "extension, required: 2 to `max_scored_choices` different texts"),
     honoured("prompt", "extension: a text with `{input}` that a label goes on with; default: a question"),
     *_COMPUTED,
 )

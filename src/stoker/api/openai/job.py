@@ -96,6 +96,7 @@ def make_job(
         body,
         n_prompts=len(prompts),
         others=(("best_of", best_of is not None), ("echo", echo), ("logprobs", logprobs is not None)),
+        limits=limits,
     )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError(

@@ -67,3 +67,18 @@ def _got(value: Any) -> str:
             return f", not {shown(value)!r}"
         case _:
             return ""
+
+
+def check_count(fields: dict[str, Any], name: str, limits: ApiLimits) -> None:
+    """Refuse too many texts in a field before they are looked at one by one.
+
+    Raises:
+        InvalidRequestError: They are more than `max_inputs`.
+    """
+    value = fields.get(name)
+    if isinstance(value, list) and len(value) > limits.max_inputs:
+        raise InvalidRequestError(
+            f"Invalid '{name}': at most {limits.max_inputs:,} are taken at a time, not {len(value)}.",
+            param=name,
+            code="invalid_value",
+        )

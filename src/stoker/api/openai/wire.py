@@ -30,7 +30,6 @@ MAX_MODEL_CHARS = 256
 MAX_VARIABLES = 16
 MAX_VARIABLE_CHARS = 4096
 MAX_GUIDED_CHOICES = 1024
-MAX_SCORED_CHOICES = 128
 MAX_SCORED_CHARS = 512
 DEFAULT_EXIT_WINDOW = 16
 
@@ -195,7 +194,7 @@ Choices = Annotated[
 
 ScoredChoices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_SCORED_CHARS)]],
-    Field(min_length=2, max_length=MAX_SCORED_CHOICES),
+    Field(min_length=2),
 ]
 
 
@@ -307,7 +306,7 @@ class DetokenizeBody(Wire):
 
 
 class EmbeddedBody(Wire):
-    """What requests share whose texts are embedded."""
+    """What requests share whose texts are embedded or scored."""
 
     model: ModelName
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
@@ -328,7 +327,15 @@ class DocumentBody(Wire):
     text: str
 
 
-class RerankBody(EmbeddedBody):
+class JudgedBody(EmbeddedBody):
+    """What requests share whose texts are compared, or judged by the model."""
+
+    choices: ScoredChoices | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    instruction: Annotated[str, Field(min_length=1)] | None = None
+
+
+class RerankBody(JudgedBody):
     """``POST /v1/rerank``."""
 
     query: str
@@ -337,7 +344,7 @@ class RerankBody(EmbeddedBody):
     return_documents: bool = True
 
 
-class ScoreBody(EmbeddedBody):
+class ScoreBody(JudgedBody):
     """``POST /v1/score``."""
 
     text_1: Texts

@@ -20,7 +20,7 @@ def run_starts_of(runs: Iterable[Sized]) -> NDArray[np.int32]:
     return np.fromiter(accumulate(map(len, runs), initial=0), np.int32)
 
 
-def flatten(runs: Iterable[list[int]]) -> NDArray[np.int32]:
+def flatten(runs: Iterable[Iterable[int]]) -> NDArray[np.int32]:
     """Put runs one after the other."""
     return np.fromiter(chain.from_iterable(runs), np.int32)
 
@@ -95,13 +95,13 @@ def native_scores(
     """Return which tokens of a plan are scored; None for none."""
     if not scoring:
         return None
-    each = list(scoring.items())
-    firsts = [int(run_starts[row]) + one.first for row, one in each]
-    counts = [len(one.targets) for _, one in each]
+    each = scoring.values()
+    counts = [len(one.targets) for one in each]
+    starts = run_starts[list(scoring)]
     return _native.PromptScores(
-        rows=flatten([list(range(first, first + n)) for first, n in zip(firsts, counts, strict=True)]),
-        tokens=flatten([one.targets for _, one in each]),
-        n_tops=np.repeat(np.array([one.n_top for _, one in each], np.int32), counts),
+        rows=flatten([one.rows for one in each]) + np.repeat(starts, counts),
+        tokens=flatten([one.targets for one in each]),
+        n_tops=np.repeat(np.array([one.n_top for one in each], np.int32), counts),
     )
 
 

@@ -1,6 +1,7 @@
 """Targets at the HTTP edge: a connection's bytes, a request's body."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -11,10 +12,20 @@ from stoker.api.body import parse_object
 from stoker.api.connection import BoundedProtocol, ConnectionLimits
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.chat_request import parse_chat
+from stoker.api.openai.classify import parse_classify
 from stoker.api.openai.completion_request import parse_completion
+from stoker.api.openai.embedding_request import parse_embedding
+from stoker.api.openai.rerank_request import parse_rerank, parse_score
+from stoker.api.openai.text_jobs import ParseTextJob
 from stoker.testing.scripted_api import scripted_api
 
 _LIMITS = ApiLimits()
+_PARSE_TEXTS: Mapping[bytes, ParseTextJob] = {
+    b"e": parse_embedding,
+    b"l": parse_classify,
+    b"r": parse_rerank,
+    b"s": parse_score,
+}
 _CONNECTION_LIMITS = ConnectionLimits(max_head_bytes=4096, max_headers=20)
 _TURNS = 40
 """Turns of the event loop that a few pipelined requests are given."""
@@ -22,8 +33,12 @@ _TURNS = 40
 
 def request(data: bytes) -> None:
     """Parse a body; its first byte says for which endpoint."""
+    body = parse_object(data[1:], max_depth=_LIMITS.max_json_depth)
+    if (parse_texts := _PARSE_TEXTS.get(data[:1])) is not None:
+        parse_texts(body, _LIMITS, "1")
+        return
     parse = parse_chat if data[:1] <= b"m" else parse_completion
-    job = parse(parse_object(data[1:], max_depth=_LIMITS.max_json_depth), _LIMITS, "1")
+    job = parse(body, _LIMITS, "1")
     if not 1 <= job.n_choices <= _LIMITS.max_choices:
         raise AssertionError(f"{job.n_choices} choices")
 
