@@ -25,6 +25,7 @@ for shape in ${SHAPES-1B 3B 8B}; do
     --peers "$peers" --work "$work" --out "bench/results/shape-$shape.json"
 done
 python bench/speculation.py "$model" --work "$work" --out bench/results/speculation.json
+python bench/guessing.py "$model" --work "$work" --out bench/results/guessing.json
 python bench/wake.py --out bench/results/wake.json
 python bench/lora.py "$model" --out bench/results/lora.json
 python bench/grammars.py "$model" --work "$work" --out bench/results/grammars.json

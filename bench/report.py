@@ -15,7 +15,7 @@ from pages.documents import BEGIN, END, PLOTS, Results, benchmarks_page, plots, 
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-ABILITIES = ("speculation", "wake", "lora", "grammars", "embeddings", "early_exit")
+ABILITIES = ("speculation", "guessing", "wake", "lora", "grammars", "embeddings", "early_exit")
 
 
 def load(folder: Path) -> Results:

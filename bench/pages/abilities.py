@@ -17,6 +17,7 @@ def ability_parts(results: Mapping[str, Result]) -> list[str]:
     """Return the sections on the abilities that were measured, by the name of the result."""
     sections = {
         "speculation": _speculation,
+        "guessing": _guessing,
         "wake": _wake,
         "lora": _lora,
         "grammars": _grammars,
@@ -42,19 +43,23 @@ def _measured_on(result: Result) -> str:
     return f"Measured on {', '.join(each for each in told if each)}"
 
 
-def _speculation(result: Result) -> list[str]:
-    def rows() -> Iterator[list[str]]:
-        for name, of_load in result["loads"].items():
-            rates = of_load["tokens_per_s"]
-            accepted = of_load["acceptance"]
-            yield [
-                name,
-                f"{rates['plain'][0]:,.0f} tok/s",
-                f"{rates['speculating'][0]:,.0f} tok/s",
-                "{:.2f} ({:.2f} to {:.2f})".format(*of_load["ratio"]),
-                "no drafts" if accepted is None else f"{accepted:.0%} of {of_load['drafted_tokens']:,.0f}",
-            ]
+_LOAD_COLUMNS = ["without", "with", "ratio", "guesses that were right"]
 
+
+def _load_cells(of_load: Result) -> list[str]:
+    """Return what a load gave without drafts and with them."""
+    rates = of_load["tokens_per_s"]
+    accepted = of_load["acceptance"]
+    return [
+        f"{rates['plain'][0]:,.0f} tok/s",
+        f"{rates['speculating'][0]:,.0f} tok/s",
+        "{:.2f} ({:.2f} to {:.2f})".format(*of_load["ratio"]),
+        "no drafts" if accepted is None else f"{accepted:.0%} of {of_load['drafted_tokens']:,.0f}",
+    ]
+
+
+def _speculation(result: Result) -> list[str]:
+    rows = ([name, *_load_cells(of_load)] for name, of_load in result["loads"].items())
     return [
         "### Speculation",
         told(
@@ -62,7 +67,26 @@ def _speculation(result: Result) -> list[str]:
             "temperature 1, from a server with `--speculation off` and one with the default; the ratio with",
             f"its 95 % confidence interval. {_measured_on(result)}, {result['arguments']['pairs']} pairs.",
         ),
-        table(["streams", "without", "with", "ratio", "guesses that were right"], rows()),
+        table(["streams", *_LOAD_COLUMNS], rows),
+    ]
+
+
+def _guessing(result: Result) -> list[str]:
+    rows = (
+        [case, name.removeprefix("writing, "), *_load_cells(of_load)]
+        for case, loads in result["cases"].items()
+        for name, of_load in loads.items()
+    )
+    return [
+        "### Models that guess",
+        told(
+            "Streams that write freely at temperature 1, from a server with `--speculation off` and one",
+            "where a model guesses. In the first two cases the served model is the default one with two",
+            "layers behind each of its own that change nothing, so guesses are nearly always right: the best",
+            "that these ways can bring. In the others they cannot pay, and are to cost nothing.",
+            f"{_measured_on(result)}, {result['arguments']['pairs']} pairs.",
+        ),
+        table(["what guesses", "streams", *_LOAD_COLUMNS], rows),
     ]
 
 
@@ -181,6 +205,14 @@ def _speculation_aims(result: Result) -> Iterator[Aim]:
             yield Aim(what, "not measurably below 1", f"{ratio:.2f} {TIMES}, up to {high:.2f}", high >= 1)
 
 
+def _guessing_aims(result: Result) -> Iterator[Aim]:
+    for case, loads in result["cases"].items():
+        for name, of_load in loads.items():
+            ratio, _, high = of_load["ratio"]
+            what = f"{case} guesses, streams: {name}, with over without"
+            yield Aim(what, "not measurably below 1", f"{ratio:.2f} {TIMES}, up to {high:.2f}", high >= 1)
+
+
 def _wake_aims(result: Result) -> Iterator[Aim]:
     for case, of_case in result["first_token_s"].items():
         if case.startswith("asleep"):
@@ -213,6 +245,7 @@ def _grammar_aims(result: Result) -> Iterator[Aim]:
 
 _AIMS: dict[str, Callable[[Result], Iterator[Aim]]] = {
     "speculation": _speculation_aims,
+    "guessing": _guessing_aims,
     "wake": _wake_aims,
     "lora": _lora_aims,
     "grammars": _grammar_aims,

@@ -14,7 +14,7 @@ import pytest
 
 from stoker import _native
 from stoker.core.batching import BatchingPolicy
-from stoker.core.drafting import DraftCosts, Drafter, DraftSeat
+from stoker.core.drafting import DraftCosts, Drafter, Drafts, DraftSeat
 from stoker.core.sampling import SamplingParams
 from stoker.core.step import BLOCK_TOKENS, StepPlan
 from stoker.core.tokens import TokenLogprob, TokenRequest
@@ -138,7 +138,7 @@ class Clairvoyant:
     def needs_blocks(self, _costs: DraftCosts) -> bool:
         return False
 
-    def draft(self, _plan: StepPlan, seats: Sequence[DraftSeat], _costs: DraftCosts) -> dict[int, list[int]]:
+    def draft(self, _plan: StepPlan, seats: Sequence[DraftSeat], _costs: DraftCosts) -> Drafts:
         drafts = {}
         for seat in seats:
             tokens = seat.sequence.tokens
@@ -149,7 +149,7 @@ class Clairvoyant:
                         (token + (i % 3 == 0)) % self.vocab_size
                         for i, token in enumerate(coming, len(tokens))
                     ]
-        return drafts
+        return Drafts(drafts)
 
 
 @dataclass(frozen=True)

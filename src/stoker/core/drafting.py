@@ -5,8 +5,8 @@ samples after each of its tokens; what was sampled counts up to the first token 
 draft decides how many tokens a step gives, and never which.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,14 +65,27 @@ class DraftCosts:
     margin: float = 1.1
 
 
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Guesses for a step.
+
+    Attributes:
+        tokens: Drafts by row of the plan, none of them empty.
+        on_trial: They are made to learn what drafts bring and take, and not expected to pay.
+    """
+
+    tokens: Mapping[int, list[int]] = field(default_factory=dict)
+    on_trial: bool = False
+
+
 class Drafter(Protocol):
     """Guesses how sequences go on."""
 
     def needs_blocks(self, costs: DraftCosts) -> bool:
         """Whether it may compute guesses into the sequences' KV blocks, which must be there before."""
 
-    def draft(self, plan: "StepPlan", seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
-        """Return drafts by row, none where a draft would not pay.
+    def draft(self, plan: "StepPlan", seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
+        """Return drafts, none where a draft would not pay.
 
         Args:
             plan: What will be computed, of one token a row so far.

@@ -67,7 +67,14 @@ class DraftPace:
             self._drafted.observe(work, seconds)
 
     def observe_drafted(
-        self, work: StepWork, seconds: float, *, drafting_s: float, n_drafted: int, n_accepted: int
+        self,
+        work: StepWork,
+        seconds: float,
+        *,
+        drafting_s: float,
+        n_drafted: int,
+        n_accepted: int,
+        on_trial: bool,
     ) -> None:
         """Learn from a step with drafts.
 
@@ -77,11 +84,15 @@ class DraftPace:
             drafting_s: What making the drafts took, before it.
             n_drafted: Tokens of its drafts.
             n_accepted: Those of them that were right.
+            on_trial: The drafts were not expected to pay, so nothing is to be asked for that they did not.
         """
         self._n_since_plain += 1
         n_streams = work.rows - n_drafted
         plain = StepWork(n_streams, work.pairs * n_streams // work.rows, work.reads, n_streams)
-        gain = (n_streams + n_accepted) / n_streams * self._plain.predict(plain) / (seconds + drafting_s)
+        plain_s = self._plain.predict(plain)
+        self._drafted.observe(work, seconds)
+        if on_trial:
+            return
+        gain = (n_streams + n_accepted) / n_streams * plain_s / (seconds + drafting_s)
         shortfall = LEAST_MARGIN - max(_LEAST_GAIN, min(_MOST_GAIN, gain))
         self._margin = max(LEAST_MARGIN, min(MOST_MARGIN, self._margin + _RAISE * shortfall))
-        self._drafted.observe(work, seconds)

@@ -37,7 +37,9 @@ def speculate(step: StepInFlight, drafter: Drafter, cache: KVCache, pace: Pace) 
     computes = drafter.needs_blocks(costs)
     if computes:
         seats = reserve(seats, rows, cache)
-    add_drafts(plan, rows, drafter.draft(plan, seats, costs), cache, budget)
+    drafts = drafter.draft(plan, seats, costs)
+    step.on_trial = drafts.on_trial
+    add_drafts(plan, rows, drafts.tokens, cache, budget)
     if computes:
         give_back_unused(plan, seats, rows, cache)
 

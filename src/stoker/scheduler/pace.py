@@ -124,6 +124,7 @@ class Pace:
         drafting_s: float = 0.0,
         n_reused: int = 0,
         n_accepted: int = 0,
+        on_trial: bool = False,
     ) -> None:
         """Learn from a call.
 
@@ -136,6 +137,7 @@ class Pace:
             drafting_s: How much of that drafts were made.
             n_reused: Tokens that were planned and not computed, since the engine had them.
             n_accepted: Tokens of drafts that were right.
+            on_trial: Drafts were not expected to pay.
         """
         computed_s = seconds - moved_s - drafting_s
         if computed_s <= 0:
@@ -150,7 +152,12 @@ class Pace:
             work.reads += n_more
         if budget.n_drafted:
             self._drafts.observe_drafted(
-                work, step_s, drafting_s=drafting_s, n_drafted=budget.n_drafted, n_accepted=n_accepted
+                work,
+                step_s,
+                drafting_s=drafting_s,
+                n_drafted=budget.n_drafted,
+                n_accepted=n_accepted,
+                on_trial=on_trial,
             )
         elif budget.decodes_only:
             self._drafts.observe_plain(work, step_s, alone=n_steps == 1)

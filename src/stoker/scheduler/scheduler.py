@@ -334,6 +334,7 @@ class Scheduler:
             drafting_s=drafting_s,
             n_reused=sum(result.reused.values()),
             n_accepted=n_accepted,
+            on_trial=step.on_trial,
         )
         counters.cached_tokens += count_reused(step.rows, result)
         events, ended, n_forced = apply_result(plan, step.rows, result, self._cache)

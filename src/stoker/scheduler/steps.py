@@ -24,6 +24,7 @@ class StepInFlight:
         budget: That of its first step.
         started: When it was planned, on the caller's clock.
         since: When the call before ended; when this one was planned if there was none.
+        on_trial: Its drafts are not expected to pay.
     """
 
     plan: StepPlan
@@ -31,6 +32,7 @@ class StepInFlight:
     budget: StepBudget
     started: float
     since: float
+    on_trial: bool = False
 
 
 @dataclass(slots=True)

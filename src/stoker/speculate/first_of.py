@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stoker.core.drafting import DraftCosts, Drafter, DraftSeat
+from stoker.core.drafting import DraftCosts, Drafter, Drafts, DraftSeat
 from stoker.core.step import StepPlan
 
 
@@ -20,9 +20,9 @@ class FirstOf:
         """Whether one of them may need some."""
         return any(each.needs_blocks(costs) for each in self._drafters)
 
-    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
         """Return the drafts of the first that has any."""
         for each in self._drafters:
-            if drafts := each.draft(plan, seats, costs):
+            if (drafts := each.draft(plan, seats, costs)).tokens:
                 return drafts
-        return {}
+        return Drafts()

@@ -107,8 +107,8 @@ class Guesser:
         tokens = asker.sequence.tokens
         return max(0, len(tokens) - 1 - self._held.n_held(tokens, table, asker.chain))
 
-    def catch_up(self, plan: StepPlan, askers: Sequence[Asker], most: int) -> None:
-        """Compute what sequences lack, those first that come first.
+    def catch_up(self, plan: StepPlan, askers: Sequence[Asker], most: int) -> int:
+        """Compute what sequences lack, those first that come first, and return how many tokens that was.
 
         Args:
             plan: Has their tables.
@@ -128,6 +128,7 @@ class Guesser:
             part.samples = [False] * len(caught_up)
             self._engine.forward(part)
             self._note(part, caught_up)
+        return part.n_tokens
 
     def guess(self, plan: StepPlan, askers: Sequence[Asker], n: int) -> list[list[int]]:
         """Return guesses at the next tokens of sequences, from 1 to `n` of them and equally many for all.

@@ -6,7 +6,7 @@ into an index. (Prompt lookup is Saxena's idea, 2023; that the longest match say
 
 from collections.abc import Sequence
 
-from stoker.core.drafting import Draftable, DraftCosts, DraftSeat
+from stoker.core.drafting import Draftable, DraftCosts, Drafts, DraftSeat
 from stoker.core.step import StepPlan
 from stoker.speculate.chances import Chances, Record
 from stoker.speculate.lengths import choose_lengths, may_pay
@@ -41,21 +41,23 @@ class PromptLookup:
         del costs
         return False
 
-    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
-        """Return drafts by row, none where a draft would not pay."""
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
+        """Return drafts, none where a draft would not pay."""
         del plan
         if not may_pay(costs):
-            return {}
+            return Drafts()
         found = [(seat, match) for seat in seats if (match := self._look(seat.sequence)) is not None]
         if not found:
-            return {}
+            return Drafts()
         chances = [self._chances.of(match.length, _state_of(seat.sequence).record) for seat, match in found]
         lengths = choose_lengths(chances, [min(self._most, seat.most) for seat, _ in found], costs)
-        return {
-            seat.row: continuation(seat.sequence.tokens, match.end, length)
-            for (seat, match), length in zip(found, lengths, strict=True)
-            if length
-        }
+        return Drafts(
+            {
+                seat.row: continuation(seat.sequence.tokens, match.end, length)
+                for (seat, match), length in zip(found, lengths, strict=True)
+                if length
+            }
+        )
 
     def _look(self, sequence: Draftable) -> Match | None:
         """Learn from the tokens that came, and return the match of the sequence's new end."""

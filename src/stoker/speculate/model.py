@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from stoker.core.drafting import DraftCosts, DraftSeat
+from stoker.core.drafting import DraftCosts, Drafts, DraftSeat
 from stoker.core.step import StepPlan
 from stoker.speculate.chances import Chances, Record
 from stoker.speculate.guesser import Asker, Guesser
@@ -16,11 +16,15 @@ MOST_BEHIND = 16
 MOST_CAUGHT_UP = 256
 """Most tokens that are caught up with in one step, which all streams wait for."""
 
-LEAST_TO_COME = 32
+LEAST_TO_COME = 64
 """So many tokens at least are expected of a sequence yet; of one that has given more, as many again."""
 
+LONG_TRY = 4
+"""Tokens that are tried where guesses are mostly right, to learn what they take."""
+
+_LIKELY = 0.7
 _FIRST_CHANCE = 0.8  # of a guess before anything is known: a try costs little
-_COST_KEPT = 0.9
+_COST_KEPT = 0.8
 
 
 class _State:
@@ -44,7 +48,7 @@ class _State:
 class ModelDrafter:
     """A `Drafter` that asks a model, and learns how often it is right and what asking takes.
 
-    Where drafts do not pay, one token is guessed now and then, ever more rarely while that is wrong: so they
+    Where drafts do not pay, there is a short one now and then, ever more rarely while it is wrong: so drafts
     come back when they would pay. A sequence is caught up with only if what it is expected to say yet makes
     up for it.
 
@@ -62,6 +66,7 @@ class ModelDrafter:
         self._chances = Chances(_FIRST_CHANCE)
         self._first_cost = cost
         self._costs: dict[int, float] = {}  # by the size of the number of sequences
+        self._behind_cost = cost  # of a token that is caught up with, beside one of a draft
         self._tries = Tries()
         self._caught_up = False  # in the latest step
 
@@ -69,36 +74,53 @@ class ModelDrafter:
         """It needs some wherever it could guess."""
         return may_pay(costs)
 
-    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
-        """Return drafts by row; none where they would not pay, or while sequences are caught up with."""
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
+        """Return drafts; none where they would not pay, or while sequences are caught up with."""
         if not seats or not may_pay(costs):
-            return {}
+            return Drafts()
         states = [self._look(plan, seat) for seat in seats]
         most = [
             min(self._most, seat.most, self._guesser.most_for(state.asker))
             for seat, state in zip(seats, states, strict=True)
         ]
         chances = [self._chances.of(0, state.record) for state in states]
-        # A round of guesses takes a step of the model, which the sequences share.
-        round_s = costs.base_s * self._cost_of(len(seats))
-        shared = replace(costs, token_s=costs.token_s + round_s / len(seats))
-        lengths = choose_lengths(chances, most, shared)
-        if not any(lengths):
-            return self._try(plan, states, most, costs)
+        lengths, shared = self._choose(chances, most, costs)
         if late := self._late(plan, states, lengths):
             n_tokens, seconds = expected_step(chances, lengths, shared)
             gain_s = costs.plain_s / costs.n_streams - seconds / n_tokens
-            lengths = [0 if state in late else n for state, n in zip(states, lengths, strict=True)]
+            ready = [0 if state in late else room for state, room in zip(states, most, strict=True)]
+            lengths, _ = self._choose(chances, ready, costs)
             # Those that lack nothing have a draft in every other step.
             self._caught_up = not (self._caught_up and any(lengths)) and self._catch_up(
                 plan, late, gain_s, costs
             )
-            if self._caught_up or not any(lengths):
-                return {}
-        self._tries.begin(None)
+            if self._caught_up:
+                return Drafts()
+        if not any(lengths):
+            return self._try(plan, states, most, costs) if self._tries.due() else Drafts()
+        self._tries.end()
         n_rounds = max(lengths)  # of all, so whoever is about to end has none
-        lengths = [n if room >= n_rounds else 0 for n, room in zip(lengths, most, strict=True)]
-        return self._guess(plan, states, lengths, costs)
+        chosen = {
+            state: n for state, n, room in zip(states, lengths, most, strict=True) if n and room >= n_rounds
+        }
+        return Drafts(self._guess(plan, chosen, costs))
+
+    def _choose(
+        self, chances: Sequence[float], most: Sequence[int], costs: DraftCosts
+    ) -> tuple[list[int], DraftCosts]:
+        """Return the length of each draft, and costs in which its tokens have their share of the rounds.
+
+        A round of guesses takes a step of the model, which those sequences share that have drafts.
+        """
+        rooms = list(most)
+        while True:
+            n_sharing = max(1, sum(map(bool, rooms)))
+            round_s = costs.base_s * self._cost_of(n_sharing)
+            shared = replace(costs, token_s=costs.token_s + round_s / n_sharing)
+            lengths = choose_lengths(chances, rooms, shared)
+            if all(lengths) or sum(map(bool, lengths)) in {0, n_sharing}:
+                return lengths, shared
+            rooms = [room if length else 0 for room, length in zip(rooms, lengths, strict=True)]
 
     def _look(self, plan: StepPlan, seat: DraftSeat) -> _State:
         """Learn from the tokens that came, and return what is remembered of the sequence."""
@@ -110,8 +132,7 @@ class ModelDrafter:
         state.asker.row = seat.row
         for guess, token in zip(state.guesses, sequence.tokens[state.n_tokens :], strict=False):
             self._chances.note(0, state.record, right=guess == token)
-            if state is self._tries.latest:
-                self._tries.note(right=guess == token)
+            self._tries.note(right=guess == token)
             if guess != token:
                 break
         state.guesses = []
@@ -141,42 +162,51 @@ class ModelDrafter:
             gain_s: What drafts are expected to save for each token.
             costs: What the step takes.
         """
-        cost = self._cost_of(len(late))
-        token_s = costs.token_s * cost
+        token_s = costs.token_s * self._behind_cost
         if gain_s * sum(state.n_to_come for state in late) <= token_s * sum(late.values()):
             return False
-        left_s = costs.most_s - costs.base_s * (1.0 + cost)
-        most = min(float(MOST_CAUGHT_UP), left_s / token_s)
+        most = min(float(MOST_CAUGHT_UP), (costs.most_s - costs.base_s) / token_s)
         if most <= MOST_BEHIND:
             return False
-        self._guesser.catch_up(plan, [state.asker for state in late], int(most))
+        began = self._clock()
+        n_tokens = self._guesser.catch_up(plan, [state.asker for state in late], int(most))
+        self._learn_behind((self._clock() - began) / n_tokens, costs)
         return True
+
+    def _learn_behind(self, seconds: float, costs: DraftCosts) -> None:
+        """Note what a token took that was caught up with."""
+        cost = seconds / costs.token_s
+        self._behind_cost += (1.0 - _COST_KEPT) * (cost - self._behind_cost)
 
     def _try(
         self, plan: StepPlan, states: Sequence[_State], most: Sequence[int], costs: DraftCosts
-    ) -> dict[int, list[int]]:
-        """Guess one token of the sequence that lacks least, now and then."""
-        if not self._tries.due():
-            return {}
-        open_to = [index for index, n in enumerate(most) if n]
-        if not open_to:
-            return {}
-        index = min(open_to, key=lambda each: self._n_behind(plan, states[each]))
-        if self._n_behind(plan, states[index]) > MOST_CAUGHT_UP:
-            return {}
-        self._tries.begin(states[index])
-        return self._guess(plan, [states[index]], [1], costs)
+    ) -> Drafts:
+        """Guess for those that lack little, or for the one that lacks least."""
+        rooms = {state: room for state, room in zip(states, most, strict=True) if room}
+        behind = {state: self._n_behind(plan, state) for state in rooms}
+        ready = [state for state, n in behind.items() if n <= MOST_BEHIND]
+        if not ready and behind:
+            ready = [min(behind, key=behind.__getitem__)]
+        if not ready or behind[ready[0]] > MOST_CAUGHT_UP:
+            return Drafts()
+        self._tries.begin()
+        likely = min(self._chances.of(0, state.record) for state in ready) > _LIKELY
+        n_tokens = min(LONG_TRY if likely else 1, *[rooms[state] for state in ready])
+        return Drafts(self._guess(plan, dict.fromkeys(ready, n_tokens), costs), on_trial=True)
 
-    def _guess(
-        self, plan: StepPlan, states: Sequence[_State], lengths: Sequence[int], costs: DraftCosts
-    ) -> dict[int, list[int]]:
-        """Ask the model, and return drafts of these lengths at most."""
-        chosen = self._within(plan, states, lengths)
+    def _guess(self, plan: StepPlan, lengths: dict[_State, int], costs: DraftCosts) -> dict[int, list[int]]:
+        """Ask the model, and return drafts of these lengths at most by row."""
+        chosen = self._within(plan, lengths)
+        n_behind = sum(self._n_behind(plan, state) for state in chosen)
         began = self._clock()
         guesses = self._guesser.guess(plan, [state.asker for state in chosen], max(chosen.values()))
-        cost = (self._clock() - began) / len(guesses[0]) / costs.base_s
-        size = len(chosen).bit_length()
-        self._costs[size] = self._cost_of(len(chosen)) * _COST_KEPT + cost * (1.0 - _COST_KEPT)
+        seconds = self._clock() - began
+        known = self._cost_of(len(chosen))
+        if n_behind > MOST_BEHIND * len(chosen):  # a try that had to catch up
+            self._learn_behind(max(0.0, seconds - known * costs.base_s) / n_behind, costs)
+        else:
+            cost = seconds / len(guesses[0]) / costs.base_s
+            self._costs[len(chosen).bit_length()] = known + (1.0 - _COST_KEPT) * (cost - known)
         drafts = {}
         for (state, length), own in zip(chosen.items(), guesses, strict=True):
             state.guesses = own
@@ -184,14 +214,13 @@ class ModelDrafter:
             drafts[state.asker.row] = own[:length]
         return drafts
 
-    def _within(self, plan: StepPlan, states: Sequence[_State], lengths: Sequence[int]) -> dict[_State, int]:
-        """Return those with a length, as many as a step of the model can compute; at least the first."""
+    def _within(self, plan: StepPlan, lengths: dict[_State, int]) -> dict[_State, int]:
+        """Return as many of the sequences as a step of the model can compute; at least the first."""
         chosen: dict[_State, int] = {}
         n_left = self._guesser.max_step_tokens
-        for state, length in zip(states, lengths, strict=True):
-            if length:
-                n_left -= 1 + self._n_behind(plan, state)
-                if chosen and n_left < 0:
-                    break
-                chosen[state] = length
+        for state, length in lengths.items():
+            n_left -= 1 + self._n_behind(plan, state)
+            if chosen and n_left < 0:
+                break
+            chosen[state] = length
         return chosen

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stoker.core.drafting import DraftCosts, Drafter, DraftSeat
+from stoker.core.drafting import DraftCosts, Drafter, Drafts, DraftSeat
 from stoker.core.step import StepPlan
 
 
@@ -21,7 +21,7 @@ class AtAnyCost:
         """As the other says."""
         return self._drafter.needs_blocks(_cheap(costs))
 
-    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
         """Return the other's drafts."""
         return self._drafter.draft(plan, seats, _cheap(costs))
 

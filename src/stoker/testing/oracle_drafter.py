@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from stoker.core.drafting import DraftCosts, DraftSeat
+from stoker.core.drafting import DraftCosts, Drafts, DraftSeat
 from stoker.core.step import StepPlan
 from stoker.core.tokens import TokenRequest
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
@@ -43,15 +43,17 @@ class OracleDrafter:
         del costs
         return self.computes
 
-    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> dict[int, list[int]]:
+    def draft(self, plan: StepPlan, seats: Sequence[DraftSeat], costs: DraftCosts) -> Drafts:
         """Return a draft of any length for every seat, and none for some of them if it computes guesses."""
         del plan
         self.costs.append(costs)
-        return {
-            seat.row: self._guess(seat)
-            for seat in seats
-            if not (self.computes and self._random.random() < _PASSED_OVER)
-        }
+        return Drafts(
+            {
+                seat.row: self._guess(seat)
+                for seat in seats
+                if not (self.computes and self._random.random() < _PASSED_OVER)
+            }
+        )
 
     def _guess(self, seat: DraftSeat) -> list[int]:
         known = seat.sequence.tokens

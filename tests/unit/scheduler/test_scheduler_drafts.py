@@ -268,7 +268,9 @@ def test_plain_steps_are_looked_at_now_and_then() -> None:
     pace.observe_plain(decodes, 0.01, alone=True)
     for _ in range(PROBE_EVERY):
         assert pace.costs(decodes, 1.0).base_s > pace.costs(decodes, 1.0).token_s
-        pace.observe_drafted(StepWork(5, 500, 104, 5), 0.011, drafting_s=0.0, n_drafted=4, n_accepted=4)
+        pace.observe_drafted(
+            StepWork(5, 500, 104, 5), 0.011, drafting_s=0.0, n_drafted=4, n_accepted=4, on_trial=False
+        )
     costs = pace.costs(decodes, 1.0)
     assert costs.base_s == costs.token_s, "no draft pays"
     pace.observe_plain(decodes, 0.01, alone=True)
@@ -282,9 +284,11 @@ def test_more_is_asked_of_drafts_that_bring_less_than_expected() -> None:
         pace.observe_plain(decodes, 0.01, alone=True)
     for _ in range(20):
         work = StepWork(2 + MAX_DRAFT_TOKENS, 1700, 215, 17)
-        pace.observe_drafted(work, 0.015, drafting_s=0.005, n_drafted=15, n_accepted=1)
+        pace.observe_drafted(work, 0.015, drafting_s=0.005, n_drafted=15, n_accepted=1, on_trial=False)
     raised = pace.costs(decodes, 1.0).margin
     assert raised > LEAST_MARGIN + 0.1
+    pace.observe_drafted(work, 0.015, drafting_s=0.005, n_drafted=15, n_accepted=1, on_trial=True)
+    assert pace.costs(decodes, 1.0).margin == raised, "of a trial nothing was expected"
     for _ in range(2000):
         pace.observe_plain(decodes, 0.01, alone=True)
     assert pace.costs(decodes, 1.0).margin == LEAST_MARGIN

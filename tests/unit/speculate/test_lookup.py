@@ -20,7 +20,7 @@ class Sequence:
 
 
 def drafts(drafter: PromptLookup, sequence: Sequence, costs: DraftCosts = CHEAP, most: int = 15) -> list[int]:
-    return drafter.draft(StepPlan(), [DraftSeat(0, sequence, most)], costs).get(0, [])
+    return drafter.draft(StepPlan(), [DraftSeat(0, sequence, most)], costs).tokens.get(0, [])
 
 
 def test_what_followed_before_is_copied() -> None:

@@ -12,7 +12,7 @@ from stoker.core.step import StepPlan, StepResult
 from stoker.speculate.first_of import FirstOf
 from stoker.speculate.guesser import Guesser
 from stoker.speculate.lookup import PromptLookup
-from stoker.speculate.model import LEAST_TO_COME, MOST_BEHIND, MOST_CAUGHT_UP, ModelDrafter
+from stoker.speculate.model import LEAST_TO_COME, MOST_CAUGHT_UP, ModelDrafter
 from stoker.speculate.tries import FIRST_TRY
 from stoker.testing.clock import FakeClock
 
@@ -81,7 +81,7 @@ class Setting:
 
     def draft(self, *sequences: Sequence, costs: DraftCosts = CHEAP, most: int = 15) -> dict[int, list[int]]:
         seats = [DraftSeat(row, each, most) for row, each in enumerate(sequences)]
-        return self.drafter.draft(self.plan(*sequences), seats, costs)
+        return dict(self.drafter.draft(self.plan(*sequences), seats, costs).tokens)
 
 
 def go_on(sequence: Sequence, n: int) -> None:
@@ -206,9 +206,9 @@ def test_a_long_prompt_is_not_caught_up_with_for_a_few_tokens() -> None:
 def test_a_step_that_may_not_take_long_catches_up_with_less() -> None:
     setting = Setting()
     sequence = Sequence(list(range(1000)))
-    assert setting.draft(sequence, costs=replace(CHEAP, most_s=1.2)) == {}
+    assert setting.draft(sequence, costs=replace(CHEAP, most_s=1.13)) == {}
     (plan,) = setting.model.plans
-    assert MOST_BEHIND < plan.n_tokens <= 50
+    assert 64 <= plan.n_tokens <= 65, "what is left of the time, at a tenth of what a token of a draft takes"
 
 
 def test_a_prefix_that_sequences_share_is_computed_once() -> None:
@@ -255,7 +255,7 @@ def test_who_is_about_to_end_does_not_end_the_drafts_of_others() -> None:
     first, last = Sequence(list(range(10))), Sequence(list(range(100, 110)))
     costs = replace(CHEAP, n_streams=2)
     plan = setting.plan(first, last)
-    found = setting.drafter.draft(plan, [DraftSeat(0, first, 15), DraftSeat(1, last, 1)], costs)
+    found = setting.drafter.draft(plan, [DraftSeat(0, first, 15), DraftSeat(1, last, 1)], costs).tokens
     assert set(found) == {0}
     assert len(found[0]) > 1
 
@@ -265,7 +265,7 @@ def test_without_layers_nothing_is_caught_up_with_and_adapters_are_there() -> No
     sequence, other = Sequence(list(range(500))), Sequence(list(range(7)))
     plan = setting.plan(other, sequence)
     plan.adapters = {1: "digest"}
-    assert setting.drafter.draft(plan, [DraftSeat(1, sequence, 15)], replace(CHEAP, n_streams=2))
+    assert setting.drafter.draft(plan, [DraftSeat(1, sequence, 15)], replace(CHEAP, n_streams=2)).tokens
     (asked,) = setting.model.plans
     assert asked.skipped_layers == (2, 3)
     assert asked.tokens == [[499]]
@@ -279,11 +279,11 @@ def test_what_the_conversation_says_goes_before_what_the_model_guesses() -> None
     assert both.needs_blocks(CHEAP)
     repeating = Sequence([*range(40, 80), 7, *range(40, 50)])
     plan = setting.plan(repeating)
-    drafts = both.draft(plan, [DraftSeat(0, repeating, 15)], CHEAP)
+    drafts = both.draft(plan, [DraftSeat(0, repeating, 15)], CHEAP).tokens
     assert drafts[0][:3] == [50, 51, 52]
     assert setting.model.plans == []
     new = Sequence(list(range(10)))
-    assert both.draft(setting.plan(new), [DraftSeat(0, new, 15)], CHEAP)
+    assert both.draft(setting.plan(new), [DraftSeat(0, new, 15)], CHEAP).tokens
     assert len(setting.model.plans) == 1
 
 

@@ -1,0 +1,123 @@
+"""What it is worth to have a model guess next tokens, and that it costs nothing where it is of no use.
+
+    python bench/guessing.py MODEL.gguf --out bench/results/guessing.json
+
+There is no smaller model of the default model's family. So for the case of a fitting pair the served model is
+the default one with two layers behind each of its own that take as long to compute and change nothing: 90
+layers, for which the default model guesses, or the model itself without the further layers. Both guess nearly
+always right, which is the best that these ways can bring where a guess costs about a third of a step. For the
+case of no fit the default model guesses for itself, which takes as long as saying it, or without the layers
+that ``auto`` leaves out.
+
+Otherwise as ``speculation.py`` does it, with passages that are gone on with at temperature 1.
+"""
+
+import argparse
+import pydoc_data.topics
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+from harness.machine import cores, heading
+from harness.results import write
+from harness.server import Server
+from harness.servers import stoker_server
+from speculation import PLAIN, SPECULATING, make_loads, measure
+
+from stoker.models import open_model
+from stoker.testing.gguf_layers import write_layers
+from stoker.text import Tokenizer
+
+WIDTHS = (1, 4, 16)
+FURTHER = 2
+"""Layers that change nothing, behind each one of the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, and what guesses for it."""
+
+    name: str
+    model: Path
+    settings: tuple[str, ...]
+
+
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path, help="the default model's GGUF file")
+    scratch = Path(tempfile.gettempdir()) / "stoker-bench"
+    parser.add_argument("--work", type=Path, default=scratch, help="folder for models, packs and logs")
+    parser.add_argument("--pairs", type=int, default=7, help="(default: 7)")
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="streams at a time")
+    parser.add_argument("--threads", type=int, default=cores(), help="(default: all processors)")
+    parser.add_argument("--note", default="", help="put into the result, such as what else the machine did")
+    parser.add_argument("--out", type=Path, help="write the result here")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def make_cases(model: Path, work: Path) -> list[Case]:
+    """Return the cases, and write the longer model into `work`."""
+    with open_model(model) as source:
+        n_layers = source.config.n_layers
+    layers = [each for layer in range(n_layers) for each in (layer, *[None] * FURTHER)]
+    longer = write_layers(work / f"{model.stem}-longer.gguf", model, layers)
+    further = ",".join(str(index) for index, layer in enumerate(layers) if layer is None)
+    draft = ("--speculation", "draft-model", "--draft-model", str(model.resolve()))
+    skip = ("--speculation", "skip-layers")
+    return [
+        Case("a draft model of a third", longer, draft),
+        Case("without two thirds of the layers", longer, (*skip, "--skip-layers", further)),
+        Case("a draft model of the same size", model, draft),
+        Case("without a quarter of the layers", model, skip),
+    ]
+
+
+def main() -> None:
+    """Time each case in pairs with the same model that has no guesses, write the result."""
+    options = read_arguments()
+    result = heading("guessing", vars(options))
+    result["threads"] = options.threads
+    with open_model(options.model) as source:
+        spec = source.tokenizer
+    text = "\n\n".join(each for _, each in sorted(pydoc_data.topics.topics.items()))
+    begin = [spec.bos_token_id] if spec.add_bos and spec.bos_token_id is not None else []
+    loads = [
+        load
+        for load in make_loads(Tokenizer(spec).encode(text), begin, options.widths)
+        if load.kind == "writing"
+    ]
+    result["cases"] = {}
+    for case in make_cases(options.model, options.work):
+        of_case = result["cases"][case.name] = {}
+        with ExitStack() as stack:
+            servers = {}
+            for way, more in ((PLAIN, ("--speculation", "off")), (SPECULATING, case.settings)):
+                entry = replace(
+                    stoker_server(case.model.resolve(), options.threads, *more), name=f"stoker {way}"
+                )
+                servers[way] = stack.enter_context(Server(entry, options.work))
+                name = orjson.loads(servers[way].get("/v1/models")[1])["data"][0]["id"]
+                servers[way].stop()
+            for load in loads:
+                found = of_case[load.name] = measure(servers, name, load, options.pairs)
+                print(
+                    f"{case.name}, {load.name}: {found['tokens_per_s'][PLAIN][0]:.0f} -> "
+                    f"{found['tokens_per_s'][SPECULATING][0]:.0f} tok/s, {found['ratio'][0]:.3f} "
+                    f"({found['ratio'][1]:.3f} to {found['ratio'][2]:.3f}), "
+                    f"acceptance {found['acceptance']}",
+                    flush=True,
+                )
+                if options.out:
+                    write(options.out, result)
+            for server in servers.values():
+                server.go_on()
+
+
+if __name__ == "__main__":
+    main()
