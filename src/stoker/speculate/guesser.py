@@ -6,7 +6,7 @@ from typing import Protocol
 
 from stoker.core.drafting import Draftable
 from stoker.core.sampling import SamplingParams
-from stoker.core.step import StepPlan, StepResult
+from stoker.core.step import BLOCK_TOKENS, StepPlan, StepResult
 from stoker.speculate.held_blocks import Chain, HeldBlocks
 
 
@@ -45,7 +45,7 @@ class Asker:
         """The highest of the sequence's token ids."""
         tokens = self.sequence.tokens
         if len(tokens) > self._n_seen:
-            self._highest = max(self._highest, *tokens[self._n_seen :])
+            self._highest = max(*tokens[self._n_seen :], self._highest)
             self._n_seen = len(tokens)
         return self._highest
 
@@ -107,6 +107,22 @@ class Guesser:
         tokens = asker.sequence.tokens
         return max(0, len(tokens) - 1 - self._held.n_held(tokens, table, asker.chain))
 
+    def apart(self, plan: StepPlan, askers: Sequence[Asker]) -> list[Asker]:
+        """Return those of some sequences whose blocks can be computed in one step.
+
+        Of those that lack the same block, which they share, the first computes it for all.
+        """
+        written: set[int] = set()
+        chosen = []
+        for asker in askers:
+            table = plan.block_tables[asker.row]
+            first = len(asker.sequence.tokens) - 1 - self.n_behind(asker, table)
+            own = table[first // BLOCK_TOKENS :]
+            if written.isdisjoint(own):
+                written.update(own)
+                chosen.append(asker)
+        return chosen
+
     def catch_up(self, plan: StepPlan, askers: Sequence[Asker], most: int) -> int:
         """Compute what sequences lack, those first that come first, and return how many tokens that was.
 
@@ -118,7 +134,7 @@ class Guesser:
         part = StepPlan()
         n_left = min(most, self.max_step_tokens)
         caught_up = []
-        for asker in askers:
+        for asker in self.apart(plan, askers):
             n_behind = min(n_left, self.n_behind(asker, plan.block_tables[asker.row]))
             if n_behind:
                 n_left -= n_behind
@@ -135,7 +151,7 @@ class Guesser:
 
         Args:
             plan: Has their tables, which cover the guesses but for the last.
-            askers: The sequences.
+            askers: The sequences, `apart` from each other, with `max_step_tokens` tokens in all at most.
             n: Most guesses for each.
         """
         part = StepPlan(n_steps=n, skipped_layers=self._skipped)

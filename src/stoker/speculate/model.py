@@ -66,7 +66,7 @@ class ModelDrafter:
         self._chances = Chances(_FIRST_CHANCE)
         self._first_cost = cost
         self._costs: dict[int, float] = {}  # by the size of the number of sequences
-        self._behind_cost = cost  # of a token that is caught up with, beside one of a draft
+        self._behind_s: float | None = None  # that a token takes which is caught up with; None if unknown
         self._tries = Tries()
         self._caught_up = False  # in the latest step
 
@@ -85,7 +85,10 @@ class ModelDrafter:
         ]
         chances = [self._chances.of(0, state.record) for state in states]
         lengths, shared = self._choose(chances, most, costs)
-        if late := self._late(plan, states, lengths):
+        late = self._late(plan, states, lengths)
+        if not late:
+            self._caught_up = False
+        else:
             n_tokens, seconds = expected_step(chances, lengths, shared)
             gain_s = costs.plain_s / costs.n_streams - seconds / n_tokens
             ready = [0 if state in late else room for state, room in zip(states, most, strict=True)]
@@ -162,21 +165,23 @@ class ModelDrafter:
             gain_s: What drafts are expected to save for each token.
             costs: What the step takes.
         """
-        token_s = costs.token_s * self._behind_cost
+        known_s = self._behind_s
+        token_s = costs.token_s * self._first_cost if known_s is None else known_s
         if gain_s * sum(state.n_to_come for state in late) <= token_s * sum(late.values()):
             return False
-        most = min(float(MOST_CAUGHT_UP), (costs.most_s - costs.base_s) / token_s)
+        left_s = costs.most_s - costs.base_s
+        most = MOST_CAUGHT_UP if token_s * MOST_CAUGHT_UP <= left_s else int(left_s / token_s)
         if most <= MOST_BEHIND:
             return False
         began = self._clock()
-        n_tokens = self._guesser.catch_up(plan, [state.asker for state in late], int(most))
-        self._learn_behind((self._clock() - began) / n_tokens, costs)
+        n_tokens = self._guesser.catch_up(plan, [state.asker for state in late], most)
+        self._learn_behind((self._clock() - began) / n_tokens)
         return True
 
-    def _learn_behind(self, seconds: float, costs: DraftCosts) -> None:
+    def _learn_behind(self, seconds: float) -> None:
         """Note what a token took that was caught up with."""
-        cost = seconds / costs.token_s
-        self._behind_cost += (1.0 - _COST_KEPT) * (cost - self._behind_cost)
+        known = seconds if self._behind_s is None else self._behind_s
+        self._behind_s = known + (1.0 - _COST_KEPT) * (seconds - known)
 
     def _try(
         self, plan: StepPlan, states: Sequence[_State], most: Sequence[int], costs: DraftCosts
@@ -186,8 +191,9 @@ class ModelDrafter:
         behind = {state: self._n_behind(plan, state) for state in rooms}
         ready = [state for state, n in behind.items() if n <= MOST_BEHIND]
         if not ready and behind:
-            ready = [min(behind, key=behind.__getitem__)]
-        if not ready or behind[ready[0]] > MOST_CAUGHT_UP:
+            least = min(behind, key=behind.__getitem__)
+            ready = [least] if behind[least] <= MOST_CAUGHT_UP else []
+        if not ready:
             return Drafts()
         self._tries.begin()
         likely = min(self._chances.of(0, state.record) for state in ready) > _LIKELY
@@ -197,13 +203,15 @@ class ModelDrafter:
     def _guess(self, plan: StepPlan, lengths: dict[_State, int], costs: DraftCosts) -> dict[int, list[int]]:
         """Ask the model, and return drafts of these lengths at most by row."""
         chosen = self._within(plan, lengths)
+        if not chosen:
+            return {}
         n_behind = sum(self._n_behind(plan, state) for state in chosen)
         began = self._clock()
         guesses = self._guesser.guess(plan, [state.asker for state in chosen], max(chosen.values()))
         seconds = self._clock() - began
         known = self._cost_of(len(chosen))
         if n_behind > MOST_BEHIND * len(chosen):  # a try that had to catch up
-            self._learn_behind(max(0.0, seconds - known * costs.base_s) / n_behind, costs)
+            self._learn_behind(max(0.0, seconds - known * costs.base_s) / n_behind)
         else:
             cost = seconds / len(guesses[0]) / costs.base_s
             self._costs[len(chosen).bit_length()] = known + (1.0 - _COST_KEPT) * (cost - known)
@@ -215,12 +223,13 @@ class ModelDrafter:
         return drafts
 
     def _within(self, plan: StepPlan, lengths: dict[_State, int]) -> dict[_State, int]:
-        """Return as many of the sequences as a step of the model can compute; at least the first."""
+        """Return those of the sequences that a step of the model can compute."""
+        apart = set(self._guesser.apart(plan, [state.asker for state in lengths]))
         chosen: dict[_State, int] = {}
         n_left = self._guesser.max_step_tokens
         for state, length in lengths.items():
-            n_left -= 1 + self._n_behind(plan, state)
-            if chosen and n_left < 0:
-                break
-            chosen[state] = length
+            n_tokens = 1 + self._n_behind(plan, state)
+            if state.asker in apart and n_tokens <= n_left:
+                n_left -= n_tokens
+                chosen[state] = length
         return chosen

@@ -246,6 +246,20 @@ def ability_results() -> dict[str, dict[str, Any]]:
                 },
             },
         },
+        "guessing": {
+            **asked(pairs=7),
+            "cases": {
+                "a draft model": {
+                    f"writing, {n}": {
+                        "tokens_per_s": {"plain": [80.0] * 3, "speculating": [80.0 * ratio] * 3},
+                        "ratio": [ratio, ratio - 0.1, high],
+                        "acceptance": 0.9,
+                        "drafted_tokens": 300.0,
+                    }
+                    for n, ratio, high in ((1, 1.9, 2.0), (4, 0.9, 0.95))
+                }
+            },
+        },
         "early_exit": {
             **asked(),
             "rows": [
@@ -312,6 +326,8 @@ def test_abilities_have_sections_and_aims(documents: ModuleType) -> None:
         "## What abilities cost",
         "| quoting, 1 | 200 tok/s | 420 tok/s | 2.10 (2.00 to 2.20) | 72% of 1,200 |",
         "| writing, 4 | 700 tok/s | 690 tok/s | 0.97 (0.95 to 0.99) | no drafts |",
+        "| a draft model | 1 | 80 tok/s | 152 tok/s | 1.90 (1.80 to 2.00) | 90% of 300 |",
+        f"model guesses, streams: writing, 4, with over without | not measurably below 1 | 0.90 {times}",
         f"with over without | at least 1.6 {times} | 2.10 {times} | yes |",
         f"with over without | not measurably below 1 | 0.97 {times}, up to 0.99 | no |",
         "| 16 words, 2 choices | 20.0 ms | 31.5 ms | 21.0 ms |",

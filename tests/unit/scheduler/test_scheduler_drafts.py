@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,7 +108,11 @@ def test_what_a_model_computes_for_guesses_changes_nothing(
     layers: tuple[int, ...], options: dict[str, Any]
 ) -> None:
     """The fake engine's memory tells: what guesses leave there without a layer is wrong."""
-    requests = mixed(8)
+    shared = make_request("shared", n_prompt=40, max_tokens=24)
+    choices = [
+        replace(shared, request_id=f"c{n}", sampling=SamplingParams(seed=1, choice=n)) for n in range(3)
+    ]
+    requests = [*mixed(5), *choices]
     loop = SchedulerLoop(**options)
     guesser = Guesser(
         loop.engine if layers else FakeStepEngine(loop.engine.kv_blocks),

@@ -58,11 +58,11 @@ class Setting:
     ) -> None:
         self.clock = FakeClock()
         self.model = CountingModel(self.clock, step_s)
-        given = {"longest": 4096, "vocab_size": 100_000} | (limits or {})
+        given = {"longest": 4096, "max_step_tokens": 512, "vocab_size": 100_000} | (limits or {})
         guesser = Guesser(
             self.model,
             longest=given["longest"],
-            max_step_tokens=512,
+            max_step_tokens=given["max_step_tokens"],
             vocab_size=given["vocab_size"],
             skipped=skipped,
         )
@@ -219,6 +219,40 @@ def test_a_prefix_that_sequences_share_is_computed_once() -> None:
     second = Sequence([*range(48), 900, 901])
     setting.draft(second)
     assert setting.model.plans[-1].first_positions == [48]
+
+
+def test_what_sequences_share_is_written_by_one_of_them_at_a_time() -> None:
+    setting = Setting()
+    prompt = list(range(40))
+    first, second = Sequence([*prompt, 1]), Sequence([*prompt, 2])
+    costs = replace(CHEAP, n_streams=2)
+    plan = setting.plan(first, second)
+    plan.block_tables[1][:2] = plan.block_tables[0][:2]
+    seats = [DraftSeat(0, first, 15), DraftSeat(1, second, 15)]
+    assert not setting.drafter.draft(plan, seats, costs).tokens
+    for each in setting.model.plans:
+        written = [
+            block
+            for run, begin, table in zip(each.tokens, each.first_positions, each.block_tables, strict=True)
+            for block in table[begin // 16 : (begin + len(run) - 1) // 16 + 1]
+        ]
+        assert len(set(written)) == len(written)
+    for _ in range(3):
+        found = setting.drafter.draft(plan, seats, costs).tokens
+    assert set(found) == {0, 1}
+    assert sum(plan.n_tokens for plan in setting.model.plans[:-1]) < 60, "32 tokens are computed for both"
+
+
+@pytest.mark.parametrize("step_tokens", [1, 8, 20])
+def test_steps_of_the_model_have_no_more_tokens_than_it_can_compute(step_tokens: int) -> None:
+    setting = Setting(limits={"max_step_tokens": step_tokens})
+    sequences = [Sequence([*range(1000 * i, 1000 * i + 90)]) for i in range(3)]
+    for _ in range(3 * FIRST_TRY):
+        setting.draft(*sequences, costs=replace(CHEAP, n_streams=3))
+        for each in sequences:
+            go_on(each, 1)
+    assert setting.model.plans
+    assert max(plan.n_tokens for plan in setting.model.plans) <= step_tokens
 
 
 def test_nobody_is_asked_where_nothing_can_pay() -> None:
