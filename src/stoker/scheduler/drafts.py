@@ -1,6 +1,6 @@
 """Drafts behind the tokens of a plan that only decodes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stoker.core.drafting import MAX_DRAFT_TOKENS, Drafter, DraftSeat
 from stoker.core.step import BLOCK_TOKENS, StepPlan
@@ -21,7 +21,9 @@ def draft_seats(rows: list[SequenceState]) -> list[DraftSeat]:
     return seats
 
 
-def speculate(step: StepInFlight, drafter: Drafter, cache: KVCache, pace: Pace) -> None:
+def speculate(
+    step: StepInFlight, drafter: Drafter, cache: KVCache, pace: Pace, save_evicted: Callable[[], object]
+) -> None:
     """Ask for drafts and put them into the plan of a step.
 
     Args:
@@ -29,6 +31,7 @@ def speculate(step: StepInFlight, drafter: Drafter, cache: KVCache, pace: Pace) 
         drafter: Guesses how sequences go on.
         cache: Where blocks come from.
         pace: Predicts what the step takes.
+        save_evicted: Copies blocks out that were evicted for guesses, before these are computed.
     """
     plan, rows, budget = step.plan, step.rows, step.budget
     if not budget.decodes_only or plan.pooling or not (seats := draft_seats(rows)):
@@ -37,9 +40,11 @@ def speculate(step: StepInFlight, drafter: Drafter, cache: KVCache, pace: Pace) 
     computes = drafter.needs_blocks(costs)
     if computes:
         seats = reserve(seats, rows, cache)
+        save_evicted()
     drafts = drafter.draft(plan, seats, costs)
     step.on_trial = drafts.on_trial
     add_drafts(plan, rows, drafts.tokens, cache, budget)
+    save_evicted()
     if computes:
         give_back_unused(plan, seats, rows, cache)
 

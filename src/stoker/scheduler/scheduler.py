@@ -1,5 +1,7 @@
 """The scheduler: requests in, plans out, results in, events out."""
 
+from collections.abc import Callable
+
 from stoker.core.batching import MAX_DEFERRAL_S, BatchingPolicy
 from stoker.core.drafting import Drafter
 from stoker.core.errors import EngineError, InvalidRequestError, QueueFullError
@@ -273,12 +275,16 @@ class Scheduler:
             return True
         return False
 
-    def speculate(self, plan: StepPlan, drafter: Drafter) -> None:
+    def speculate(
+        self, plan: StepPlan, drafter: Drafter, save_evicted: Callable[[], object] = lambda: None
+    ) -> None:
         """Let a plan that only decodes have drafts where they are expected to pay.
 
         Args:
             plan: What `schedule` has just returned; if it takes several steps, drafts take their place.
             drafter: Guesses how sequences go on.
+            save_evicted: Copies to host memory what the books of the tiers say by then: blocks may be
+                evicted for guesses, and are overwritten soon. Called whether there are any or not.
 
         Raises:
             EngineError: This is not the plan in flight.
@@ -286,7 +292,7 @@ class Scheduler:
         step = self._in_flight
         if step is None or step.plan is not plan:
             raise EngineError("this plan is not in flight; speculate on what schedule() returned last")
-        speculate(step, drafter, self._cache, self._pace)
+        speculate(step, drafter, self._cache, self._pace, save_evicted)
 
     def commit(
         self,

@@ -118,7 +118,10 @@ class SchedulerLoop:
             self.scheduler.check()
         if plan is not None:
             if self.drafter is not None:
-                self.scheduler.speculate(plan, self.drafter)
+                if self.tiers is None:
+                    self.scheduler.speculate(plan, self.drafter)
+                else:
+                    self.scheduler.speculate(plan, self.drafter, self.tiers.move)
                 self.scheduler.check()
             self.plans.append(plan)
         return plan

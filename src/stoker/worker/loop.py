@@ -143,7 +143,7 @@ class EngineLoop:
             try:
                 desk = Desk(scheduler, sessions, info, grammars, shelf)
                 drafter = _make_drafter(self._config, loaded)
-                self._serve(loaded.engine, scheduler, desk, tiers, drafter)
+                self._serve(loaded, scheduler, desk, tiers, drafter)
                 if tiers is not None:
                     tiers.flush(scheduler.save_unwritten)
             finally:
@@ -164,16 +164,18 @@ class EngineLoop:
 
     def _serve(
         self,
-        engine: StepEngine,
+        loaded: LoadedEngine,
         scheduler: Scheduler,
         desk: Desk,
         tiers: BlockMover | None,
         drafter: Drafter | None,
     ) -> None:
-        clock = time.monotonic
+        clock, engine = time.monotonic, loaded.engine
+        watched = [each for each in loaded.engines if isinstance(each, Progressing)]
         sessions, grammars = desk.sessions, desk.grammars
         busy = False
-        pulse = Pulse(engine, sessions.beat) if isinstance(engine, Progressing) else nullcontext()
+        pulse = Pulse(watched, sessions.beat) if watched else nullcontext()
+        save_evicted = tiers.save_evicted if tiers is not None else _nothing
         timeout_s = None
         while (letters := self._mailbox.take(wait=not busy, timeout_s=timeout_s)) is not None:
             for letter in letters:
@@ -195,7 +197,8 @@ class EngineLoop:
             if plan is not None:
                 began = clock()
                 if drafter is not None:
-                    scheduler.speculate(plan, drafter)
+                    with pulse:
+                        scheduler.speculate(plan, drafter, save_evicted)
                 drafting_s = clock() - began
                 lost = grammars.write_masks(plan)
                 with pulse:
@@ -256,6 +259,10 @@ def _open_tiers(config: EngineConfig, loaded: LoadedEngine, nudge: Callable[[], 
     if config.kv_folder is not None and disk:
         folder = KVFolder(config.kv_folder, loaded.kv_root, config.kv_disk_bytes)
     return BlockMover(books, engine, folder, nudge)
+
+
+def _nothing() -> None:
+    """There are no tiers to save anything to."""
 
 
 def _move(tiers: BlockMover, pulse: AbstractContextManager[object]) -> float:

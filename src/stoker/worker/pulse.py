@@ -1,7 +1,7 @@
 """A sign of life during engine calls that take long."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from types import TracebackType
 
@@ -14,16 +14,16 @@ PULSE_S = 0.25
 class Pulse:
     """Tells the gateways that a long engine call goes on, so that silence means that it hangs.
 
-    A context around every call. A thread of its own looks at the engine's progress while calls are
+    A context around every call. A thread of its own looks at the engines' progress while calls are
     made and sleeps otherwise.
 
     Args:
-        engine: Whose progress is looked at.
+        engines: Whose progress is looked at: the served model's, and a draft model's.
         beat: Tells the gateways; called by the thread.
     """
 
-    def __init__(self, engine: Progressing, beat: Callable[[], None]) -> None:
-        self._engine = engine
+    def __init__(self, engines: Sequence[Progressing], beat: Callable[[], None]) -> None:
+        self._engines = engines
         self._beat = beat
         self._in_call = False
         self._wanted = Event()
@@ -43,10 +43,13 @@ class Pulse:
             self._wanted.wait()
             self._wanted.clear()  # the next call sets it again
             while self._calling():
-                seen = self._engine.progress
+                seen = self._progress()
                 time.sleep(PULSE_S)
-                if self._calling() and self._engine.progress != seen:
+                if self._calling() and self._progress() != seen:
                     self._beat()
+
+    def _progress(self) -> int:
+        return sum(engine.progress for engine in self._engines)
 
     def _calling(self) -> bool:
         return self._in_call

@@ -15,6 +15,7 @@ from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
 from stoker.core.tokens import TokenRequest
 from stoker.core.work import TYPICAL_WORK, StepWork
+from stoker.kvcache import TierBooks
 from stoker.scheduler.draft_costs import LEAST_MARGIN, PROBE_EVERY, DraftPace
 from stoker.speculate.guesser import Guesser
 from stoker.speculate.model import ModelDrafter
@@ -22,7 +23,7 @@ from stoker.testing.cheap_drafts import AtAnyCost
 from stoker.testing.oracle_drafter import OracleDrafter
 from stoker.testing.scheduler_loop import SchedulerLoop
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, FakeStepEngine, reference_tokens
-from stoker.testing.workloads import make_request
+from stoker.testing.workloads import make_request, make_tokens
 
 SAMPLED = SamplingParams(seed=3, logprobs=2)
 PENALIZED = SamplingParams(seed=5, frequency_penalty=0.5, repetition_penalty=1.2)
@@ -129,6 +130,24 @@ def test_what_a_model_computes_for_guesses_changes_nothing(
     assert stats.accepted_tokens_total > 0
     if not layers:
         assert stats.accepted_tokens_total == stats.drafted_tokens_total, "it is the same model"
+
+
+@pytest.mark.parametrize("computes", [False, True], ids=["copied", "computed"])
+def test_what_is_evicted_for_a_draft_is_saved_before_it_is_overwritten(*, computes: bool) -> None:
+    """Else host memory would have the draft's keys and values under the prefix's name."""
+    prefix = make_tokens("conversation", 81)
+    first = make_request("first", prompt=prefix, max_tokens=4)
+    other = make_request("other", n_prompt=30, max_tokens=80)
+    again = make_request("again", prompt=prefix, max_tokens=8)
+    oracle = OracleDrafter([first, other, again])
+    oracle.computes = computes
+    loop = SchedulerLoop(kv_blocks=8, tiers=TierBooks(16), drafter=oracle)
+    for request in (first, other, again):
+        loop.submit(request)
+        loop.run()
+    assert loop.events[-1].cached_tokens >= 64
+    assert loop.scheduler.stats().host_restored_tokens_total > 0
+    expect_references(loop, [first, other, again])
 
 
 def test_steps_are_saved_and_counted() -> None:

@@ -127,6 +127,11 @@ class BlockMover:
                 self._disk.submit(books.reads, writes)
                 books.reads.clear()
 
+    def save_evicted(self) -> None:
+        """Copy out what was evicted since `move`, before it is overwritten."""
+        if self.copies:
+            self.move()
+
     def flush(self, save_more: Callable[[], bool]) -> None:
         """Write what is to be written, for a moment: nothing is computed any more.
 
