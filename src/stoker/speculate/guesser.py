@@ -65,8 +65,8 @@ class Guesser:
         longest: Most tokens of a sequence, guesses among them.
         max_step_tokens: Most tokens of one step.
         vocab_size: Its token ids are below this.
-        takes_edits: Whether biases and penalties of sequences can be had: not if the served model has more
-            tokens.
+        served_vocab_size: Those of the served model are. If it has more, biases and penalties of sequences
+            cannot be had; if it has fewer, drafts end before a token that it has not. None for as many.
         skipped: The layers that the served model leaves out; none for another model.
 
     Attributes:
@@ -80,12 +80,13 @@ class Guesser:
         longest: int,
         max_step_tokens: int,
         vocab_size: int,
-        takes_edits: bool = True,
+        served_vocab_size: int | None = None,
         skipped: tuple[int, ...] = (),
     ) -> None:
         self._engine = engine
         self._vocab_size = vocab_size
-        self._takes_edits = takes_edits
+        self._served_vocab_size = vocab_size if served_vocab_size is None else served_vocab_size
+        self._takes_edits = vocab_size >= self._served_vocab_size
         self._skipped = skipped
         self._held = None if skipped else HeldBlocks()
         self._longest = longest
@@ -99,6 +100,12 @@ class Guesser:
         if asker.highest_token >= self._vocab_size:
             return 0
         return max(0, self._longest - len(asker.sequence.tokens))
+
+    def verifiable(self, guesses: list[int]) -> list[int]:
+        """Return guesses up to the first token that the served model has not, and would refuse a step for."""
+        if max(guesses, default=0) < self._served_vocab_size:
+            return guesses
+        return guesses[: next(n for n, token in enumerate(guesses) if token >= self._served_vocab_size)]
 
     def n_behind(self, asker: Asker, table: list[int]) -> int:
         """Return how many tokens before a sequence's last one are to be computed before, or with, a guess."""

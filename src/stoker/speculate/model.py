@@ -219,7 +219,7 @@ class ModelDrafter:
         for (state, length), own in zip(chosen.items(), guesses, strict=True):
             state.guesses = own
             state.n_tokens = len(state.asker.sequence.tokens)
-            drafts[state.asker.row] = own[:length]
+            drafts[state.asker.row] = self._guesser.verifiable(own[:length])
         return drafts
 
     def _within(self, plan: StepPlan, lengths: dict[_State, int]) -> dict[_State, int]:

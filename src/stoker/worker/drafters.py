@@ -54,7 +54,7 @@ def model_drafter(
         longest=guesses.context_length,
         max_step_tokens=step_tokens,
         vocab_size=guesses.vocab_size,
-        takes_edits=guesses.vocab_size >= vocab_size,
+        served_vocab_size=vocab_size,
         skipped=guesses.skipped,
     )
     return FirstOf(PromptLookup(most), ModelDrafter(guesser, most, cost=guesses.cost, clock=clock))

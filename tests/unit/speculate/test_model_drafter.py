@@ -64,6 +64,7 @@ class Setting:
             longest=given["longest"],
             max_step_tokens=given["max_step_tokens"],
             vocab_size=given["vocab_size"],
+            served_vocab_size=given.get("served_vocab_size"),
             skipped=skipped,
         )
         self.drafter = ModelDrafter(guesser, most, cost=0.1, clock=self.clock)
@@ -98,6 +99,13 @@ def test_guesses_are_the_models_with_the_sequences_sampling() -> None:
     assert plan.tokens == [list(range(10))], "what the model has not computed yet goes with the first guess"
     assert plan.sampling == [SamplingParams(seed=0)], "nobody wants a guess's log-probabilities"
     assert plan.n_steps >= len(found)
+
+
+def test_a_draft_ends_before_a_token_that_the_served_model_has_not() -> None:
+    """It would refuse the step; a draft model's vocabulary may be padded further than its own."""
+    setting = Setting(limits={"served_vocab_size": 12})
+    assert setting.draft(Sequence(list(range(10)))) == {0: [10, 11]}
+    assert setting.draft(Sequence(list(range(12)))) == {0: []}
 
 
 def test_accepted_guesses_are_not_computed_again() -> None:
