@@ -165,18 +165,25 @@ class ModelDrafter:
             gain_s: What drafts are expected to save for each token.
             costs: What the step takes.
         """
-        known_s = self._behind_s
-        token_s = costs.token_s * self._first_cost if known_s is None else known_s
+        token_s = self._behind_cost(costs)
         if gain_s * sum(state.n_to_come for state in late) <= token_s * sum(late.values()):
             return False
-        left_s = costs.most_s - costs.base_s
-        most = MOST_CAUGHT_UP if token_s * MOST_CAUGHT_UP <= left_s else int(left_s / token_s)
+        most = self._most_behind(costs)
         if most <= MOST_BEHIND:
             return False
         began = self._clock()
         n_tokens = self._guesser.catch_up(plan, [state.asker for state in late], most)
         self._learn_behind((self._clock() - began) / n_tokens)
         return True
+
+    def _behind_cost(self, costs: DraftCosts) -> float:
+        """Return how many seconds a token takes that is caught up with."""
+        return costs.token_s * self._first_cost if self._behind_s is None else self._behind_s
+
+    def _most_behind(self, costs: DraftCosts) -> int:
+        """Return how many tokens can be caught up with beside a step that is to end in time."""
+        token_s, left_s = self._behind_cost(costs), costs.most_s - costs.base_s
+        return MOST_CAUGHT_UP if token_s * MOST_CAUGHT_UP <= left_s else int(left_s / token_s)
 
     def _learn_behind(self, seconds: float) -> None:
         """Note what a token took that was caught up with."""
@@ -192,7 +199,7 @@ class ModelDrafter:
         ready = [state for state, n in behind.items() if n <= MOST_BEHIND]
         if not ready and behind:
             least = min(behind, key=behind.__getitem__)
-            ready = [least] if behind[least] <= MOST_CAUGHT_UP else []
+            ready = [least] if behind[least] <= self._most_behind(costs) else []
         if not ready:
             return Drafts()
         self._tries.begin()

@@ -219,6 +219,15 @@ def test_a_step_that_may_not_take_long_catches_up_with_less() -> None:
     assert 64 <= plan.n_tokens <= 65, "what is left of the time, at a tenth of what a token of a draft takes"
 
 
+def test_a_try_catches_up_with_no_more_than_the_step_has_time_for() -> None:
+    costs = replace(CHEAP, token_s=0.9, most_s=2.0)  # nothing is expected to pay
+    setting = Setting()
+    for sequence, asked in ((Sequence(list(range(150))), False), (Sequence(list(range(10))), True)):
+        for _ in range(FIRST_TRY):
+            setting.draft(sequence, costs=costs)
+        assert bool(setting.model.plans) == asked
+
+
 def test_a_prefix_that_sequences_share_is_computed_once() -> None:
     setting = Setting()
     first = Sequence(list(range(48)))
