@@ -6,7 +6,7 @@ from enum import Enum
 from pydantic import ValidationError
 
 from stoker.config.groups import GROUPS
-from stoker.config.settings import Settings
+from stoker.config.settings import GUESSES_WITH, Settings
 from stoker.core.errors import SettingsError
 
 
@@ -127,6 +127,10 @@ def settings_of_model(settings: Settings, overrides: Mapping[str, object]) -> Se
     """
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     own = {name: value for name, value in overrides.items() if name in Settings.model_fields}
+    if "speculation" in own:  # a model that guesses otherwise than all has no use for what they guess with
+        for name, way in GUESSES_WITH.items():
+            if own["speculation"] != way:
+                values[name] = Settings.model_fields[name].default
     return _validated(values | own)
 
 

@@ -24,6 +24,9 @@ _Host = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$", strip_whitespace=True, to_lower=True)
 ]
 
+GUESSES_WITH: Mapping[str, str] = {"draft_model": "draft-model", "skip_layers": "skip-layers"}
+"""Settings that only one way of `speculation` has a use for, and which."""
+
 
 class Settings(EngineSettings):
     """Every setting of Stoker; each has a default and a description."""
@@ -281,11 +284,9 @@ class Settings(EngineSettings):
 
     def _check_speculation(self) -> None:
         """Refuse what would have no effect."""
-        for name, way, given in (
-            ("draft_model", "draft-model", self.draft_model is not None),
-            ("skip_layers", "skip-layers", self.skip_layers != "auto"),
-        ):
-            ways = {self.speculation, *[each.speculation for each in self.models.values()]}
+        ways = {self.speculation, *[each.speculation for each in self.models.values()]}
+        for name, way in GUESSES_WITH.items():
+            given = getattr(self, name) != type(self).model_fields[name].default
             if given and way not in ways:
                 raise ValueError(f"{name} is set, but speculation is {self.speculation}: set it to {way}")
 
