@@ -26,19 +26,26 @@ class Asker:
 
     Attributes:
         row: Its row in the plan that is made.
+        n_behind: What `Guesser.n_behind` has found for this plan; None before it was asked.
         sequence: As given.
         sampling: Without log-probabilities, which nobody wants of a guess.
         chain: Names of its blocks.
     """
 
-    __slots__ = ("_highest", "_n_seen", "chain", "row", "sampling", "sequence")
+    __slots__ = ("_highest", "_n_seen", "chain", "n_behind", "row", "sampling", "sequence")
 
     def __init__(self, sequence: Draftable, sampling: SamplingParams) -> None:
         self.row = -1
+        self.n_behind: int | None = None
         self.sequence = sequence
         self.sampling = sampling if sampling.logprobs is None else replace(sampling, logprobs=None)
         self.chain = Chain(sequence.tokens)
         self._highest = self._n_seen = 0
+
+    def sit(self, row: int) -> None:
+        """Take the row of a plan that is being made; tokens and blocks may have changed since the last."""
+        self.row = row
+        self.n_behind = None
 
     @property
     def highest_token(self) -> int:
@@ -111,8 +118,10 @@ class Guesser:
         """Return how many tokens before a sequence's last one are to be computed before, or with, a guess."""
         if self._held is None:
             return 0
-        tokens = asker.sequence.tokens
-        return max(0, len(tokens) - 1 - self._held.n_held(tokens, table, asker.chain))
+        if asker.n_behind is None:  # looking costs time for each block
+            tokens = asker.sequence.tokens
+            asker.n_behind = max(0, len(tokens) - 1 - self._held.n_held(tokens, table, asker.chain))
+        return asker.n_behind
 
     def apart(self, plan: StepPlan, askers: Sequence[Asker]) -> list[Asker]:
         """Return those of some sequences whose blocks can be computed in one step.
@@ -195,3 +204,4 @@ class Guesser:
             if guesses:
                 computed += guesses[row][:-1]
             self._held.note(computed, first, part.block_tables[row], asker.chain)
+            asker.n_behind = None

@@ -132,7 +132,7 @@ class ModelDrafter:
         if not isinstance(state, _State):
             state = _State(Asker(sequence, plan.sampling[seat.row]))
             sequence.draft_states[_State] = state
-        state.asker.row = seat.row
+        state.asker.sit(seat.row)
         for guess, token in zip(state.guesses, sequence.tokens[state.n_tokens :], strict=False):
             self._chances.note(0, state.record, right=guess == token)
             self._tries.note(right=guess == token)

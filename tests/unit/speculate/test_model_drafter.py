@@ -11,6 +11,7 @@ from stoker.core.sampling import SamplingParams
 from stoker.core.step import StepPlan, StepResult
 from stoker.speculate.first_of import FirstOf
 from stoker.speculate.guesser import Guesser
+from stoker.speculate.held_blocks import Chain, HeldBlocks
 from stoker.speculate.lookup import PromptLookup
 from stoker.speculate.model import LEAST_TO_COME, MOST_CAUGHT_UP, ModelDrafter
 from stoker.speculate.tries import FIRST_TRY
@@ -226,6 +227,25 @@ def test_a_try_catches_up_with_no_more_than_the_step_has_time_for() -> None:
         for _ in range(FIRST_TRY):
             setting.draft(sequence, costs=costs)
         assert bool(setting.model.plans) == asked
+
+
+def test_blocks_are_looked_through_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes time for each of them, and a long conversation has thousands."""
+    looks = []
+    look = HeldBlocks.n_held
+
+    def counted(held: HeldBlocks, tokens: list[int], table: list[int], chain: Chain) -> int:
+        looks.append(table)
+        return look(held, tokens, table, chain)
+
+    monkeypatch.setattr(HeldBlocks, "n_held", counted)
+    setting = Setting()
+    sequence = Sequence(list(range(200)))
+    for n_steps in range(1, 10):
+        setting.draft(sequence)
+        go_on(sequence, 3)
+        assert len(looks) == n_steps
+    assert len(setting.model.plans) == n_steps
 
 
 def test_a_prefix_that_sequences_share_is_computed_once() -> None:
