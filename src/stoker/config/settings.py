@@ -289,6 +289,12 @@ class Settings(EngineSettings):
             given = getattr(self, name) != type(self).model_fields[name].default
             if given and way not in ways:
                 raise ValueError(f"{name} is set, but speculation is {self.speculation}: set it to {way}")
+            for model, own in self.models.items():
+                used = own.speculation or self.speculation
+                if getattr(own, name) is not None and used != way:
+                    raise ValueError(
+                        f"models.{model}.{name} is set, but its speculation is {used}: set it to {way}"
+                    )
 
     @property
     def models_dir(self) -> Path:

@@ -241,6 +241,10 @@ def test_tables_of_single_models(config_file: Path) -> None:
         ("[models.a]\nmax_running = 600", r"models\.a\.max_running \(600\) must be at most step_tokens"),
         ('draft_model = "b"', "draft_model is set, but speculation is prompt-lookup: set it to draft-model"),
         ('skip_layers = "2"', "skip_layers is set, but speculation is prompt-lookup: set it to skip-layers"),
+        (
+            'speculation = "draft-model"\ndraft_model = "b"\n[models.a]\nskip_layers = "2"',
+            r"models\.a\.skip_layers is set, but its speculation is draft-model",
+        ),
         ('[models.a]\nspeculation = "guess"', r"models\.a\.speculation"),
         ("models = 3", r"models in .*config\.toml"),
     ],
