@@ -79,6 +79,7 @@ class Adapter {
   }
   int n_layers() const { return n_layers_; }
   int max_rank() const { return max_rank_; }
+  bool has_matrices() const { return has_matrices_; }  // false where it is bottlenecks alone
   size_t bytes() const { return bytes_; }
 
  private:
@@ -88,6 +89,7 @@ class Adapter {
   int n_layers_;
   bool float_path_;
   int max_rank_ = 0;
+  bool has_matrices_ = false;
   int bottleneck_width_ = 0;
   size_t bytes_ = 0;
   // Matrices stand close together in few large pieces: a process has some ten thousand mappings, an adapter hundreds of

@@ -98,6 +98,7 @@ struct AttentionPlan;
 struct Partial;
 struct ActivationBuffer;
 struct ActivationForms;
+struct Chunks;  // in parallel.h
 
 class Model {
  public:
@@ -193,6 +194,8 @@ class Model {
   void adapt_down(int layer, std::initializer_list<Target> targets, const ActivationBuffer& input);
   void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end,
              float* out, ptrdiff_t stride) const;
+  void look_ahead(int layer, Target first, Target last, int block_begin, int block_end, const Chunks& chunks, int chunk,
+                  int unit, int thread);
   void want_bottlenecks(const Adapter& adapter);
   bool plan_bottlenecks(int layer, Half half);
   void keep_streams(int layer, Half half);

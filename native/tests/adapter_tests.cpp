@@ -89,6 +89,41 @@ void test_products(const Kernels& kernels, bool float_path, int rank, int inputs
   }
 }
 
+// Parts are all of what is to be fetched, each piece once, and products that fetch it are the same.
+void test_fetching(const Kernels& kernels) {
+  const std::vector<uint8_t> wanted(10 * kAheadPiece + 1);
+  Ahead ahead;
+  clear_ahead(ahead);
+  for (size_t part = 0; part < 4; ++part) add_ahead(ahead, wanted.data(), wanted.size(), part, 4);
+  CHECK(ahead.n_pieces == 11);
+  for (int i = 0; i < ahead.n_pieces; ++i) {
+    CHECK(ahead.pieces[static_cast<size_t>(i)] == wanted.data() + static_cast<size_t>(i) * kAheadPiece);
+  }
+  for (int i = 0; i < kMostPieces; ++i) add_ahead(ahead, wanted.data(), 1);
+  CHECK(ahead.n_pieces == kMostPieces);
+
+  Random random(77);
+  ThreadPool pool(1);
+  const int k = 64, n = 48;
+  for (const char* type : {"Q4_1", "Q8_0", "BF16"}) {
+    const PackedMatrix matrix = pack(source_type(type), random_matrix(random, type, n, k).bytes.data(), n, k, {}, pool);
+    for (const int m : {1, 7, 16, 40}) {
+      const auto x = random_floats(random, m * k, 1.0f);
+      std::vector<int8_t> codes(x.size());
+      std::vector<GroupMeta> meta(x.size() / kGroup);
+      kernels.quantize(x.data(), m * k, codes.data(), meta.data());
+      std::vector<float> expected(static_cast<size_t>(m * n)), got(expected.size());
+      kernels.matmul(matrix, {x.data(), codes.data(), meta.data(), k}, 0, m, 0, matrix.n_blocks(), expected.data(), n);
+      clear_ahead(ahead);
+      add_ahead(ahead, wanted.data(), 2 * kAheadPiece);
+      kernels.matmul(matrix, {x.data(), codes.data(), meta.data(), k, &ahead}, 0, m, 0, matrix.n_blocks(), got.data(),
+                     n);
+      CHECK(same_bits(got, expected));
+      CHECK(ahead.next == (matrix.wants_int8() ? 2 : 0));
+    }
+  }
+}
+
 std::shared_ptr<Adapter> random_adapter(Random& random, const Model& model, const std::vector<std::string>& targets,
                                         int rank, bool float_path) {
   auto adapter = std::make_shared<Adapter>(model.shape().n_layers(), float_path);
@@ -334,6 +369,7 @@ void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads
 }  // namespace
 
 void test_adapter_products(const Kernels& kernels) {
+  test_fetching(kernels);
   for (const bool float_path : {false, true}) {
     for (const int rank : {1, 3, 16, 17, 40, 64}) {
       test_products(kernels, float_path, rank, 32, 16);
