@@ -148,7 +148,7 @@ def target_shape(config: ModelConfig, target: str) -> tuple[int, int]:
 
 def modules_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Return PEFT's names of what an adapter may change in a base, and the engine's of its matrices."""
-    single = {module: (target,) for module, target in TARGETS.items()}
+    single: dict[str, tuple[str, ...]] = {module: (target,) for module, target in TARGETS.items()}
     return single | FUSED if FAMILIES[config.architecture].fused else single
 
 

@@ -128,7 +128,7 @@ def _check_kind(label: str, metadata: Metadata, config: ModelConfig) -> float:
 
 def _matrices_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """GGUF's names of what an adapter may change in such a base, and the engine's of its matrices."""
-    known = {name: (target,) for name, target in TARGETS.items()}
+    known: dict[str, tuple[str, ...]] = {name: (target,) for name, target in TARGETS.items()}
     for whole, parts in FAMILIES[config.architecture].fused.items():
         targets = tuple(TARGETS[part.removesuffix(".weight")] for part in parts)
         known = {name: of_it for name, of_it in known.items() if not set(of_it) & set(targets)}
