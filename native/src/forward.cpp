@@ -105,7 +105,9 @@ void Model::add_product(const Layer& layer, Target target, const ActivationForms
       }
     }
   });
-  if (shape_.post_norms) add_branch(post_norm);
+  if (!shape_.post_norms) return;
+  add_bottlenecks(layer.index, attention ? Half::attention : Half::feed_forward, scratch.branch);
+  add_branch(post_norm);
 }
 
 // Adds the branch to the residual stream, normed unless `post_norm` is empty.
@@ -143,7 +145,7 @@ void Model::run_layers(const Batch& batch) {
       const PhaseTimer timer(phases_, Phase::output);
       keep_streams(index, Half::attention);
       add_product(layer, Target::o, scratch_->attended);
-      add_bottlenecks(index, Half::attention);
+      if (!shape_.post_norms) add_bottlenecks(index, Half::attention, scratch_->residual);
     }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),
@@ -154,7 +156,7 @@ void Model::run_layers(const Batch& batch) {
     } else {
       feed_forward(layer);
     }
-    add_bottlenecks(index, Half::feed_forward);
+    if (!shape_.post_norms) add_bottlenecks(index, Half::feed_forward, scratch_->residual);
   }
 }
 

@@ -98,6 +98,7 @@ struct AttentionPlan;
 struct Partial;
 struct ActivationBuffer;
 struct ActivationForms;
+struct FloatRows;
 struct Chunks;  // in parallel.h
 
 class Model {
@@ -199,7 +200,7 @@ class Model {
   void want_bottlenecks(const Adapter& adapter);
   bool plan_bottlenecks(int layer, Half half);
   void keep_streams(int layer, Half half);
-  void add_bottlenecks(int layer, Half half);
+  void add_bottlenecks(int layer, Half half, FloatRows& out);
   void bend(const Bottleneck& bottleneck, float* low) const;
   void add_product(const Layer& layer, Target target, const ActivationForms& input);
   void add_branch(const std::vector<float>& post_norm);

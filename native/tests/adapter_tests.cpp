@@ -135,8 +135,8 @@ std::shared_ptr<Adapter> random_adapter(Random& random, const Model& model, cons
   return adapter;
 }
 
-// Behind every half, of all kinds.
-void add_bottlenecks(Random& random, Adapter& adapter, int width) {
+// Behind every half, of all kinds; some read the stream if they may.
+void add_bottlenecks(Random& random, Adapter& adapter, int width, bool of_stream) {
   int kind = 0;
   for (int layer = 0; layer < adapter.n_layers(); ++layer) {
     for (const char* half : kHalfNames) {
@@ -146,7 +146,7 @@ void add_bottlenecks(Random& random, Adapter& adapter, int width) {
       const std::vector<float> up_bias = random_floats(random, width, 1.0f);
       adapter.set_bottleneck(half, layer, pair.down.data(), bias.data(), pair.up.data(), up_bias.data(), rank, width,
                              kind % 2 == 0 ? 1.0f : 0.5f, kBendNames[static_cast<size_t>(kind % kBends)],
-                             kind % 2 == 0);
+                             of_stream && kind % 2 == 0);
       ++kind;
     }
   }
@@ -245,11 +245,20 @@ void test_bad_bottlenecks() {
   const auto placed = std::make_shared<Adapter>(1, false);
   placed->set_bottleneck("attention", 0, values.data(), values.data(), values.data(), values.data(), 4, 64, 1.0f,
                          "relu", false);
-  for (const int width : {32, 64, 0}) {
-    ModelShape shape = plain_shape(1, width == 0 ? 64 : width, 2, 1, 32);
-    if (width == 0) shape.post_norms = true;
-    Model model(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
-    CHECK(refuses([&] { model.set_adapter(0, placed); }) == (width != 64));
+  const auto of_stream = std::make_shared<Adapter>(1, false);
+  of_stream->set_bottleneck("attention", 0, values.data(), values.data(), values.data(), values.data(), 4, 64, 1.0f,
+                            "relu", true);
+  for (const int width : {32, 64}) {
+    for (const bool post_norms : {false, true}) {
+      ModelShape shape = plain_shape(1, width, 2, 1, 32);
+      shape.post_norms = post_norms;
+      Model model(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
+      CHECK(refuses([&] { model.set_adapter(0, placed); }) == (width != 64));
+      CHECK(refuses([&] { model.set_adapter(0, of_stream); }) == (width != 64 || post_norms));
+      shape.residual_scale = 0.5f;
+      Model scaled(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
+      CHECK(refuses([&] { scaled.set_adapter(0, placed); }));
+    }
   }
 }
 
@@ -327,10 +336,10 @@ void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads
     model->set_adapter(0, random_adapter(weights, *model, all, 16, tiny.float_path));
     model->set_adapter(2, random_adapter(weights, *model, {"q", "o"}, 3, tiny.float_path));
     const auto with_bottlenecks = random_adapter(weights, *model, some, 40, tiny.float_path);
-    add_bottlenecks(weights, *with_bottlenecks, tiny.shape.width);
+    add_bottlenecks(weights, *with_bottlenecks, tiny.shape.width, !tiny.shape.post_norms);
     model->set_adapter(5, with_bottlenecks);
     const auto bottlenecks = std::make_shared<Adapter>(tiny.shape.n_layers(), tiny.float_path);
-    add_bottlenecks(weights, *bottlenecks, tiny.shape.width);
+    add_bottlenecks(weights, *bottlenecks, tiny.shape.width, !tiny.shape.post_norms);
     model->set_adapter(7, bottlenecks);
     for (size_t i = 0; i < sequences.size(); ++i) {
       const std::vector<float> logits = logits_of(*model, {sequences[i]}, {slots[i]});
@@ -390,6 +399,9 @@ void test_adapters(const std::string& isa, int max_threads) {
   ModelShape mixture = plain_shape(2, 64, 4, 2, 32);
   mixture.experts = ExpertsShape{.n_experts = 4, .n_used = 2, .normalized = true, .biases = false};
   test_batches({mixture, "Q4_1", "Q8_0", false, ++seed}, isa, max_threads);
+  ModelShape normed = plain_shape(2, 64, 4, 2, 32);
+  normed.post_norms = true;
+  test_batches({normed, "Q4_1", "Q8_0", false, ++seed}, isa, max_threads);
 }
 
 }  // namespace stoker

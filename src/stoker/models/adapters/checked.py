@@ -34,6 +34,9 @@ FUSED = {"qkv_proj": ("q", "k", "v"), "gate_up_proj": ("gate", "up")}
 ATTENTION = frozenset("qkvo")
 """Those of attention, by the engine's names."""
 
+POST_NORMED = frozenset({"gemma2", "gemma3"})
+"""Architectures that norm what halves of layers give, and for which `adapters` says where bottlenecks are."""
+
 Half = Literal["attention", "feed_forward"]
 """The halves of a layer, by the engine's names."""
 
@@ -237,10 +240,15 @@ def check_bottlenecks(label: str, config: ModelConfig, parts: tuple[BottleneckPa
         UnsupportedModelError: They are for another base, or for an architecture that cannot have them.
         CorruptFileError: A number is not finite.
     """
-    if config.post_norms or config.residual_scale != 1:
+    if config.residual_scale != 1 or (config.post_norms and config.architecture not in POST_NORMED):
         raise UnsupportedModelError(
-            f"{label}: bottleneck adapters are computed for models whose layers add what their halves give "
-            f"to the residual stream as it is; {config.architecture} changes it."
+            f"{label}: bottleneck adapters are computed for Gemma and for models whose layers add what their "
+            f"halves give to the residual stream as it is; {config.architecture} changes it."
+        )
+    if config.post_norms and any(part.of_stream for part in parts):
+        raise UnsupportedModelError(
+            f"{label}: original_ln_before is on, which Stoker does not compute for {config.architecture}, "
+            "whose layers norm what their halves give. Adapters of DoubleSeqBnConfig are computed."
         )
     for part in parts:
         name = f"{label}: {part.half} of layer {part.layer}"
