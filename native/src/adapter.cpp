@@ -90,6 +90,7 @@ void Adapter::set(const std::string& target, int layer, const float* down, const
   made.scale = scale;
   bytes_ += made.down.bytes() + made.up.bytes();
   max_rank_ = std::max(max_rank_, rank);
+  has_matrices_ = true;
   matrix = std::move(made);
 }
 
@@ -178,7 +179,7 @@ void Model::adapt(int layer, Target target, int place, int row_begin, int row_en
   if (scratch.adapter_groups.empty()) return;
   const auto matrix_of = [&](int row) -> const AdapterMatrix* {
     const Adapter* adapter = scratch.rows[static_cast<size_t>(row)].adapter;
-    if (adapter == nullptr || adapter->at(layer, target).rank() == 0) return nullptr;
+    if (adapter == nullptr || !adapter->has_matrices() || adapter->at(layer, target).rank() == 0) return nullptr;
     return &adapter->at(layer, target);
   };
   const auto fetch = [&](int row) {

@@ -42,7 +42,8 @@ constexpr int kBends = 3;
 constexpr std::array<const char*, kBends> kBendNames = {"relu", "silu", "gelu_tanh"};
 
 // Adds scale * (up bend(down x + bias) + up_bias) to the residual stream behind a half of a layer, where x is what that
-// half has added to the stream, or the stream with it.
+// half has added to the stream, or the stream with it. Where a half is normed before it is added, x is what it gives,
+// and is added to before the norm.
 struct Bottleneck {
   PackedMatrix down, up;    // `up` has up_bias as one more column
   std::vector<float> bias;  // padded to whole column blocks
@@ -79,6 +80,8 @@ class Adapter {
   }
   int n_layers() const { return n_layers_; }
   int max_rank() const { return max_rank_; }
+  bool reads_stream() const { return reads_stream_; }  // a bottleneck does
+  bool has_matrices() const { return has_matrices_; }  // false where it is bottlenecks alone
   size_t bytes() const { return bytes_; }
 
  private:
@@ -88,6 +91,8 @@ class Adapter {
   int n_layers_;
   bool float_path_;
   int max_rank_ = 0;
+  bool has_matrices_ = false;
+  bool reads_stream_ = false;
   int bottleneck_width_ = 0;
   size_t bytes_ = 0;
   // Matrices stand close together in few large pieces: a process has some ten thousand mappings, an adapter hundreds of

@@ -95,7 +95,11 @@ void Model::project_qkv(const Layer& layer, int index) {
       if (norm_heads) kernels_->rms_norm(head, weight.data(), head_size, shape_.norm_epsilon, head);
     };
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
-      if (unit < shape_.n_heads) {
+      const bool query = unit < shape_.n_heads;
+      const int block = (query ? unit : unit - shape_.n_heads) * blocks_per_head;
+      look_ahead(index, query ? Target::q : Target::k, query ? Target::q : Target::v, block, block + blocks_per_head,
+                 chunks, chunk, unit, thread);
+      if (query) {
         head_product(Target::q, layer.q, layer.q_bias, unit);
         for (int row = row_begin; row < row_end; ++row) {
           norm(layer.q_norm, tile_row(row));

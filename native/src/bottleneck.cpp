@@ -56,6 +56,7 @@ void Adapter::set_bottleneck(const std::string& half, int layer, const float* do
   bytes_ += made.down.bytes() + made.up.bytes() + made.bias.size() * sizeof(float);
   max_rank_ = std::max(max_rank_, rank + 1);
   bottleneck_width_ = width;
+  reads_stream_ = reads_stream_ || of_stream;
   bottleneck = std::move(made);
 }
 
@@ -63,7 +64,9 @@ void Adapter::set_bottleneck(const std::string& half, int layer, const float* do
 void Model::want_bottlenecks(const Adapter& adapter) {
   if (adapter.bottleneck_width() == 0) return;
   require(adapter.bottleneck_width() == shape_.width, "the adapter's bottlenecks are for another width");
-  require(!shape_.post_norms && shape_.residual_scale == 1.0f, "this architecture cannot have bottlenecks");
+  require(shape_.residual_scale == 1.0f && !(shape_.post_norms && shape_.experts),
+          "this architecture cannot have bottlenecks");
+  require(!shape_.post_norms || !adapter.reads_stream(), "bottlenecks of this architecture cannot read the stream");
   FloatRows& added = scratch_->added;
   if (added.k == 0) {
     added = FloatRows(static_cast<size_t>(options_.max_step_tokens), static_cast<size_t>(shape_.width));
@@ -86,7 +89,7 @@ bool Model::plan_bottlenecks(int layer, Half half) {
 // Before a half: keeps the residual stream of rows whose bottleneck reads what the half will add.
 void Model::keep_streams(int layer, Half half) {
   Scratch& scratch = *scratch_;
-  if (scratch.adapter_groups.empty() || !plan_bottlenecks(layer, half)) return;
+  if (shape_.post_norms || scratch.adapter_groups.empty() || !plan_bottlenecks(layer, half)) return;
   pool_.run(static_cast<int>(scratch.bottleneck_tasks.size()), [&](int chunk, int) {
     const BottleneckTask& task = scratch.bottleneck_tasks[static_cast<size_t>(chunk)];
     for (int i = task.begin; i < task.end && !task.bottleneck->of_stream; ++i) {
@@ -97,8 +100,9 @@ void Model::keep_streams(int layer, Half half) {
   });
 }
 
-// Behind a half: adds what the rows' bottlenecks add. A row's sums have one order, whatever rows are beside it.
-void Model::add_bottlenecks(int layer, Half half) {
+// Behind a half: adds what the rows' bottlenecks add, to the stream, or to the branch where that is normed before it is
+// added. A row's sums have one order, whatever rows are beside it.
+void Model::add_bottlenecks(int layer, Half half, FloatRows& out) {
   Scratch& scratch = *scratch_;
   if (scratch.adapter_groups.empty() || !plan_bottlenecks(layer, half)) return;
   pool_.run(static_cast<int>(scratch.bottleneck_tasks.size()), [&](int chunk, int) {
@@ -106,8 +110,9 @@ void Model::add_bottlenecks(int layer, Half half) {
     const Bottleneck& bottleneck = *task.bottleneck;
     const int32_t* rows = scratch.adapted.data() + task.begin;
     const int n_rows = task.end - task.begin;
-    const FloatRows& input = bottleneck.of_stream ? scratch.residual : scratch.added;
-    for (int i = 0; i < n_rows && !bottleneck.of_stream; ++i) {
+    const bool as_it_is = bottleneck.of_stream || shape_.post_norms;
+    const FloatRows& input = as_it_is ? out : scratch.added;
+    for (int i = 0; i < n_rows && !as_it_is; ++i) {
       const float* stream = scratch.residual.row(rows[i]);
       float* added = scratch.added.row(rows[i]);
       for (int n = 0; n < shape_.width; ++n) added[n] = stream[n] - added[n];
@@ -117,7 +122,7 @@ void Model::add_bottlenecks(int layer, Half half) {
     for (int i = 0; i < n_rows; ++i) {
       float* low = scratch.low.row(rows[i]);
       bend(bottleneck, low);
-      kernels_->adapt_up(bottleneck.up, low, 0, shape_.width / kLanes, scratch.residual.row(rows[i]));
+      kernels_->adapt_up(bottleneck.up, low, 0, shape_.width / kLanes, out.row(rows[i]));
     }
   });
 }

@@ -63,6 +63,7 @@ void Model::feed_forward(const Layer& layer) {
   const Chunks chunks(scratch_->n_rows, shape_.ffn_width / kGroup, pool_.size());
   pool_.run(chunks.count(), [&](int chunk, int thread) {
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
+      look_ahead(layer.index, Target::gate, Target::up, 2 * unit, 2 * unit + 2, chunks, chunk, unit, thread);
       inner_group(layer, scratch_->normed, chunks.row_begin(chunk), chunks.row_end(chunk), 0, unit, thread);
     }
   });

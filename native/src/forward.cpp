@@ -58,13 +58,15 @@ void Model::quantize_for(const PackedMatrix& matrix, const ActivationForms& form
 // (docs/adr/0007-asymmetric-activations.md).
 void Model::product(const PackedMatrix& matrix, const ActivationForms& input, int row_begin, int row_end,
                     int block_begin, int block_end, int thread, float* out, ptrdiff_t stride) {
+  ThreadScratch& scratch = scratch_->threads[static_cast<size_t>(thread)];
+  Ahead* ahead = scratch_->adapter_groups.empty() ? nullptr : &scratch.ahead;
   if (!matrix.wants_int16()) {
-    kernels_->matmul(matrix, input.once.view(), row_begin, row_end, block_begin, block_end, out, stride);
+    kernels_->matmul(matrix, input.once.view(ahead), row_begin, row_end, block_begin, block_end, out, stride);
     return;
   }
-  float* halves = scratch_->threads[static_cast<size_t>(thread)].halves.as<float>();
+  float* halves = scratch.halves.as<float>();
   for (int block = block_begin; block < block_end; ++block) {
-    kernels_->matmul(matrix, input.twice.view(), 2 * row_begin, 2 * row_end, block, block + 1, halves, kLanes);
+    kernels_->matmul(matrix, input.twice.view(ahead), 2 * row_begin, 2 * row_end, block, block + 1, halves, kLanes);
     for (int row = 0; row < row_end - row_begin; ++row) {
       float* sum = out + row * stride + ptrdiff_t{block - block_begin} * kLanes;
       std::memcpy(sum, halves + ptrdiff_t{2 * row} * kLanes, kLanes * sizeof(float));
@@ -88,6 +90,7 @@ void Model::add_product(const Layer& layer, Target target, const ActivationForms
     const int row_begin = chunks.row_begin(chunk);
     const int row_end = chunks.row_end(chunk);
     for (int unit = chunks.unit_begin(chunk); unit < chunks.unit_end(chunk); ++unit) {
+      look_ahead(layer.index, target, target, 2 * unit, 2 * unit + 2, chunks, chunk, unit, thread);
       product(matrix, input, row_begin, row_end, 2 * unit, 2 * unit + 2, thread, tile, kGroup);
       adapt(layer.index, target, 0, row_begin, row_end, 2 * unit, 2 * unit + 2, tile, kGroup);
       for (int row = row_begin; row < row_end; ++row) {
@@ -102,7 +105,9 @@ void Model::add_product(const Layer& layer, Target target, const ActivationForms
       }
     }
   });
-  if (shape_.post_norms) add_branch(post_norm);
+  if (!shape_.post_norms) return;
+  add_bottlenecks(layer.index, attention ? Half::attention : Half::feed_forward, scratch.branch);
+  add_branch(post_norm);
 }
 
 // Adds the branch to the residual stream, normed unless `post_norm` is empty.
@@ -141,7 +146,7 @@ void Model::run_layers(const Batch& batch) {
       const PhaseTimer timer(phases_, Phase::output);
       keep_streams(index, Half::attention);
       add_product(layer, Target::o, scratch_->attended);
-      add_bottlenecks(index, Half::attention);
+      if (!shape_.post_norms) add_bottlenecks(index, Half::attention, scratch_->residual);
     }
     normalize(layer.ffn_norm, scratch_->n_rows,
               {.int8 = layer.gate.wants_int8() || layer.up.wants_int8(),
@@ -152,7 +157,7 @@ void Model::run_layers(const Batch& batch) {
     } else {
       feed_forward(layer);
     }
-    add_bottlenecks(index, Half::feed_forward);
+    if (!shape_.post_norms) add_bottlenecks(index, Half::feed_forward, scratch_->residual);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ahead.h"
 #include "kv_cache.h"
 #include "pieces.h"
 #include "weights.h"
@@ -33,6 +34,7 @@ struct Activations {
   const int8_t* codes;    // [m][k]
   const GroupMeta* meta;  // [m][k / 32]
   int k;
+  Ahead* ahead = nullptr;  // what products fetch meanwhile, if anything
 };
 
 // The first key that a token sees; `window` counts the token itself and is 0 for all before it.

@@ -90,14 +90,15 @@ STOKER_INLINE GroupWeights group_dots(const uint8_t* group, int k, const int8_t*
 }
 
 template <bool kEightBits, int kRows>
-static void rows_codes(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, float* out,
-                       ptrdiff_t stride) {
+static void rows_codes(const uint8_t* block, int k, const int8_t* codes, const GroupMeta* meta, Ahead* ahead,
+                       float* out, ptrdiff_t stride) {
   constexpr int kSize = kEightBits ? kU8GroupSize : kU4GroupSize;
   const int n_groups = k / kGroup;
   F32 sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
   for (int g = 0; g < n_groups; ++g, block += kSize) {
     I32 dots[kRows];
+    fetch_ahead(ahead);
     const GroupWeights weights = group_dots<kEightBits, kRows>(block, k, codes + g * kGroup, dots);
     for (int r = 0; r < kRows; ++r) sums[r] = add_group(sums[r], dots[r], meta[g + r * n_groups], weights);
   }
@@ -133,9 +134,9 @@ static void rows_any(const PackedMatrix& matrix, const uint8_t* block, const Act
     const int8_t* codes = input.codes + static_cast<ptrdiff_t>(row) * k;
     const GroupMeta* meta = input.meta + static_cast<ptrdiff_t>(row) * (k / kGroup);
     if (matrix.type == WeightType::u4) {
-      rows_codes<false, kRows>(block, k, codes, meta, out, stride);
+      rows_codes<false, kRows>(block, k, codes, meta, input.ahead, out, stride);
     } else {
-      rows_codes<true, kRows>(block, k, codes, meta, out, stride);
+      rows_codes<true, kRows>(block, k, codes, meta, input.ahead, out, stride);
     }
     return;
   }

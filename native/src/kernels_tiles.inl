@@ -75,6 +75,7 @@ struct TileInput {
   const GroupMeta* meta;  // rows are `n_groups` apart
   ptrdiff_t k;
   ptrdiff_t n_groups;
+  Ahead* ahead;
 };
 
 // A panel's work on a tile of rows, in steps that overlap: group kAt of four in turn has its own tile of sums, of two
@@ -127,6 +128,7 @@ STOKER_INLINE void step(const TileWork& work, int g, F32 (&sums)[kN]) {
   multiply_group<kAt + 3>(work, g + 3);
   keep_group<kAt + 1>(work, g + 1);
   if (work.fetch) fetch_next(work.panel, g);
+  fetch_ahead(work.input.ahead);
   add_group_of_rows<kAt, kN>(work, g, sums);
 }
 
@@ -184,7 +186,8 @@ static void multiply_block_tiles(const PackedMatrix& matrix, const uint8_t* bloc
     prepare(matrix.type == WeightType::u4, panel.next, panel);
     for (int tile = 0, r = 0; tile < cut.n_tiles; r += cut.rows(tile++)) {
       const TileInput rows{input.codes + static_cast<ptrdiff_t>(row + r) * matrix.k + group * kGroup,
-                           input.meta + static_cast<ptrdiff_t>(row + r) * n_groups + group, matrix.k, n_groups};
+                           input.meta + static_cast<ptrdiff_t>(row + r) * n_groups + group, matrix.k, n_groups,
+                           input.ahead};
       multiply_rows(cut.rows(tile), panel, rows, tile == 0, out + r * stride, stride);
     }
   }

@@ -100,6 +100,8 @@ struct AttentionPlan;
 struct Partial;
 struct ActivationBuffer;
 struct ActivationForms;
+struct FloatRows;
+struct Chunks;  // in parallel.h
 
 class Model {
  public:
@@ -195,10 +197,12 @@ class Model {
   void adapt_down(int layer, std::initializer_list<Target> targets, const ActivationBuffer& input);
   void adapt(int layer, Target target, int place, int row_begin, int row_end, int block_begin, int block_end,
              float* out, ptrdiff_t stride) const;
+  void look_ahead(int layer, Target first, Target last, int block_begin, int block_end, const Chunks& chunks, int chunk,
+                  int unit, int thread);
   void want_bottlenecks(const Adapter& adapter);
   bool plan_bottlenecks(int layer, Half half);
   void keep_streams(int layer, Half half);
-  void add_bottlenecks(int layer, Half half);
+  void add_bottlenecks(int layer, Half half, FloatRows& out);
   void bend(const Bottleneck& bottleneck, float* low) const;
   void add_product(const Layer& layer, Target target, const ActivationForms& input);
   void add_branch(const std::vector<float>& post_norm);

@@ -33,6 +33,7 @@ ThreadScratch make_thread_scratch(const ModelShape& s) {
           .halves = Memory(2 * kRowBlock * kLanes * sizeof(float)),
           .attention = Memory(attend_scratch_floats(s.group(), s.head_size) * sizeof(float)),
           .partials = Memory(2 * partial_floats(kAttentionRows, s) * sizeof(float)),
+          .ahead = {},
           .sampling = SampleScratch(s.vocab_size),
           .expert_sums = std::vector<double>(s.experts ? padded(s.experts->n_experts) / kSumChunk + 1 : 0)};
 }

@@ -56,7 +56,9 @@ struct ActivationBuffer {
         codes(rows * k),
         meta(rows * (k / kGroup) * sizeof(GroupMeta)),
         k(static_cast<int>(k)) {}
-  Activations view() const { return {values.as<float>(), codes.as<int8_t>(), meta.as<GroupMeta>(), k}; }
+  Activations view(Ahead* ahead = nullptr) const {
+    return {values.as<float>(), codes.as<int8_t>(), meta.as<GroupMeta>(), k, ahead};
+  }
   float* row_values(int row) const { return values.as<float>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   int8_t* row_codes(int row) const { return codes.as<int8_t>() + static_cast<size_t>(row) * static_cast<size_t>(k); }
   GroupMeta* row_meta(int row) const {
@@ -159,6 +161,7 @@ struct ThreadScratch {
   Memory halves;     // the products of coarse and fine rows with one column block, not yet added
   Memory attention;  // AttendArgs::scratch
   Memory partials;   // two partial results
+  Ahead ahead;       // matrices of adapters
   SampleScratch sampling;
   std::vector<double> expert_sums;  // of exp_terms
 };

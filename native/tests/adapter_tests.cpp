@@ -89,6 +89,41 @@ void test_products(const Kernels& kernels, bool float_path, int rank, int inputs
   }
 }
 
+// Parts are all of what is to be fetched, each piece once, and products that fetch it are the same.
+void test_fetching(const Kernels& kernels) {
+  const std::vector<uint8_t> wanted(10 * kAheadPiece + 1);
+  Ahead ahead;
+  clear_ahead(ahead);
+  for (size_t part = 0; part < 4; ++part) add_ahead(ahead, wanted.data(), wanted.size(), part, 4);
+  CHECK(ahead.n_pieces == 11);
+  for (int i = 0; i < ahead.n_pieces; ++i) {
+    CHECK(ahead.pieces[static_cast<size_t>(i)] == wanted.data() + static_cast<size_t>(i) * kAheadPiece);
+  }
+  for (int i = 0; i < kMostPieces; ++i) add_ahead(ahead, wanted.data(), 1);
+  CHECK(ahead.n_pieces == kMostPieces);
+
+  Random random(77);
+  ThreadPool pool(1);
+  const int k = 64, n = 48;
+  for (const char* type : {"Q4_1", "Q8_0", "BF16"}) {
+    const PackedMatrix matrix = pack(source_type(type), random_matrix(random, type, n, k).bytes.data(), n, k, {}, pool);
+    for (const int m : {1, 7, 16, 40}) {
+      const auto x = random_floats(random, m * k, 1.0f);
+      std::vector<int8_t> codes(x.size());
+      std::vector<GroupMeta> meta(x.size() / kGroup);
+      kernels.quantize(x.data(), m * k, codes.data(), meta.data());
+      std::vector<float> expected(static_cast<size_t>(m * n)), got(expected.size());
+      kernels.matmul(matrix, {x.data(), codes.data(), meta.data(), k}, 0, m, 0, matrix.n_blocks(), expected.data(), n);
+      clear_ahead(ahead);
+      add_ahead(ahead, wanted.data(), 2 * kAheadPiece);
+      kernels.matmul(matrix, {x.data(), codes.data(), meta.data(), k, &ahead}, 0, m, 0, matrix.n_blocks(), got.data(),
+                     n);
+      CHECK(same_bits(got, expected));
+      CHECK(ahead.next == (matrix.wants_int8() ? 2 : 0));
+    }
+  }
+}
+
 std::shared_ptr<Adapter> random_adapter(Random& random, const Model& model, const std::vector<std::string>& targets,
                                         int rank, bool float_path) {
   auto adapter = std::make_shared<Adapter>(model.shape().n_layers(), float_path);
@@ -100,8 +135,8 @@ std::shared_ptr<Adapter> random_adapter(Random& random, const Model& model, cons
   return adapter;
 }
 
-// Behind every half, of all kinds.
-void add_bottlenecks(Random& random, Adapter& adapter, int width) {
+// Behind every half, of all kinds; some read the stream if they may.
+void add_bottlenecks(Random& random, Adapter& adapter, int width, bool of_stream) {
   int kind = 0;
   for (int layer = 0; layer < adapter.n_layers(); ++layer) {
     for (const char* half : kHalfNames) {
@@ -111,7 +146,7 @@ void add_bottlenecks(Random& random, Adapter& adapter, int width) {
       const std::vector<float> up_bias = random_floats(random, width, 1.0f);
       adapter.set_bottleneck(half, layer, pair.down.data(), bias.data(), pair.up.data(), up_bias.data(), rank, width,
                              kind % 2 == 0 ? 1.0f : 0.5f, kBendNames[static_cast<size_t>(kind % kBends)],
-                             kind % 2 == 0);
+                             of_stream && kind % 2 == 0);
       ++kind;
     }
   }
@@ -210,11 +245,20 @@ void test_bad_bottlenecks() {
   const auto placed = std::make_shared<Adapter>(1, false);
   placed->set_bottleneck("attention", 0, values.data(), values.data(), values.data(), values.data(), 4, 64, 1.0f,
                          "relu", false);
-  for (const int width : {32, 64, 0}) {
-    ModelShape shape = plain_shape(1, width == 0 ? 64 : width, 2, 1, 32);
-    if (width == 0) shape.post_norms = true;
-    Model model(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
-    CHECK(refuses([&] { model.set_adapter(0, placed); }) == (width != 64));
+  const auto of_stream = std::make_shared<Adapter>(1, false);
+  of_stream->set_bottleneck("attention", 0, values.data(), values.data(), values.data(), values.data(), 4, 64, 1.0f,
+                            "relu", true);
+  for (const int width : {32, 64}) {
+    for (const bool post_norms : {false, true}) {
+      ModelShape shape = plain_shape(1, width, 2, 1, 32);
+      shape.post_norms = post_norms;
+      Model model(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
+      CHECK(refuses([&] { model.set_adapter(0, placed); }) == (width != 64));
+      CHECK(refuses([&] { model.set_adapter(0, of_stream); }) == (width != 64 || post_norms));
+      shape.residual_scale = 0.5f;
+      Model scaled(shape, ModelOptions{"auto", 1, 4, 16, 1, false});
+      CHECK(refuses([&] { scaled.set_adapter(0, placed); }));
+    }
   }
 }
 
@@ -292,10 +336,10 @@ void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads
     model->set_adapter(0, random_adapter(weights, *model, all, 16, tiny.float_path));
     model->set_adapter(2, random_adapter(weights, *model, {"q", "o"}, 3, tiny.float_path));
     const auto with_bottlenecks = random_adapter(weights, *model, some, 40, tiny.float_path);
-    add_bottlenecks(weights, *with_bottlenecks, tiny.shape.width);
+    add_bottlenecks(weights, *with_bottlenecks, tiny.shape.width, !tiny.shape.post_norms);
     model->set_adapter(5, with_bottlenecks);
     const auto bottlenecks = std::make_shared<Adapter>(tiny.shape.n_layers(), tiny.float_path);
-    add_bottlenecks(weights, *bottlenecks, tiny.shape.width);
+    add_bottlenecks(weights, *bottlenecks, tiny.shape.width, !tiny.shape.post_norms);
     model->set_adapter(7, bottlenecks);
     for (size_t i = 0; i < sequences.size(); ++i) {
       const std::vector<float> logits = logits_of(*model, {sequences[i]}, {slots[i]});
@@ -334,6 +378,7 @@ void test_batches(const TinyModel& tiny, const std::string& isa, int max_threads
 }  // namespace
 
 void test_adapter_products(const Kernels& kernels) {
+  test_fetching(kernels);
   for (const bool float_path : {false, true}) {
     for (const int rank : {1, 3, 16, 17, 40, 64}) {
       test_products(kernels, float_path, rank, 32, 16);
@@ -354,6 +399,9 @@ void test_adapters(const std::string& isa, int max_threads) {
   ModelShape mixture = plain_shape(2, 64, 4, 2, 32);
   mixture.experts = ExpertsShape{.n_experts = 4, .n_used = 2, .normalized = true, .biases = false};
   test_batches({mixture, "Q4_1", "Q8_0", false, ++seed}, isa, max_threads);
+  ModelShape normed = plain_shape(2, 64, 4, 2, 32);
+  normed.post_norms = true;
+  test_batches({normed, "Q4_1", "Q8_0", false, ++seed}, isa, max_threads);
 }
 
 }  // namespace stoker

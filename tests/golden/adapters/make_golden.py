@@ -88,6 +88,7 @@ CASES = {
         {"r": 4, "lora_alpha": 16, "layers_to_transform": [1], "target_modules": ATTENTION},
         gguf_type="F16",
     ),
+    "fused": Case("phi-3", {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, gguf_type="F32"),
 }
 
 

@@ -47,6 +47,10 @@ CASES = {
         "llama-2", adapters.DoubleSeqBnConfig(reduction_factor=4, non_linearity="gelu_new", scaling=0.5)
     ),
     "one-layer": Case("llama-2", adapters.SeqBnConfig(reduction_factor=3, leave_out=[0])),
+    "post-norms": Case("gemma-2", adapters.DoubleSeqBnConfig(reduction_factor=16)),
+    "post-norms-gelu": Case(
+        "gemma-3", adapters.DoubleSeqBnConfig(reduction_factor=8, non_linearity="gelu_new", scaling=0.5)
+    ),
 }
 
 
@@ -75,6 +79,9 @@ def base_of(case: Case) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         MODELS / case.base, dtype=torch.float32, attn_implementation="eager"
     )
+    for module in model.modules():
+        if hasattr(module, "embed_scale"):  # as in ../architectures/make.py
+            module.embed_scale = module.embed_scale.to(torch.bfloat16).float()
     adapters.init(model)
     return model
 

@@ -134,6 +134,17 @@ def test_adapters_of_other_models_are_refused(tmp_path: Path, config: ModelConfi
             read(folder, other)
 
 
+def test_models_that_norm_what_halves_give_have_those_that_read_it(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    other = replace(config, post_norms=True, architecture="gemma2")
+    weights = bottleneck_weights(config, size=4)
+    assert len(read(write_bottlenecks(tmp_path / "houlsby", weights), other).bottlenecks) == 4
+    folder = write_bottlenecks(tmp_path / "pfeiffer", weights, original_ln_before=True)
+    with pytest.raises(UnsupportedModelError, match=r"original_ln_before is on, .* for gemma2"):
+        read(folder, other)
+
+
 def test_sizes_have_the_limit_of_ranks(tmp_path: Path, config: ModelConfig) -> None:
     folder = write_bottlenecks(tmp_path, bottleneck_weights(config, size=65))
     with pytest.raises(UnsupportedModelError, match=r"of 65, .* at most 64 \(max_lora_rank\)"):

@@ -113,13 +113,13 @@ def relative_error(found: Floats, expected: Floats) -> float:
 
 
 def test_every_kind_of_adapter_is_there() -> None:
-    low_rank = ["all-linear", "bfloat16", "one-layer", "patterns", "plain", "ranks", "rslora"]
-    bottlenecks = ["gelu", "houlsby", "one-layer", "pfeiffer"]
+    low_rank = ["all-linear", "bfloat16", "fused", "one-layer", "patterns", "plain", "ranks", "rslora"]
+    bottlenecks = ["gelu", "houlsby", "one-layer", "pfeiffer", "post-norms", "post-norms-gelu"]
     assert [
         *(f"adapters/{name}" for name in low_rank),
         *(f"bottlenecks/{name}" for name in bottlenecks),
     ] == CASES
-    assert len({pair.adapter for pair in PAIRS}) == 16
+    assert len({pair.adapter for pair in PAIRS}) == 20
 
 
 @pytest.mark.parametrize("golden", PAIRS, ids=lambda golden: golden.label)

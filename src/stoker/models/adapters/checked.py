@@ -1,7 +1,7 @@
 """Adapters as checked arrays that fit their base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stoker.core.errors import CorruptFileError, UnsupportedModelError
+from stoker.models.architectures import FAMILIES
 from stoker.models.config import ModelConfig
 
 MAX_RANK = 512
@@ -27,8 +28,14 @@ TARGETS = {
 }
 """PEFT's names of the modules that an adapter may change, and the engine's."""
 
+FUSED = {"qkv_proj": ("q", "k", "v"), "gate_up_proj": ("gate", "up")}
+"""PEFT's names of modules whose outputs are those of several matrices, first to last."""
+
 ATTENTION = frozenset("qkvo")
 """Those of attention, by the engine's names."""
+
+POST_NORMED = frozenset({"gemma2", "gemma3"})
+"""Architectures that norm what halves of layers give, and for which `adapters` says where bottlenecks are."""
 
 Half = Literal["attention", "feed_forward"]
 """The halves of a layer, by the engine's names."""
@@ -142,6 +149,60 @@ def target_shape(config: ModelConfig, target: str) -> tuple[int, int]:
     }[target]
 
 
+def modules_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Return PEFT's names of what an adapter may change in a base, and the engine's of its matrices."""
+    single: dict[str, tuple[str, ...]] = {module: (target,) for module, target in TARGETS.items()}
+    return single | FUSED if FAMILIES[config.architecture].fused else single
+
+
+def parts_of(
+    label: str, config: ModelConfig, targets: tuple[str, ...], whole: AdapterPart
+) -> tuple[AdapterPart, ...]:
+    """Cut what is added to a fused matrix into what is added to each of its matrices, and check these.
+
+    All have the same ``down``; rows of ``up`` are those of the first matrix to those of the last.
+
+    Args:
+        label: The module's name, for messages.
+        config: The base's shape.
+        targets: The matrices, by the engine's names; one where the matrix is not fused.
+        whole: What is added to all of them; its own target is not looked at.
+
+    Raises:
+        UnsupportedModelError: It is for another base, or for experts.
+        CorruptFileError: A number is not finite.
+    """
+    widths = [target_shape(config, target)[0] for target in targets]
+    if len(targets) > 1 and len(whole.up) != sum(widths):
+        raise UnsupportedModelError(
+            f"{label} has {len(whole.up)} outputs, but the base's {', '.join(targets)} have {sum(widths)} "
+            "together; the adapter was made for another model."
+        )
+    starts = np.cumsum(widths)[:-1]
+    parts = tuple(
+        replace(whole, target=target, up=rows)
+        for target, rows in zip(targets, np.split(whole.up, starts), strict=True)
+    )
+    for part in parts:
+        check_part(label, config, part)
+    return parts
+
+
+def check_once(label: str, parts: tuple[AdapterPart, ...]) -> None:
+    """Refuse an adapter that changes a matrix both by itself and as rows of a fused one.
+
+    Raises:
+        CorruptFileError: It does.
+    """
+    seen = set()
+    for part in parts:
+        if (part.target, part.layer) in seen:
+            raise CorruptFileError(
+                f"{label} changes {part.target} of layer {part.layer} twice, by itself and in a fused matrix."
+            )
+        seen.add((part.target, part.layer))
+
+
 def check_part(label: str, config: ModelConfig, part: AdapterPart) -> None:
     """Refuse a part that does not fit the base, or that has a number which is none.
 
@@ -179,10 +240,15 @@ def check_bottlenecks(label: str, config: ModelConfig, parts: tuple[BottleneckPa
         UnsupportedModelError: They are for another base, or for an architecture that cannot have them.
         CorruptFileError: A number is not finite.
     """
-    if config.post_norms or config.residual_scale != 1:
+    if config.residual_scale != 1 or (config.post_norms and config.architecture not in POST_NORMED):
         raise UnsupportedModelError(
-            f"{label}: bottleneck adapters are computed for models whose layers add what their halves give "
-            f"to the residual stream as it is; {config.architecture} changes it."
+            f"{label}: bottleneck adapters are computed for Gemma and for models whose layers add what their "
+            f"halves give to the residual stream as it is; {config.architecture} changes it."
+        )
+    if config.post_norms and any(part.of_stream for part in parts):
+        raise UnsupportedModelError(
+            f"{label}: original_ln_before is on, which Stoker does not compute for {config.architecture}, "
+            "whose layers norm what their halves give. Adapters of DoubleSeqBnConfig are computed."
         )
     for part in parts:
         name = f"{label}: {part.half} of layer {part.layer}"

@@ -16,9 +16,10 @@ from stoker.models.adapters.checked import (
     AdapterLimits,
     AdapterPart,
     CheckedAdapter,
-    check_part,
+    check_once,
     check_sides,
     hash_file,
+    parts_of,
 )
 from stoker.models.architectures import FAMILIES
 from stoker.models.config import ModelConfig
@@ -82,8 +83,15 @@ def read_gguf(path: Path, config: ModelConfig, limits: AdapterLimits) -> Checked
     file = GgufFile(path)
     try:
         alpha = _check_kind(str(path), file.metadata, config)
-        parts = tuple(_part(file, matrix, sides, alpha, limits) for matrix, sides in _pairs(file).items())
-        parts = tuple(_fitting(str(path), part, config) for part in parts)
+        known = _matrices_of(config)
+        parts = tuple(
+            part
+            for (layer, name), sides in _pairs(file, known).items()
+            for part in _fitting(
+                str(path), _part(file, (layer, name), sides, alpha, limits), known[name], config
+            )
+        )
+        check_once(str(path), parts)
     finally:
         file.close()
     return CheckedAdapter(digest, max(len(part.down) for part in parts), parts)
@@ -118,15 +126,27 @@ def _check_kind(label: str, metadata: Metadata, config: ModelConfig) -> float:
     return alpha
 
 
-def _pairs(file: GgufFile) -> dict[tuple[int, str], dict[str, TensorInfo]]:
+def _matrices_of(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """GGUF's names of what an adapter may change in such a base, and the engine's of its matrices."""
+    known: dict[str, tuple[str, ...]] = {name: (target,) for name, target in TARGETS.items()}
+    for whole, parts in FAMILIES[config.architecture].fused.items():
+        targets = tuple(TARGETS[part.removesuffix(".weight")] for part in parts)
+        known = {name: of_it for name, of_it in known.items() if not set(of_it) & set(targets)}
+        known[whole.removesuffix(".weight")] = targets
+    return known
+
+
+def _pairs(
+    file: GgufFile, known: Mapping[str, tuple[str, ...]]
+) -> dict[tuple[int, str], dict[str, TensorInfo]]:
     """The two tensors of each matrix, by its layer and name, in order."""
     pairs: dict[tuple[int, str], dict[str, TensorInfo]] = {}
     for name, tensor in file.tensors.items():
         found = _NAME.match(name)
-        if found is None or found["target"] not in TARGETS:
+        if found is None or found["target"] not in known:
             raise UnsupportedModelError(
                 f"{file.path} has the tensor {shown(name)}; Stoker knows lora_a and lora_b of "
-                f"{', '.join(TARGETS)} of a decoder's layers."
+                f"{', '.join(known)} of such a decoder's layers."
             )
         side = pairs.setdefault((int(found["layer"]), found["target"]), {})
         if found["side"] in side:
@@ -156,15 +176,20 @@ def _part(
             f"{label} has a rank of {rank}, but adapters may have a rank of at most {most} (max_lora_rank)."
         )
     down, up = (_floats(file, label, sides[side]) for side in "ab")
-    return AdapterPart(TARGETS[target], layer, down, up, alpha / rank)
+    return AdapterPart(target, layer, down, up, alpha / rank)
 
 
-def _fitting(path: str, part: AdapterPart, config: ModelConfig) -> AdapterPart:
-    """Return the part as the engine holds its matrices, once it fits the base."""
-    check_part(f"{path}: {part.target} of layer {part.layer}", config, part)
-    if part.target in ("q", "k") and FAMILIES[config.architecture].rope_pairs == "adjacent":
-        return replace(part, up=_halves(part.up, config.head_size))
-    return part
+def _fitting(
+    path: str, whole: AdapterPart, targets: tuple[str, ...], config: ModelConfig
+) -> tuple[AdapterPart, ...]:
+    """Return what is added to each matrix, as the engine holds it, once it fits the base."""
+    parts = parts_of(f"{path}: blk.{whole.layer}.{whole.target}", config, targets, whole)
+    if FAMILIES[config.architecture].rope_pairs != "adjacent":
+        return parts
+    return tuple(
+        replace(part, up=_halves(part.up, config.head_size)) if part.target in ("q", "k") else part
+        for part in parts
+    )
 
 
 def _floats(file: GgufFile, label: str, tensor: TensorInfo) -> NDArray[np.float32]:

@@ -14,13 +14,14 @@ from stoker.core.errors import CorruptFileError, UnsupportedModelError
 from stoker.models.adapters.checked import (
     MAX_ALPHA,
     MAX_RANK,
-    TARGETS,
     AdapterLimits,
     AdapterPart,
     CheckedAdapter,
-    check_part,
+    check_once,
     check_sides,
     hash_file,
+    modules_of,
+    parts_of,
 )
 from stoker.models.config import ModelConfig
 from stoker.models.digest import DIGEST_CHARS
@@ -94,7 +95,7 @@ def read_peft(folder: Path, config: ModelConfig, limits: AdapterLimits) -> Check
         parts = _parts(str(folder / WEIGHTS_NAME), file.tensors, config, scales)
     finally:
         file.close()
-    _check_targets(label, given, parts)
+    _check_targets(label, given, parts, config)
     return CheckedAdapter(digest, max(len(part.down) for part in parts), parts)
 
 
@@ -190,12 +191,13 @@ def _parts(
 ) -> tuple[AdapterPart, ...]:
     sides: dict[tuple[int, str], dict[str, StoredTensor]] = {}
     modules: dict[tuple[int, str], str] = {}
+    known = modules_of(config)
     for name, tensor in tensors.items():
         found = _NAME.match(name)
-        if found is None or found["target"] not in TARGETS:
+        if found is None or found["target"] not in known:
             raise UnsupportedModelError(
                 f"{label} has the tensor {shown(name)}; Stoker knows lora_A and lora_B of "
-                f"{', '.join(TARGETS)} of a decoder's layers."
+                f"{', '.join(known)} of such a decoder's layers."
             )
         key = int(found["layer"]), found["target"]
         if found["side"] in sides.setdefault(key, {}):
@@ -204,19 +206,22 @@ def _parts(
         modules[key] = found["module"]
     if not sides:
         raise CorruptFileError(f"{label} has no tensors, so the adapter changes nothing.")
-    return tuple(
-        _part(f"{label}: {modules[key]}", key, sides[key], config, scales.of(modules[key]))
+    parts = tuple(
+        part
         for key in sorted(sides)
+        for part in _parts_of(f"{label}: {modules[key]}", key, sides[key], config, scales.of(modules[key]))
     )
+    check_once(label, parts)
+    return parts
 
 
-def _part(
+def _parts_of(
     label: str,
     key: tuple[int, str],
     sides: Mapping[str, StoredTensor],
     config: ModelConfig,
     said: tuple[int, float],
-) -> AdapterPart:
+) -> tuple[AdapterPart, ...]:
     layer, target = key
     rank, scale = said
     check_sides(label, sides, ("A", "B"))
@@ -226,9 +231,8 @@ def _part(
             f"{label} has a rank of {ranks[0]} in lora_A and {ranks[1]} in lora_B, but "
             f"{CONFIG_NAME} says {rank}."
         )
-    part = AdapterPart(TARGETS[target], layer, _floats(label, sides["A"]), _floats(label, sides["B"]), scale)
-    check_part(label, config, part)
-    return part
+    whole = AdapterPart(target, layer, _floats(label, sides["A"]), _floats(label, sides["B"]), scale)
+    return parts_of(label, config, modules_of(config)[target], whole)
 
 
 def _floats(label: str, tensor: StoredTensor) -> NDArray[np.float32]:
@@ -244,19 +248,22 @@ def _floats(label: str, tensor: StoredTensor) -> NDArray[np.float32]:
     return values.reshape(tensor.shape)
 
 
-def _check_targets(label: str, given: Mapping[str, Any], parts: tuple[AdapterPart, ...]) -> None:
+def _check_targets(
+    label: str, given: Mapping[str, Any], parts: tuple[AdapterPart, ...], config: ModelConfig
+) -> None:
     """Every module that the config lists is one that the weights have."""
     listed = given.get("target_modules")
     if not isinstance(listed, list):  # a pattern: the tensors say what it meant
         return
-    known = {part.target for part in parts}
+    known = modules_of(config)
+    changed = {part.target for part in parts}
     for module in listed:
         name = str(module).rsplit(".", 1)[-1]
-        if name not in TARGETS:
+        if name not in known:
             raise UnsupportedModelError(
-                f"{label}: target_modules has {shown(str(module))}; Stoker knows {', '.join(TARGETS)}."
+                f"{label}: target_modules has {shown(str(module))}; Stoker knows {', '.join(known)}."
             )
-        if TARGETS[name] not in known:
+        if not changed.issuperset(known[name]):
             raise CorruptFileError(
                 f"{label}: target_modules has {name}, but {WEIGHTS_NAME} has no tensor of it."
             )
