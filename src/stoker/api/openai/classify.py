@@ -28,6 +28,9 @@ from stoker.observe.record import RequestRecord
 MAX_PAIRS = 16_384
 """Most inputs times labels in one request."""
 
+MAX_CHARS = 2**25
+"""Most characters of the texts that inputs and a prompt make together: the prompt is in each of them."""
+
 CLASSIFIED = "classified"
 """What an input counts as among the answers that might end early."""
 
@@ -96,6 +99,8 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
             param="prompt",
             code="invalid_value",
         )
+    if wire.prompt is not None:
+        _check_size(wire.prompt, wire.input)
     return Classification(
         model=wire.model,
         request=ScoringRequest(
@@ -109,6 +114,13 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
             timeout_s=shorter(wire.timeout, limits.request_timeout_s),
         ),
     )
+
+
+def _check_size(prompt: str, inputs: Sequence[str]) -> None:
+    n_chars = len(inputs) * len(prompt) + prompt.count(_SLOT) * sum(len(each) - len(_SLOT) for each in inputs)
+    if n_chars > MAX_CHARS:
+        why = f"with these inputs it makes {n_chars:,} characters, and at most {MAX_CHARS:,} are taken"
+        raise _too_many("prompt", why)
 
 
 def _prompt(text: str, wire: ClassifyBody) -> Prompt:
