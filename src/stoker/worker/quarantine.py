@@ -179,5 +179,8 @@ def digest(request: TokenRequest) -> bytes:
         sampling,
         request.prompt_logprobs,
         request.pooling,
+        request.grammar,
+        request.adapter and request.adapter.digest,
+        request.scored_from,
     )
     return blake2b(repr(named).encode(), digest_size=16).digest()
