@@ -108,11 +108,20 @@ class ServedModels:
         return self._now
 
     def replace(self, snapshot: Snapshot) -> None:
-        """Serve this from now on; requests that have found their model keep it."""
-        self._now = snapshot
+        """Serve this from now on; requests that have found their model keep it.
 
-    def find(self, name: str) -> ServedModel:
+        Adapters go with their base: what is loaded later under its name may be another model.
+        """
+        self._now = snapshot
+        there = {*snapshot.serving, *snapshot.coming}
+        self._adapters = {name: each for name, each in self._adapters.items() if each.base in there}
+
+    def find(self, name: str, *, param: str = "model") -> ServedModel:
         """Return the served model of this name, or the adapter of it, as ``adapter`` or ``base:adapter``.
+
+        Args:
+            name: The name.
+            param: The request's field that has it.
 
         Raises:
             ModelNotFoundError: There is none; the message names those there are.
@@ -131,7 +140,9 @@ class ServedModels:
         served = ", ".join(f"'{known}'" for known in names[:_MAX_SHOWN]) or "none"
         if len(names) > _MAX_SHOWN:
             served += f" and {len(names) - _MAX_SHOWN} more"
-        raise ModelNotFoundError(f"The model '{shown(name)}' is not served here. Served models: {served}.")
+        raise ModelNotFoundError(
+            f"The model '{shown(name)}' is not served here. Served models: {served}.", param=param
+        )
 
     def adapted(self) -> list[ServedModel]:
         """Return every adapter whose base is served, as a model."""
@@ -156,7 +167,9 @@ class ServedModels:
 
         Raises:
             ConflictError: As `check_adapter_name`.
+            ModelNotFoundError: Its base is served no more.
         """
+        self.find(adapter.base, param="base_model_name")
         self.check_adapter_name(adapter.name)
         self._adapters[adapter.name] = adapter
 
@@ -168,7 +181,7 @@ class ServedModels:
         """
         adapter = self._adapters.pop(name, None)
         if adapter is None:
-            raise ModelNotFoundError(f"There is no adapter '{shown(name)}' here.")
+            raise ModelNotFoundError(f"There is no adapter '{shown(name)}' here.", param="lora_name")
         return adapter
 
     def _find_adapted(self, name: str) -> ServedModel | None:

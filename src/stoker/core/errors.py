@@ -80,7 +80,16 @@ class AuthenticationError(RequestError):
 
 
 class ModelNotFoundError(RequestError):
-    """The request names a model that this server does not serve."""
+    """The request names a model that this server does not serve.
+
+    Args:
+        message: Which one, and which there are.
+        param: The request's field that names it.
+    """
+
+    def __init__(self, message: str, *, param: str = "model") -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class PinNotFoundError(RequestError):

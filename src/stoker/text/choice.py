@@ -136,7 +136,7 @@ class ChoiceText:
                 entry = text_logprob(self._tokenizer, token_id, logprob, added=added)
                 self._logprobs.append(_PendingLogprob(entry, start, end))
             visible += self._match(text)
-            if logprob is not None and self._watch is not None and not ends:
+            if logprob is not None and self._watch is not None and not ends and self.finish_reason is None:
                 self._stopped = self._watch.take(logprob.logprob)
             if self.finish_reason is not None or self._stopped:
                 break

@@ -43,7 +43,7 @@ def token_requests(
     if prompt_logprobs is not None:
         _check_scores(len(prompt), prompt_logprobs, request.max_prompt_scores)
     logprobs = request.logprobs
-    if logprobs is None and (request.best_of is not None or request.exit_rule is not None):
+    if logprobs is None and (request.best_of is not None or _watches(request)):
         logprobs = 0
     n_sequences = request.n_generated if max_tokens else int(prompt_logprobs is not None)
     seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
@@ -79,6 +79,12 @@ def token_requests(
         )
         for choice in range(n_sequences)
     ]
+
+
+def _watches(request: TextRequest) -> bool:
+    """Whether the request's rule needs log-probabilities; tokens that a grammar forces have none."""
+    forced = request.grammar is not None and request.grammar.fast_forward
+    return request.exit_rule is not None and not forced
 
 
 def _left(limit_s: float | None, spent_s: float) -> float | None:

@@ -181,8 +181,10 @@ class AdapterShelf:
         return Settled(submission, error)
 
     def _take_over(self, adapter: AdapterRef, reading: "Future[object]") -> list[Settled]:
-        waiting = [each for each in self._waiting.values() if each.request.adapter == adapter]
         failure = reading.exception()
+        # What cannot be read in one place may be whole in another.
+        alike = {adapter} if failure else {each for each in self._wanted() if each.digest == adapter.digest}
+        waiting = [each for each in self._waiting.values() if each.request.adapter in alike]
         if failure is not None:
             self._reading = None
             error = EngineError(f"The adapter cannot be loaded: {failure}")
@@ -197,6 +199,9 @@ class AdapterShelf:
         self._resident[adapter.digest] = None
         self._n_loads += 1
         return [self._drop(each) for each in waiting]
+
+    def _wanted(self) -> set[AdapterRef]:
+        return {each.request.adapter for each in self._waiting.values() if each.request.adapter is not None}
 
     def _make_room(self) -> bool:
         if len(self._resident) < self._most:

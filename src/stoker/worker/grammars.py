@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 
@@ -97,15 +97,23 @@ class Grammars:
 
     def forget(self, request_id: str) -> bool:
         """Drop a sequence whose grammar is being compiled; return whether there is such a one."""
-        return self._pending.pop(request_id, None) is not None
+        dropped = self._pending.pop(request_id, None)
+        if dropped is not None and self._thread is not None:
+            self._thread.drop([dropped])
+        return dropped is not None
 
     def take_ready(self, now: float) -> list[Preparation]:
         """Take out those that have an outcome, or no time left, in the order in which they came."""
         if not self._pending:
             return []
+        late = []
         for each in self._pending.values():
-            if each.outcome is None:
-                each.outcome = self._overdue(each, now)
+            # The thread may have an outcome at any moment, which nothing but an error may take the place of.
+            if each.outcome is None and (overdue := self._overdue(each, now)) is not None:
+                each.outcome = overdue
+                late.append(each)
+        if late and self._thread is not None:
+            self._thread.drop(late)
         ready = [each for each in self._pending.values() if each.outcome is not None]
         for each in ready:
             del self._pending[each.request.request_id]
@@ -196,6 +204,12 @@ class _CompileThread:
             self._jobs.append(job)
             self._changed.notify()
 
+    def drop(self, jobs: Sequence[Preparation]) -> None:
+        """Take out those that have not begun: nobody waits for them."""
+        with self._changed:
+            dropped = set(jobs)
+            self._jobs = deque(job for job in self._jobs if job not in dropped)
+
     def close(self) -> None:
         """End with the grammar that is being compiled."""
         with self._changed:
@@ -204,8 +218,6 @@ class _CompileThread:
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
-            if job.outcome is not None:  # its time is over
-                continue
             job.began = time.monotonic()
             outcome = self._outcome(job.request)
             self.seconds += time.monotonic() - job.began

@@ -180,5 +180,7 @@ def digest(request: TokenRequest) -> bytes:
         request.prompt_logprobs,
         request.candidates,
         request.pooling,
+        request.grammar,
+        request.adapter and request.adapter.digest,
     )
     return blake2b(repr(named).encode(), digest_size=16).digest()

@@ -58,7 +58,7 @@ async def test_pages_of_other_origins_may_not_put_models_to_sleep(api: ScriptedA
         ({"model": "m", "threads": 0}, "Invalid 'threads'"),
         ({"model": "m", "max_waiting": False}, "Invalid 'max_waiting'"),
         ({"model": "m", "alias": "two words"}, "Invalid 'alias'"),
-        ({"model": "m", "path": "/etc/passwd"}, "Invalid 'path'"),
+        ({"model": "m", "path": "/etc/passwd"}, "supplied: 'path'"),
     ],
 )
 async def test_a_wrong_body_is_refused(api: ScriptedApi, body: object, words: str) -> None:

@@ -44,7 +44,7 @@ async def test_a_conversation_is_pinned_without_the_beginning_of_an_answer(api: 
         ({"tokens": [-1]}, "Invalid 'tokens.0'"),
         ({"tokens": [True]}, "Invalid 'tokens.0'"),
         ({"tokens": "text"}, "Invalid 'tokens'"),
-        ({"tokens": [1], "prompt": "a"}, "Invalid 'prompt'"),
+        ({"tokens": [1], "prompt": "a"}, "supplied: 'prompt'"),
         ({"prompt": "a", "model": "tiny"}, "'model' is not a field here"),
         ({"prompt": "a", "return_token_strs": True}, "'return_token_strs' is not a field here"),
         ({"prompt": ""}, "has no tokens"),

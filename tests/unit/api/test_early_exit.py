@@ -190,6 +190,16 @@ async def test_inputs_times_labels_are_bounded() -> None:
     assert "at most 128" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "texts"), [("{input}" * 40_000, "x" * 1000), ("x" * 40_000 + "{input}", ["x"] * 1000)]
+)
+async def test_a_prompt_does_not_make_much_of_little(prompt: str, texts: object) -> None:
+    api = scripted_api(limits=ApiLimits(max_inputs=2048))
+    error = await api.refusal("/v1/classify", input=texts, labels=["a", "b"], prompt=prompt)
+    assert error["param"] == "prompt"
+    assert "at most 33,554,432" in error["message"]
+
+
 @pytest.mark.parametrize(("fields", "body"), [(CLASSIFY_FIELDS, ClassifyBody), (EARLY_EXIT_FIELDS, ExitBody)])
 def test_every_honoured_field_is_read(fields: tuple[Field, ...], body: type[Wire]) -> None:
     assert {field.name for field in fields if field.treatment is Treatment.HONOURED} == set(body.model_fields)

@@ -49,6 +49,19 @@ async def test_documents_are_ranked_by_it(api: ScriptedApi, path: str) -> None:
     assert counted(api, 3)
 
 
+async def test_texts_are_bounded_before_they_are_made() -> None:
+    api = scripted_api(limits=ApiLimits(max_inputs=2048))
+    many = {"documents": ["x"] * 2000, "choices": YES_NO}
+    for fields, param in (
+        ({"query": "x" * 20_000}, "query"),
+        ({"query": "x", "prompt": "{query}{document}" + "x" * 20_000}, "prompt"),
+        ({"query": "x" * 1000, "prompt": "{query}{document}" + "{query}" * 20}, "prompt"),
+    ):
+        error = await api.refusal("/v1/rerank", **many, **fields)
+        assert error["param"] == param
+        assert "at most 33,554,432" in error["message"]
+
+
 def asked(job: EmbeddingJob | Judgement) -> ScoringRequest:
     assert isinstance(job, Judgement)
     return job.request

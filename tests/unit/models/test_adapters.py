@@ -178,3 +178,11 @@ def test_integers_are_no_adapter(tmp_path: Path, config: ModelConfig) -> None:
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"'))
     with pytest.raises(UnsupportedModelError, match="I32"):
         read(folder, config)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".gguf"])
+def test_a_path_that_no_file_can_have(tmp_path: Path, config: ModelConfig, name: str) -> None:
+    with pytest.raises(CorruptFileError, match="cannot be read"):
+        read_adapter(tmp_path / name, config, AdapterLimits())
+    with pytest.raises(CorruptFileError, match="cannot be read"):
+        adapter_digest(tmp_path / name, AdapterLimits())

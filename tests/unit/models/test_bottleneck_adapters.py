@@ -107,6 +107,14 @@ def test_configs_that_are_refused(
     [
         ({f"{FIRST}.adapter_down.0.weight": np.zeros((4, 32), np.float32)}, "expected one and its reverse"),
         ({f"{FIRST}.adapter_down.0.weight": np.zeros(64, np.float32)}, "expected one and its reverse"),
+        (
+            {
+                f"{FIRST}.adapter_down.0.weight": np.zeros((0, 64), np.float32),
+                f"{FIRST}.adapter_down.0.bias": np.zeros(0, np.float32),
+                f"{FIRST}.adapter_up.weight": np.zeros((64, 0), np.float32),
+            },
+            "expected one and its reverse",
+        ),
         ({f"{FIRST}.adapter_down.0.bias": np.zeros(5, np.float32)}, r"biases of \[5\] and \[64\]"),
         ({f"{FIRST}.adapter_up.bias": np.zeros(63, np.float32)}, r"biases of \[4\] and \[63\]"),
         ({f"{FIRST}.adapter_up.bias": np.full(64, np.nan, np.float32)}, "not finite"),

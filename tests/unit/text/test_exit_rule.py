@@ -6,7 +6,8 @@ from math import exp
 
 import pytest
 
-from stoker.core.early_exit import ExitReason, ExitRule
+from stoker.core.early_exit import EarlyExit, ExitReason, ExitRule
+from stoker.core.grammar import Grammar, GrammarKind
 from stoker.core.text import Finished, Usage
 from stoker.core.tokens import FinishReason, TokenLogprob, TokensEvent
 from stoker.testing.local_generator import END, REQUEST, TOKENIZER, play, saying, text_of
@@ -85,3 +86,25 @@ def test_an_end_without_an_end_token_is_that_of_a_grammar(
     assert choice.early_exit is not None
     assert choice.early_exit.reason is told
     assert choice.early_exit.confidence == (None if token == END else pytest.approx(exp(-1)))
+
+
+async def test_tokens_that_a_grammar_forces_need_no_log_probabilities() -> None:
+    grammar = Grammar(GrammarKind.REGEX, "ab", "guided_regex", eager=True, fast_forward=True)
+    engine = FakeTokenEngine(saying("a", "b", END))
+    rule = ExitRule(stop_below=0.0, window=16)
+    events = await play(engine, replace(REQUEST, grammar=grammar, exit_rule=rule))
+    assert engine.requests[0].sampling.logprobs is None
+    assert [each.early_exit for each in events if isinstance(each, Finished)] == [
+        EarlyExit(ExitReason.NONE, None)
+    ]
+
+
+async def test_a_stop_string_goes_before_the_rule() -> None:
+    events = await play(FakeTokenEngine(saying("!zz!")), replace(ASKING, stop=("zz",), exit_rule=RULE))
+    (ended,) = [each for each in events if isinstance(each, Finished)]
+    assert ended.early_exit is not None
+    assert ended.early_exit.reason is ExitReason.CONFIDENCE
+    script = FakeTokenEngine(saying("!!!z!"))
+    events = await play(script, replace(ASKING, stop=("!z",), exit_rule=RULE))
+    (ended,) = [each for each in events if isinstance(each, Finished)]
+    assert (ended.stop_string, ended.early_exit and ended.early_exit.reason) == ("!z", ExitReason.NONE)

@@ -194,3 +194,18 @@ def test_no_more_wait_than_may(bench: Bench) -> None:
         bench.ask("a")
     with pytest.raises(QueueFullError, match="adapters"):
         bench.ask("a")
+
+
+def test_one_adapter_in_two_places_is_read_once(bench: Bench) -> None:
+    for path in ("good", "elsewhere"):
+        bench.ask("a", path)
+    assert [each.error for each in bench.settle()] == [None, None]
+    assert bench.engine.held == ["a"]
+    assert bench.shelf.counted(EngineStats()).adapter_loads_total == 1
+
+
+def test_one_that_cannot_be_read_in_one_place_is_read_in_the_other(bench: Bench) -> None:
+    for path in ("bad", "good"):
+        bench.ask("a", path)
+    assert [type(each.error) for each in bench.settle()] == [EngineError]
+    assert [each.error for each in bench.settle()] == [None]

@@ -27,6 +27,7 @@ from stoker.testing.waiting import until
 from stoker.testing.workloads import make_request
 from stoker.worker.client import EngineClient
 from stoker.worker.config import EngineConfig
+from stoker.worker.grammars import Grammars
 
 VOCAB = 259
 ENDS = frozenset({258})
@@ -236,6 +237,25 @@ async def test_one_that_leaves_while_its_grammar_is_compiled_is_forgotten(socket
         slow.go_on.set()
         assert await tokens_of(engine, constrained("stays", regex("cd"))) == tuple(b"cd")
         assert engine.stats.generated_tokens_total == 2
+
+
+def test_what_nobody_waits_for_is_not_compiled() -> None:
+    slow = SlowVocabulary()
+    ready = Event()
+    grammars = Grammars(slow.compiler, 10.0, ready.set)
+    for name, at in (("first", 5.0), ("aborted", 5.0), ("late", 0.0), ("last", 5.0)):
+        grammars.prepare(constrained(name, regex(f"{name}")), at)
+    assert grammars.forget("aborted")
+    assert [each.request.request_id for each in grammars.take_ready(10.0)] == ["late"]
+    slow.go_on.set()
+    ended: set[str] = set()
+    while len(ended) < 2:
+        assert ready.wait(20)
+        ready.clear()
+        ended |= {each.request.request_id for each in grammars.take_ready(10.0)}
+    grammars.close()
+    assert ended == {"first", "last"}
+    assert slow.compiler.n_compiled == 2
 
 
 async def test_time_for_compiling_counts(socket_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Who is to blame when engines die."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from stoker.core.errors import RequestQuarantinedError
+from stoker.core.grammar import Grammar, GrammarKind
 from stoker.core.sampling import SamplingParams
+from stoker.core.tokens import AdapterRef
 from stoker.testing.workloads import make_request
 from stoker.worker.quarantine import REMEMBERED, REMEMBERED_S, STRIKES, Case, Quarantine, digest
 
@@ -160,6 +164,21 @@ def test_what_a_request_is_does_not_depend_on_its_seed_and_id() -> None:
     assert request() == digest(make_request("b", prompt=(1, 2), sampling=sampling))
     assert request() != digest(make_request("b", prompt=(1, 3), sampling=sampling))
     assert request() != digest(make_request("b", prompt=(1, 2), max_tokens=9, sampling=sampling))
+
+
+def test_what_a_request_is_depends_on_its_grammar_and_adapter_and_what_is_scored() -> None:
+    plain = make_request("a", prompt=(1, 2))
+    grammar = Grammar(GrammarKind.REGEX, "a", "guided_regex")
+    others = [
+        replace(plain, grammar=grammar),
+        replace(plain, grammar=replace(grammar, source="b")),
+        replace(plain, adapter=AdapterRef("somewhere", "0a")),
+        replace(plain, adapter=AdapterRef("somewhere", "0b")),
+        replace(plain, candidates=((1,),)),
+    ]
+    assert len({digest(plain), *map(digest, others)}) == 6
+    moved = replace(plain, adapter=AdapterRef("elsewhere", "0a"))
+    assert digest(moved) == digest(others[2])
 
 
 class QuarantineMachine(RuleBasedStateMachine):

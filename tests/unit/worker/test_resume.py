@@ -17,6 +17,7 @@ from stoker.core.errors import (
     RequestQuarantinedError,
 )
 from stoker.core.sampling import SamplingParams
+from stoker.core.step import MAX_CALL_TOKENS
 from stoker.core.tokens import Admitted, FinishReason, TokenEvent, TokenRequest, TokensEvent
 from stoker.testing.mortal_engine import MortalEngine
 from stoker.testing.step_engine import DEFAULT_VOCAB_SIZE, reference_tokens
@@ -250,35 +251,40 @@ def test_any_schedule_of_deaths_leaves_every_stream_whole(
 
 
 async def _survive(chance: random.Random, n_requests: int, n_poisoned: int) -> None:
-    """Let engines die at random turns of the event loop, at most once without any progress between."""
+    """Let engines die at random turns, once all have got as far as a call can bring them."""
     mortal = MortalEngine(poison=POISON, revive_s=0.0)
     engine = resuming(mortal)
-    progress = 0
+    told: dict[str, int] = {}  # tokens of those that have begun and not ended, since the last death
 
     async def read(request: TokenRequest) -> tuple[int, ...]:
-        nonlocal progress
         for _ in range(chance.randrange(20)):
             await asyncio.sleep(0)
         received: list[int] = []
         while True:
             try:
                 async for event in engine.stream(request):
-                    received += getattr(event, "token_ids", ())
-                    progress += 1
+                    told.setdefault(request.request_id, 0)
+                    news = getattr(event, "token_ids", ())
+                    told[request.request_id] += len(news)
+                    received += news
             except NotReadyError:
                 assert not received
                 await asyncio.sleep(0)
             else:
+                told.pop(request.request_id, None)
                 return tuple(received)
 
-    requests = [innocent(f"r{number}", max_tokens=chance.randrange(1, 30)) for number in range(n_requests)]
+    requests = [innocent(f"r{number}", max_tokens=chance.randrange(1, 80)) for number in range(n_requests)]
     poisoned = [make_request(f"p{number}", prompt=(POISON, number)) for number in range(n_poisoned)]
     reading = [asyncio.create_task(read(request)) for request in requests]
     failing = [asyncio.create_task(read(request)) for request in poisoned]
-    seen = 0
+    n_deaths = 0
     while not all(task.done() for task in (*reading, *failing)):
-        if chance.random() < 0.05 and progress > seen + n_requests and not poisoned:
-            seen = progress
+        n_begun = len(told) + sum(task.done() for task in reading)
+        far = n_begun == n_requests and all(n >= MAX_CALL_TOKENS for n in told.values())
+        if chance.random() < 0.05 and (far or not n_deaths) and not poisoned:
+            n_deaths += 1
+            told.update(dict.fromkeys(told, 0))
             mortal.die()
         await asyncio.sleep(0)
     assert await asyncio.gather(*reading) == [reference_tokens(request) for request in requests]

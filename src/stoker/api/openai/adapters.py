@@ -1,5 +1,6 @@
 """``POST /v1/load_lora_adapter`` and ``/v1/unload_lora_adapter``, as vLLM has them."""
 
+import asyncio
 import time
 from typing import Annotated
 
@@ -54,6 +55,8 @@ def adapter_routes(*, models: ServedModels, limits: ApiLimits) -> list[Route]:
 class LoadAdapter:
     """ASGI endpoint that makes an adapter known under a name, once it has been read and checked.
 
+    One is read at a time: its file may be large.
+
     Args:
         models: Served models.
         limits: Bounds on a request.
@@ -62,6 +65,7 @@ class LoadAdapter:
     def __init__(self, models: ServedModels, limits: ApiLimits) -> None:
         self._models = models
         self._limits = limits
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -77,8 +81,9 @@ class LoadAdapter:
         base = self._base(body.base_model_name)
         self._models.check_adapter_name(body.lora_name)
         if base.read_adapter is None:
-            raise InvalidRequestError(f"The model '{base.name}' takes no adapters.", param="lora_name")
-        ref = await run_in_threadpool(base.read_adapter, body.lora_path)
+            raise InvalidRequestError(f"The model '{base.name}' takes no adapters.", param="base_model_name")
+        async with self._turn:
+            ref = await run_in_threadpool(base.read_adapter, body.lora_path)
         adapter = ServedAdapter(name=body.lora_name, base=base.name, ref=ref, created=int(time.time()))
         self._models.add_adapter(adapter)
         await Reply(200, orjson.dumps(model_object(self._models.find(adapter.name)))).send(send)
@@ -91,7 +96,7 @@ class LoadAdapter:
                 param="base_model_name",
                 code="missing_required_parameter",
             )
-        base = self._models.find(next(iter(serving)) if name is None else name)
+        base = self._models.find(next(iter(serving)) if name is None else name, param="base_model_name")
         if base.adapter is not None:
             raise InvalidRequestError(
                 f"'base_model_name' is the adapter '{base.name}'; expected a model.", param="base_model_name"

@@ -3,15 +3,9 @@
 import orjson
 
 from stoker.api.openai.answer import DONE, GatheredChoice, Header, usage_object
-from stoker.api.openai.early_exit import early_exit_object
+from stoker.api.openai.early_exit import closing_members, early_exit_object
 from stoker.api.openai.logprobs import chat_logprobs
 from stoker.core.text import Finished, TextDelta, Usage
-
-
-def _closing(event: Finished) -> bytes:
-    told = early_exit_object(event.early_exit)
-    more = b"," + orjson.dumps(told)[1:-1] if told else b""
-    return orjson.dumps(event.reason) + more
 
 
 class ChatAnswer:
@@ -57,7 +51,7 @@ class ChatAnswer:
 
     def finish(self, event: Finished) -> bytes:
         """A chunk with an empty delta and the reason."""
-        reason = _closing(event)
+        reason = closing_members(event)
         return self._choice[event.choice] + b'},"logprobs":null,"finish_reason":' + reason + self._end
 
     def closing(self, usage: Usage) -> bytes:

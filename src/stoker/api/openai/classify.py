@@ -1,7 +1,7 @@
 """``POST /v1/classify``: how likely each label is for each input, in vLLM's shape."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import orjson
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.embedding_request import prompt_usage
 from stoker.api.openai.fields import CLASSIFY_FIELDS, FieldTable
-from stoker.api.openai.scoring_request import check_slots, filled, scoring_request
+from stoker.api.openai.scoring_request import check_size, check_slots, filled, filled_size, scoring_request
 from stoker.api.openai.validation import check_count, validate
 from stoker.api.openai.wire import ClassifyBody
 from stoker.core.text import ChatPrompt, ChoiceScores, Message, Prompt, ScoringRequest, TextPrompt
@@ -70,6 +70,7 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
     wire = validate(ClassifyBody, fields)
     if wire.prompt is not None:
         check_slots(wire.prompt, ["input"])
+    check_size(_sizes(wire), "input" if wire.prompt is None else "prompt")
     prompts = [_prompt(text, wire) for text in wire.input]
     paths = [f"input.{index}" if several else "input" for index in range(len(prompts))]
     return Classification(
@@ -78,6 +79,12 @@ def parse_classify(body: dict[str, Any], limits: ApiLimits, request_id: str) -> 
             wire, prompts, paths, wire.labels, field="labels", limits=limits, request_id=request_id
         ),
     )
+
+
+def _sizes(wire: ClassifyBody) -> Iterator[int]:
+    n_labels = sum(map(len, wire.labels))
+    for text in wire.input:
+        yield n_labels + len(text) if wire.prompt is None else filled_size(wire.prompt, {"input": text})
 
 
 def _prompt(text: str, wire: ClassifyBody) -> Prompt:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.fields import EARLY_EXIT_FIELDS, FieldTable
 from stoker.api.openai.wire import GenerationBody
 from stoker.core.early_exit import EarlyExit, ExitRule
 from stoker.core.errors import InvalidRequestError
 from stoker.core.grammar import Grammar
+from stoker.core.text import Finished
 
 _EARLY_EXIT = FieldTable(EARLY_EXIT_FIELDS)
 
@@ -122,6 +125,13 @@ def check_choices(texts: Sequence[str], field: str, limits: ApiLimits) -> None:
                 param=f"{field}.{index}",
                 code="invalid_value",
             )
+
+
+def closing_members(event: Finished) -> bytes:
+    """Return what a stream's last chunk says of a choice behind ``"finish_reason":``."""
+    told = early_exit_object(event.early_exit)
+    more = b"," + orjson.dumps(told)[1:-1] if told else b""
+    return orjson.dumps(event.reason) + more
 
 
 def early_exit_object(told: EarlyExit | None) -> dict[str, Any]:

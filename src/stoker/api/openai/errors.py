@@ -80,7 +80,7 @@ def describe(error: Exception, scope: Scope) -> Failure:
             param, code = error.param, error.code or kind.code
             logged_param = None if code == UNKNOWN_PARAMETER else param
         case errors.ModelNotFoundError():
-            param = logged_param = "model"
+            param = logged_param = error.param
         case errors.QueueFullError() | errors.QueueTimeoutError():
             headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
         case errors.NotReadyError():

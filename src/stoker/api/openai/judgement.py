@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stoker.api.limits import ApiLimits
 from stoker.api.openai.embedding_request import prompt_usage
-from stoker.api.openai.scoring_request import check_slots, filled, scoring_request
+from stoker.api.openai.scoring_request import check_size, check_slots, filled, filled_size, scoring_request
 from stoker.api.openai.wire import JudgedBody
 from stoker.core.errors import InvalidRequestError
 from stoker.core.text import ChatPrompt, ChoiceScores, Message, Prompt, ScoringRequest, TextPrompt
@@ -107,10 +107,16 @@ def judgement(
     Raises:
         InvalidRequestError: The choices or the prompt cannot be taken.
     """
-    if body.prompt is not None:
+    instruction = body.instruction or DEFAULT_INSTRUCTION
+    if body.prompt is None:
+        n_each = len(instruction) + sum(map(len, choices))
+        check_size((n_each + len(query) + len(document) for query, document in pairs), slots[0])
+    else:
         check_slots(body.prompt, slots)
+        each = (dict(zip(slots, pair, strict=True)) for pair in pairs)
+        check_size((filled_size(body.prompt, texts) for texts in each), "prompt")
     prompts: list[Prompt] = [
-        _question(body.instruction or DEFAULT_INSTRUCTION, query, document, choices)
+        _question(instruction, query, document, choices)
         if body.prompt is None
         else TextPrompt(filled(body.prompt, {slots[0]: query, slots[1]: document}))
         for query, document in pairs

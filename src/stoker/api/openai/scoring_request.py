@@ -1,7 +1,7 @@
 """What requests share whose texts are scored by how likely some choices are after them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from stoker.api.limits import ApiLimits
@@ -13,6 +13,9 @@ from stoker.core.text import ChoiceScores, Prompt, ScoringRequest
 
 MAX_PAIRS = 16_384
 """Most prompts times choices in one request."""
+
+MAX_CHARS = 2**25
+"""Most characters of all prompts of one request."""
 
 
 @runtime_checkable
@@ -93,6 +96,33 @@ def check_slots(prompt: str, slots: Sequence[str]) -> None:
                 param="prompt",
                 code="invalid_value",
             )
+
+
+def check_size(sizes: Iterable[int], field: str) -> None:
+    """Refuse texts that are too much together: a part of the request may be in each of them.
+
+    Args:
+        sizes: Characters of each text, before any of them is made.
+        field: What is the most likely cause.
+
+    Raises:
+        InvalidRequestError: They have more than `MAX_CHARS`.
+    """
+    n_chars = sum(sizes)
+    if n_chars > MAX_CHARS:
+        raise InvalidRequestError(
+            f"Invalid '{field}': the texts to be scored have {n_chars:,} characters together; at most "
+            f"{MAX_CHARS:,} are taken at a time.",
+            param=field,
+            code="invalid_value",
+        )
+
+
+def filled_size(prompt: str, texts: Mapping[str, str]) -> int:
+    """Return the length of what `filled` would return."""
+    return len(prompt) + sum(
+        prompt.count(f"{{{slot}}}") * (len(text) - len(slot) - 2) for slot, text in texts.items()
+    )
 
 
 def filled(prompt: str, texts: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ gives and adds to it (Houlsby et al. 2019, https://arxiv.org/abs/1902.00751; Pfe
 https://arxiv.org/abs/2005.00247).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from hashlib import sha256
@@ -74,7 +75,7 @@ _NEUTRAL = frozenset(
 
 def is_bottleneck_folder(folder: Path) -> bool:
     """Tell whether a folder is one of the library's."""
-    return (folder / WEIGHTS_NAME).is_file() or (folder / PICKLE_NAME).is_file()
+    return any(os.path.isfile(folder / name) for name in (WEIGHTS_NAME, PICKLE_NAME))  # noqa: PTH113 - never raises
 
 
 def bottleneck_digest(folder: Path, limits: AdapterLimits) -> str:
@@ -193,7 +194,7 @@ def _bottleneck(
     if missing:
         raise CorruptFileError(f"{label} has no {missing[0]}.")
     down, bias, up, up_bias = (_floats(f"{label}, {part}", tensors[part]) for part in _PARTS)
-    if down.ndim != 2 or up.shape != down.shape[::-1]:  # noqa: PLR2004
+    if down.ndim != 2 or not len(down) or up.shape != down.shape[::-1]:  # noqa: PLR2004
         raise CorruptFileError(
             f"{label} has the shapes {list(down.shape)} down and {list(up.shape)} up, expected one and its "
             "reverse."

@@ -304,13 +304,13 @@ def hash_file(digest: _Hash, path: Path, most: int, missing: str) -> None:
     Raises:
         CorruptFileError: It is missing, cannot be read or is too large.
     """
-    if not path.is_file():  # a named pipe would wait for a writer
-        raise CorruptFileError(missing)
-    size = path.stat().st_size
-    if size > most:
-        raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
-    digest.update(size.to_bytes(8, "little"))
     try:
+        if not path.is_file():  # a named pipe would wait for a writer
+            raise CorruptFileError(missing)
+        size = path.stat().st_size
+        if size > most:
+            raise CorruptFileError(f"{path} has {size} bytes, more than the {most} that an adapter may have.")
+        digest.update(size.to_bytes(8, "little"))
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)

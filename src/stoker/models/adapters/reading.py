@@ -1,5 +1,6 @@
 """Adapters in the formats that they are published in."""
 
+import os
 from pathlib import Path
 
 from stoker.models.adapters.bottleneck import bottleneck_digest, is_bottleneck_folder, read_bottlenecks
@@ -43,4 +44,4 @@ def read_adapter(path: Path, config: ModelConfig, limits: AdapterLimits) -> Chec
 
 
 def _is_gguf(path: Path) -> bool:
-    return path.suffix == SUFFIX and not path.is_dir()
+    return path.suffix == SUFFIX and not os.path.isdir(path)  # noqa: PTH112 - never raises
