@@ -25,13 +25,12 @@ from harness.machine import cores, heading
 from harness.results import write
 from harness.server import Server
 from harness.servers import stoker_server
-from speculation import PLAIN, SPECULATING, make_loads, measure
+from speculation import PLAIN, SPECULATING, WIDTHS, make_loads, measure
 
 from stoker.models import open_model
 from stoker.testing.gguf_layers import write_layers
 from stoker.text import Tokenizer
 
-WIDTHS = (1, 4, 16)
 FURTHER = 2
 """Layers that change nothing, behind each one of the model's own."""
 
@@ -52,7 +51,9 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     scratch = Path(tempfile.gettempdir()) / "stoker-bench"
     parser.add_argument("--work", type=Path, default=scratch, help="folder for models, packs and logs")
     parser.add_argument("--pairs", type=int, default=7, help="(default: 7)")
-    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="streams at a time")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", choices=WIDTHS, default=(1, 4, 16), help="streams at a time"
+    )
     parser.add_argument("--threads", type=int, default=cores(), help="(default: all processors)")
     parser.add_argument("--note", default="", help="put into the result, such as what else the machine did")
     parser.add_argument("--out", type=Path, help="write the result here")
@@ -87,10 +88,10 @@ def main() -> None:
         spec = source.tokenizer
     text = "\n\n".join(each for _, each in sorted(pydoc_data.topics.topics.items()))
     begin = [spec.bos_token_id] if spec.add_bos and spec.bos_token_id is not None else []
-    loads = [
+    loads = [  # the same texts as there, of which few repeat themselves
         load
-        for load in make_loads(Tokenizer(spec).encode(text), begin, options.widths)
-        if load.kind == "writing"
+        for load in make_loads(Tokenizer(spec).encode(text), begin)
+        if load.kind == "writing" and len(load.prompts) in options.widths
     ]
     result["cases"] = {}
     for case in make_cases(options.model, options.work):
