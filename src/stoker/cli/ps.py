@@ -82,7 +82,9 @@ def load(
     pooling: Literal["mean", "last"] | None = None,
     precise: str | None = None,
     quantize: Literal["none", "q8", "q4"] | None = None,
+    skip_layers: str | None = None,
     sleep_after_s: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    speculation: Literal["off", "prompt-lookup", "draft-model", "skip-layers"] | None = None,
     threads: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
     """Have a running server load a model, and wait until it is ready.
@@ -104,7 +106,9 @@ def load(
         pooling: What its embeddings are made of.
         precise: Matrices whose activations have 16 bits instead of 8, as `stoker quality` names them.
         quantize: How a folder of safetensors is served whose weights are floats.
+        skip_layers: Layers that it leaves out when it guesses its own next tokens.
         sleep_after_s: Seconds without a request after which it is put to sleep.
+        speculation: How its next tokens are guessed.
         threads: Compute threads of its engine.
     """
     control = ServerControl(settings, url)
@@ -120,7 +124,9 @@ def load(
         "pooling": pooling,
         "precise": precise,
         "quantize": quantize,
+        "skip_layers": skip_layers,
         "sleep_after_s": sleep_after_s,
+        "speculation": speculation,
         "threads": threads,
     }
     state = control.load(name, {key: value for key, value in overrides.items() if value is not None})

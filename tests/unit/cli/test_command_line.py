@@ -121,7 +121,9 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
         "pooling": "last",
         "precise": "v,output",
         "quantize": "q8",
+        "skip_layers": "8-15",
         "sleep_after_s": 30.0,
+        "speculation": "skip-layers",
         "threads": 1,
         "batching": "time",
         "itl_target_s": 0.05,
@@ -136,8 +138,8 @@ def test_load_has_a_flag_for_every_setting_of_a_model(monkeypatch: pytest.Monkey
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     assert status_of("load", "model", *flags) == 0
     assert sent == [given]
-    # A request must not name files.
-    assert given.keys() == ModelSettings.model_fields.keys() - {"chat_template"}
+    # A request must not name files, nor have another model pulled.
+    assert given.keys() == ModelSettings.model_fields.keys() - {"chat_template", "draft_model"}
 
 
 def test_version_is_fast() -> None:
