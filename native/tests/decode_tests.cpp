@@ -140,8 +140,7 @@ void test_runs(Model& model, const std::vector<Sample>& expected) {
 void test_skipped(Model& model, const std::vector<Sample>& expected) {
   Decoding skipping;
   Batch batch = skipping.view();
-  std::vector<uint8_t> skipped(static_cast<size_t>(model.shape().n_layers()));
-  skipped.back() = 1;
+  const std::vector<uint8_t> skipped = {0, 1};
   batch.skipped = skipped.data();
   const std::vector<int32_t> no_stops(1), no_starts(kSeqs + 1);
   const auto guesses = decode(model, batch, {kSteps, no_stops.data(), no_starts.data(), nullptr});
