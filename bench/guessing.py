@@ -13,23 +13,17 @@ Otherwise as ``speculation.py`` does it, with passages that are gone on with at 
 """
 
 import argparse
-import pydoc_data.topics
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from harness.machine import cores, heading
 from harness.results import write
-from harness.server import Server
-from harness.servers import stoker_server
-from speculation import PLAIN, SPECULATING, WIDTHS, make_loads, measure
+from speculation import WIDTHS, documentation_loads, measure, pair, show
 
 from stoker.models import open_model
 from stoker.testing.gguf_layers import write_layers
-from stoker.text import Tokenizer
 
 FURTHER = 2
 """Layers that change nothing, behind each one of the model's own."""
@@ -84,40 +78,20 @@ def main() -> None:
     options = read_arguments()
     result = heading("guessing", vars(options))
     result["threads"] = options.threads
-    with open_model(options.model) as source:
-        spec = source.tokenizer
-    text = "\n\n".join(each for _, each in sorted(pydoc_data.topics.topics.items()))
-    begin = [spec.bos_token_id] if spec.add_bos and spec.bos_token_id is not None else []
     loads = [  # the same texts as there, of which few repeat themselves
         load
-        for load in make_loads(Tokenizer(spec).encode(text), begin)
+        for load in documentation_loads(options.model)
         if load.kind == "writing" and len(load.prompts) in options.widths
     ]
     result["cases"] = {}
     for case in make_cases(options.model, options.work):
         of_case = result["cases"][case.name] = {}
-        with ExitStack() as stack:
-            servers = {}
-            for way, more in ((PLAIN, ("--speculation", "off")), (SPECULATING, case.settings)):
-                entry = replace(
-                    stoker_server(case.model.resolve(), options.threads, *more), name=f"stoker {way}"
-                )
-                servers[way] = stack.enter_context(Server(entry, options.work))
-                name = orjson.loads(servers[way].get("/v1/models")[1])["data"][0]["id"]
-                servers[way].stop()
+        with pair(case.model, case.settings, threads=options.threads, work=options.work) as (servers, name):
             for load in loads:
                 found = of_case[load.name] = measure(servers, name, load, options.pairs)
-                print(
-                    f"{case.name}, {load.name}: {found['tokens_per_s'][PLAIN][0]:.0f} -> "
-                    f"{found['tokens_per_s'][SPECULATING][0]:.0f} tok/s, {found['ratio'][0]:.3f} "
-                    f"({found['ratio'][1]:.3f} to {found['ratio'][2]:.3f}), "
-                    f"acceptance {found['acceptance']}",
-                    flush=True,
-                )
+                show(f"{case.name}, {load.name}", found)
                 if options.out:
                     write(options.out, result)
-            for server in servers.values():
-                server.go_on()
 
 
 if __name__ == "__main__":

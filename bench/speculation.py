@@ -17,8 +17,8 @@ import asyncio
 import pydoc_data.topics
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,39 +131,61 @@ def measure(servers: dict[str, Server], model: str, load: Load, pairs: int) -> d
     }
 
 
+def documentation_loads(model: Path, widths: Sequence[int] = WIDTHS) -> list[Load]:
+    """Return loads over Python's documentation in a model's tokens."""
+    with open_model(model) as source:
+        spec = source.tokenizer
+    text = "\n\n".join(each for _, each in sorted(pydoc_data.topics.topics.items()))
+    begin = [spec.bos_token_id] if spec.add_bos and spec.bos_token_id is not None else []
+    return make_loads(Tokenizer(spec).encode(text), begin, widths)
+
+
+@contextmanager
+def pair(
+    model: Path, settings: Sequence[str], *, threads: int, work: Path
+) -> Iterator[tuple[dict[str, Server], str]]:
+    """Start a server without drafts and one with these settings, both stopped.
+
+    Yields:
+        The servers, and their model's id.
+    """
+    with ExitStack() as stack:
+        servers = {}
+        for way, more in ((PLAIN, ("--speculation", "off")), (SPECULATING, settings)):
+            entry = replace(stoker_server(model.resolve(), threads, *more), name=f"stoker {way}")
+            servers[way] = stack.enter_context(Server(entry, work))
+            name = orjson.loads(servers[way].get("/v1/models")[1])["data"][0]["id"]
+            servers[way].stop()
+        try:
+            yield servers, name
+        finally:  # who is stopped cannot be told to end
+            for server in servers.values():
+                server.go_on()
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Print what a load gave."""
+    rates = found["tokens_per_s"]
+    print(
+        f"{name}: {rates[PLAIN][0]:.0f} -> {rates[SPECULATING][0]:.0f} tok/s, {found['ratio'][0]:.3f} "
+        f"({found['ratio'][1]:.3f} to {found['ratio'][2]:.3f}), acceptance {found['acceptance']}",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Start both servers, time the loads in pairs, write the result."""
     options = read_arguments()
     result = heading("speculation", vars(options))
     result["threads"] = options.threads
-    with open_model(options.model) as source:
-        spec = source.tokenizer
-        text = "\n\n".join(each for _, each in sorted(pydoc_data.topics.topics.items()))
-        tokens = Tokenizer(spec).encode(text)
-    begin = [spec.bos_token_id] if spec.add_bos and spec.bos_token_id is not None else []
     result["loads"] = {}
-    with ExitStack() as stack:
-        servers = {}
-        for way, more in ((PLAIN, ["--speculation", "off"]), (SPECULATING, [])):
-            entry = replace(
-                stoker_server(options.model.resolve(), options.threads, *more), name=f"stoker {way}"
-            )
-            servers[way] = stack.enter_context(Server(entry, options.work))
-            model = orjson.loads(servers[way].get("/v1/models")[1])["data"][0]["id"]
-            servers[way].stop()
-        for load in make_loads(tokens, begin):
-            found = measure(servers, model, load, options.pairs)
-            result["loads"][load.name] = found
-            print(
-                f"{load.name}: {found['tokens_per_s'][PLAIN][0]:.0f} -> "
-                f"{found['tokens_per_s'][SPECULATING][0]:.0f} tok/s, {found['ratio'][0]:.3f} "
-                f"({found['ratio'][1]:.3f} to {found['ratio'][2]:.3f}), acceptance {found['acceptance']}",
-                flush=True,
-            )
+    loads = documentation_loads(options.model)
+    with pair(options.model, (), threads=options.threads, work=options.work) as (servers, model):
+        for load in loads:
+            found = result["loads"][load.name] = measure(servers, model, load, options.pairs)
+            show(load.name, found)
             if options.out:
                 write(options.out, result)
-        for server in servers.values():
-            server.go_on()
 
 
 if __name__ == "__main__":
